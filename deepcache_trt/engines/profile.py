@@ -1,0 +1,70 @@
+"""Shape profiles: the sizes that an engine is built for."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from deepcache_trt.errors import ShapeError
+
+# Pixels per latent of the Stable Diffusion families; only messages and the CLI speak in pixels.
+PIXELS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The smallest, the best and the largest size of one axis."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ShapeError(f"a range needs 1 <= min <= opt <= max, not {self.min}, {self.opt}, {self.max}")
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}–{self.max}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeProfile:
+    """Ranges of the dynamic axes; height and width are those of the latents."""
+
+    batch: Range = Range(min=1, opt=2, max=63)
+    height: Range = Range(min=1, opt=64, max=512)
+    width: Range = Range(min=1, opt=64, max=512)
+
+    def check(self, sizes: Mapping[str, int], *, size_multiple: int = 1) -> None:
+        """Raise ShapeError, with the cure, unless every axis in `sizes` fits."""
+        for field in fields(self):
+            size, limits = sizes.get(field.name), getattr(self, field.name)
+            if size is None:
+                continue
+            if not limits.min <= size <= limits.max:
+                raise ShapeError(_outside(field.name, size, limits))
+            if field.name != "batch" and size % max(size_multiple, 1):
+                below = size // size_multiple * size_multiple
+                raise ShapeError(
+                    f"a latent {field.name} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no multiple "
+                    f"of the U-Net's {size_multiple}; use {below} or {below + size_multiple} "
+                    f"({below * PIXELS} or {(below + size_multiple) * PIXELS} pixels)"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ShapeProfile":
+        return cls(**{axis: Range(**limits) for axis, limits in data.items()})
+
+
+def _outside(axis: str, size: int, limits: Range) -> str:
+    if axis == "batch":
+        return (
+            f"a U-Net batch of {size} is outside the profile {limits} (guidance doubles the number of images); "
+            f"draw fewer images at a time or rebuild with another --batch"
+        )
+    return (
+        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile {limits} "
+        f"({limits.min * PIXELS}–{limits.max * PIXELS} pixels); rebuild with another --size"
+    )

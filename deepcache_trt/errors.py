@@ -1,0 +1,58 @@
+"""One family of user errors.
+
+    DeepCacheError(ValueError)
+    ├── UnknownNameError      a model, backend, variant or option that does not exist
+    ├── BackendError          a backend that is not installed, or does not work on this machine
+    ├── CheckpointError       a folder or file that is no usable diffusers checkpoint
+    ├── ShapeError            a size, batch or dtype that the model or the engine cannot take
+    ├── UnsupportedError      an argument that the graph does not have
+    ├── NotBuiltError         an engine that is missing while building is forbidden
+    ├── StoreError            the store cannot be read or written (no space, no permission)
+    └── ParityError           a built graph that does not compute what the model computes
+
+Every message names the value, the limit and the cure. Our own bugs are assertions, never one of these.
+"""
+
+
+class DeepCacheError(ValueError):
+    """Base of every error that the caller can mend."""
+
+
+class UnknownNameError(DeepCacheError):
+    """A name that is not among the known ones; the message lists those."""
+
+
+class BackendError(DeepCacheError):
+    """A backend that is not installed, or that does not work on this machine."""
+
+
+class CheckpointError(DeepCacheError):
+    """A folder or file that is no usable diffusers checkpoint."""
+
+
+class ShapeError(DeepCacheError):
+    """A size, batch or dtype that the model or the engine cannot take."""
+
+
+class UnsupportedError(DeepCacheError):
+    """An argument that the graph does not have and that therefore would be ignored."""
+
+
+class NotBuiltError(DeepCacheError):
+    """An engine that is missing while `build="never"` forbids building it."""
+
+
+class StoreError(DeepCacheError):
+    """The store cannot be read or written."""
+
+
+class ParityError(DeepCacheError):
+    """A built graph that does not compute what the model computes."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """` (did you mean 'sdxl'?)` for a near miss, else the empty string."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

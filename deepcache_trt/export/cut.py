@@ -1,0 +1,35 @@
+"""Cut variants out of the full graph: a cached step is the full graph with some tensors supplied, not computed."""
+
+import onnx
+from onnx.utils import Extractor
+
+from deepcache_trt.errors import UnknownNameError
+from deepcache_trt.models.architectures import OUTPUT
+from deepcache_trt.models.taps import Variant
+
+
+def cut(graph: onnx.ModelProto, variant: Variant) -> onnx.ModelProto:
+    """Turn the consumed taps into inputs and drop everything that only fed them.
+
+    Args:
+        graph: the full graph, every tap among its outputs; weights as external data, left untouched.
+        variant: which taps to consume and to emit; any sets of taps.
+
+    Returns:
+        A new model with the inputs that it reads, and no others.
+
+    Raises:
+        UnknownNameError: a tap that the graph does not have.
+    """
+    taps = [output.name for output in graph.graph.output if output.name != OUTPUT]
+    for name in (*variant.consumes, *variant.emits):
+        if name not in taps:
+            raise UnknownNameError(f"no tap {name!r} in this graph; it has {', '.join(taps)}")
+    inputs = [*(value.name for value in graph.graph.input), *variant.consumes]
+    model = Extractor(graph).extract_model(inputs, [OUTPUT, *variant.emits])
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output}  # a consumed tap can be handed straight on
+    live = [value for value in model.graph.input if value.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(live)
+    return model

@@ -1,0 +1,119 @@
+"""Does the graph compute what the model computes? Asked once after every export, at a shape the tracer never saw."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepcache_trt.errors import ParityError
+from deepcache_trt.models.architectures import OUTPUT, Architecture
+from deepcache_trt.models.taps import Variant, tapped
+from deepcache_trt.tensors import TensorSpec
+
+# ‖graph − model‖ / ‖model‖, by the dtype of the weights.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What a check found: the relative error of each output against torch, and the cut's largest difference."""
+
+    sizes: dict[str, int]
+    relative_error: dict[str, float]
+    cut_difference: float
+
+
+def unseen_sizes(architecture: Architecture) -> dict[str, int]:
+    """Axis sizes that differ from those of the trace, down to a batch of one and a bottom level of one row."""
+    multiple = max(architecture.size_multiple, 1)
+    return {"batch": 1, "sequence": 7, "height": multiple, "width": 3 * multiple}
+
+
+def example_inputs(
+    architecture: Architecture, sizes: Mapping[str, int], *, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Seeded inputs of a denoiser: unit normal tensors, a timestep in the middle, small labels."""
+    generator = torch.Generator().manual_seed(seed)
+    return {spec.name: _example(spec, sizes, generator) for spec in architecture.inputs}
+
+
+def _example(spec: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
+    shape, dtype = spec.resolve(sizes), getattr(torch, spec.dtype)
+    if spec.name == "timestep":
+        return torch.full(shape, 481, dtype=dtype)
+    if spec.dtype == "int64":
+        return torch.randint(0, 4, shape, generator=generator)
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+@torch.no_grad()
+def run_model(
+    model: torch.nn.Module,
+    architecture: Architecture,
+    variant: Variant,
+    tensors: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The reference: the model's own forward, with the variant's taps supplied and recorded by hooks."""
+    consumed = {name: tensors[name] for name in variant.consumes}
+    with tapped(model, architecture.taps, consumed=consumed) as emitted:
+        prediction = architecture.call(model, tensors)
+    return {OUTPUT: prediction, **{name: emitted[name] for name in variant.emits}}
+
+
+def check_model(
+    expected: Mapping[str, torch.Tensor], path: Path, tensors: Mapping[str, torch.Tensor], *, dtype: str
+) -> dict[str, float]:
+    """Compare the graph at `path` on ONNX Runtime with what the model gave for the same inputs.
+
+    Raises:
+        ParityError: an output that is not finite or too far off, with the figures.
+    """
+    actual = _run_graph(path, {name: _numpy(tensor) for name, tensor in tensors.items()})
+    errors = {}
+    for name, reference in expected.items():
+        wanted, got = _numpy(reference.float()), actual[name].astype(np.float32)
+        errors[name] = float(np.linalg.norm(got - wanted) / max(float(np.linalg.norm(wanted)), 1e-20))
+        if not errors[name] <= TOLERANCE[dtype]:  # also catches NaN
+            raise ParityError(
+                f"{path.name}: {name} differs from the model by {errors[name]:.2g} of its norm, "
+                f"the limit for {dtype} is {TOLERANCE[dtype]:g}; please report this architecture"
+            )
+    return errors
+
+
+def check_cut(full: Path, shallow: Path, variant: Variant, tensors: Mapping[str, torch.Tensor]) -> float:
+    """`shallow(x, tap from full(x))` must equal `full(x)` bit for bit.
+
+    Returns:
+        The largest absolute difference, which is 0.0.
+
+    Raises:
+        ParityError: any difference.
+    """
+    arrays = {name: _numpy(tensor) for name, tensor in tensors.items()}
+    whole = _run_graph(full, arrays)
+    cached = _run_graph(shallow, {**arrays, **{name: whole[name] for name in variant.consumes}})
+    difference = float(np.abs(whole[OUTPUT] - cached[OUTPUT]).max())
+    if not np.array_equal(whole[OUTPUT], cached[OUTPUT]):
+        raise ParityError(f"{shallow.name} differs from {full.name} by {difference:.2g} where they must be equal")
+    return difference
+
+
+def _run_graph(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Above this level a convolution may be given another memory layout, and so another order of summation, on either
+    # side of the cut: right to rounding, but no longer a statement about the graphs.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    outputs = session.run(names, {name: array for name, array in arrays.items() if name in wanted})
+    return dict(zip(names, outputs, strict=True))
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

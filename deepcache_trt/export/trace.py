@@ -1,0 +1,238 @@
+"""Trace a model into one ONNX graph whose outputs are the prediction and every tap.
+
+The model is built from its *config* on fake tensors, so tracing needs no weights and next to no memory. The weights
+stay initializers without data, named as in the state dict; `export.weights` points them into a checkpoint.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir
+import onnxscript.optimizer
+import sympy
+import torch
+from onnx_ir.passes import common as passes
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.architectures import Architecture, architecture_of
+from deepcache_trt.models.taps import tapped
+from deepcache_trt.progress import Progress, logged
+from deepcache_trt.tensors import TensorSpec
+
+# Latents of 512 are images of 4096 pixels.
+MAX_LATENT_SIZE = 512
+MAX_SEQUENCE = 4096
+
+# The location of a weight before `weights.bind` has given it one.
+UNBOUND = "unbound"
+
+# Enough for shape arithmetic and the timestep's frequency table, too little for a weight.
+_FOLD_LIMIT = 1024
+
+
+def fake_model(model_class: type[torch.nn.Module], config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
+    """Construct a diffusers model on fake tensors: its structure and shapes, without memory for its weights."""
+    # `.to(dtype)` fails on fake parameters, so they have to be born with the right one.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return model_class(**config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def onnx_from_config(
+    model_class: type[torch.nn.Module],
+    config: Mapping[str, Any],
+    *,
+    dtype: str,
+    progress: Progress = logged,
+) -> onnx_ir.Model:
+    """Export the architecture once, with every tap as an output.
+
+    Args:
+        model_class: a diffusers model class that `architecture_of` covers.
+        config: the arguments of its constructor.
+        dtype: of weights and activations, "float32", "float16" or "bfloat16".
+
+    Returns:
+        A model whose initializers named in the state dict carry no data.
+
+    Raises:
+        UnsupportedError: the class, a block type, or a constant without a source.
+    """
+    model = fake_model(model_class, config, dtype)
+    architecture = architecture_of(model, dtype=dtype)
+    with progress("tracing the model"), _quiet():
+        exported = _exported_program(model, architecture)
+    with progress("translating to ONNX"), _quiet():
+        graph = _translate(exported, model)
+    with progress("optimizing the graph"), _quiet():
+        _optimize(graph)
+        _name_axes(graph, architecture)
+        _give_buffers(graph, model, config, dtype)
+        _leave_weights_out(graph)
+    return graph
+
+
+class _Tapped(torch.nn.Module):
+    """The model as a function of positional tensors that returns the prediction and every tap."""
+
+    def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
+        super().__init__()
+        self.model = model
+        self.architecture = architecture
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        inputs = {spec.name: tensor for spec, tensor in zip(self.architecture.inputs, tensors, strict=True)}
+        with tapped(self.model, self.architecture.taps, consumed={}) as emitted:
+            prediction = self.architecture.call(self.model, inputs)
+        return (prediction, *(emitted[tap.name] for tap in self.architecture.taps))
+
+
+def _exported_program(model: torch.nn.Module, architecture: Architecture) -> torch.export.ExportedProgram:
+    multiple = max(architecture.size_multiple, 1)
+    dims = {
+        "batch": torch.export.Dim("batch", min=1, max=architecture.max_batch),
+        "sequence": torch.export.Dim("sequence", min=1, max=MAX_SEQUENCE),
+        "height": _multiple_of(multiple, "height"),
+        "width": _multiple_of(multiple, "width"),
+    }
+    # Sizes that differ from each other, so that the tracer cannot take two axes for one.
+    sizes = {"batch": 2, "sequence": 11, "height": 4 * multiple, "width": 6 * multiple}
+    mode = _fake_mode_of(model)
+    with mode, torch.no_grad():
+        args = tuple(_example(spec, sizes) for spec in architecture.inputs)
+        shapes = tuple(
+            {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+            for spec in architecture.inputs
+        )
+        # `*tensors` is one parameter, so its shapes are one tuple.
+        return torch.export.export(_Tapped(model, architecture), args, dynamic_shapes=(shapes,), strict=False)
+
+
+def _multiple_of(multiple: int, name: str) -> Any:
+    if multiple == 1:
+        return torch.export.Dim(name, min=1, max=MAX_LATENT_SIZE)
+    return multiple * torch.export.Dim(f"{name}_units", min=1, max=MAX_LATENT_SIZE // multiple)
+
+
+def _fake_mode_of(model: torch.nn.Module) -> FakeTensorMode:
+    return next(model.parameters()).fake_mode  # type: ignore[attr-defined]
+
+
+def _example(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
+    return torch.zeros(spec.resolve(sizes), dtype=getattr(torch, spec.dtype))
+
+
+def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -> onnx_ir.Model:
+    # The exporter's own optimizer dies on fake constants.
+    program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False)
+    assert program is not None
+    graph = program.model
+    for name in list(graph.graph.initializers):
+        value = graph.graph.initializers[name]
+        value.const_value = None if isinstance(value.const_value, torch.Tensor) else value.const_value
+        if name.startswith("model."):
+            value.const_value = None
+            value.name = name.removeprefix("model.")
+    return graph
+
+
+def _optimize(model: onnx_ir.Model) -> None:
+    """Fold and clean; the pattern rewriter of `optimize_ir` is left out, which takes minutes on SDXL for few nodes."""
+    passes.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(
+        model, onnx_shape_inference=True, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+    )
+    for clean in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        clean(model)
+
+
+def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
+    """Name inputs and outputs, and write every symbolic shape in terms of batch, height, width and sequence."""
+    known: dict[sympy.Symbol, sympy.Expr] = {}
+    for value, spec in zip(model.graph.inputs, architecture.inputs, strict=True):
+        value.name = spec.name
+        for dim, axis in zip(value.shape or (), spec.shape, strict=True):
+            if isinstance(axis, str):
+                traced = sympy.sympify(dim.value)
+                (symbol,) = traced.free_symbols
+                known[symbol] = sympy.solve(traced - sympy.Symbol(axis), symbol)[0]
+    names = [architecture.output.name, *(tap.name for tap in architecture.taps)]
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = name
+    renamed: dict[str, str | int] = {}
+    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([_rename(dim, known, renamed) for dim in value.shape])
+
+
+def _rename(
+    dim: int | onnx_ir.SymbolicDim, known: Mapping[sympy.Symbol, sympy.Expr], renamed: dict[str, str | int]
+) -> int | str | None:
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    if dim.value not in renamed:
+        expression = sympy.simplify(sympy.sympify(dim.value).subs(known))
+        renamed[dim.value] = int(expression) if expression.is_Integer else str(expression)
+    return renamed[dim.value]
+
+
+def _give_buffers(graph: onnx_ir.Model, fake: torch.nn.Module, config: Mapping[str, Any], dtype: str) -> None:
+    """Store the values of non-persistent buffers, which no checkpoint has, in the graph."""
+    stored = set(fake.state_dict())
+    initializers = graph.graph.initializers
+    missing = [name for name, value in initializers.items() if value.const_value is None and name not in stored]
+    if not missing:
+        return
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        buffers = dict(type(fake)(**config).named_buffers())
+    for name in missing:
+        if name not in buffers:
+            raise UnsupportedError(
+                f"the graph reads {name!r}, which is in no checkpoint and no buffer of {type(fake).__name__}"
+            )
+        buffer = buffers[name].to(getattr(torch, dtype)) if buffers[name].is_floating_point() else buffers[name]
+        initializers[name].const_value = onnx_ir.tensor(buffer.numpy(), name=name)
+
+
+def _leave_weights_out(graph: onnx_ir.Model) -> None:
+    """Declare every weight as external data that is nowhere yet: name, dtype and shape are what the graph knows."""
+    for name, value in graph.graph.initializers.items():
+        if value.const_value is None:
+            assert value.shape is not None and value.dtype is not None
+            value.const_value = onnx_ir.ExternalTensor(
+                UNBOUND, 0, 0, value.dtype, shape=value.shape, name=name, base_dir=""
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporters say about packages and deprecations that are none of the user's business."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,186 @@
+"""Weights by reference: a graph's initializers point into safetensors files.
+
+A safetensors file is raw little-endian tensors behind an 8-byte header length and a JSON header that gives offsets,
+which is what ONNX external data refers to: (file, offset, length).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save_file
+
+from deepcache_trt.errors import CheckpointError
+from deepcache_trt.export.trace import UNBOUND
+
+# safetensors' names of dtypes, and those of ONNX.
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
+_ONNX_DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.INT64: "int64",
+}
+
+_SHARD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where one tensor lies."""
+
+    file: Path
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def bytes(self) -> np.ndarray:
+        """The raw bytes, mapped, not read: uint8 [length]."""
+        if not self.length:
+            return np.empty(0, dtype=np.uint8)
+        return np.memmap(self.file, dtype=np.uint8, mode="r", offset=self.offset, shape=(self.length,))
+
+    def tensor(self) -> torch.Tensor:
+        """A copy of the tensor."""
+        flat = torch.from_numpy(self.bytes().copy())
+        return flat.view(getattr(torch, self.dtype)).reshape(self.shape)
+
+
+def locate(files: Iterable[Path]) -> dict[str, Stored]:
+    """Read the headers of a checkpoint's safetensors files.
+
+    Raises:
+        CheckpointError: a file that is no safetensors file, or is cut short.
+    """
+    return {name: stored for file in files for name, stored in _read_header(file)}
+
+
+def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            size = os.fstat(stream.fileno()).st_size
+            if not 0 < length <= size - 8:
+                raise ValueError(f"its header wants {length} bytes, the file has {size}")
+            header = json.loads(stream.read(length))
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                begin, end = entry["data_offsets"]
+                if 8 + length + end > size:
+                    raise ValueError(f"{name} ends at byte {8 + length + end}, the file at {size}")
+                yield (
+                    name,
+                    Stored(
+                        file=file,
+                        offset=8 + length + begin,
+                        length=end - begin,
+                        dtype=_DTYPES[entry["dtype"]],
+                        shape=tuple(entry["shape"]),
+                    ),
+                )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file} is no usable safetensors file: {error}; download or save it again") from error
+
+
+def fingerprint(tensors: Mapping[str, Stored] | Mapping[str, torch.Tensor]) -> str:
+    """A hash of names, dtypes, shapes and values, the same for a checkpoint on disk and a live state dict."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter lock
+        parts = pool.map(lambda item: _digest(*item), sorted(tensors.items()))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _digest(name: str, tensor: Stored | torch.Tensor) -> bytes:
+    if isinstance(tensor, Stored):
+        dtype, shape, data = tensor.dtype, tensor.shape, tensor.bytes()
+    else:
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    digest = hashlib.sha256(f"{name} {dtype} {shape}".encode())
+    digest.update(memoryview(data))
+    return digest.digest()
+
+
+def write(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> list[Path]:
+    """Write tensors as safetensors shards of about a gigabyte, holding no more than one shard in memory."""
+    files: list[Path] = []
+    shard: dict[str, torch.Tensor] = {}
+    size = 0
+
+    def flush() -> None:
+        files.append(folder / f"weights-{len(files):02d}.safetensors")
+        save_file(shard, files[-1])
+        shard.clear()
+
+    for name, tensor in tensors:
+        shard[name] = tensor.detach().cpu().contiguous().clone()
+        size += tensor.numel() * tensor.element_size()
+        if size >= _SHARD_BYTES:
+            flush()
+            size = 0
+    if shard:
+        flush()
+    return files
+
+
+def link(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Hard-link checkpoint files into `folder`, or copy them where the file system cannot."""
+    linked = []
+    for i, file in enumerate(files):
+        target = folder / f"weights-{i:02d}.safetensors"
+        try:
+            os.link(file.resolve(), target)
+        except OSError:
+            shutil.copyfile(file, target)
+        linked.append(target)
+    return linked
+
+
+def bind(graph: onnx.ModelProto, weights: Mapping[str, Stored]) -> None:
+    """Point every unbound initializer of `graph` at its tensor, in place; the files lie beside the graph.
+
+    Raises:
+        CheckpointError: a weight that is missing, or has another shape or dtype.
+    """
+    for initializer in graph.graph.initializer:
+        if initializer.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in initializer.external_data}
+        if entries["location"] != UNBOUND:
+            continue
+        stored = weights.get(initializer.name)
+        wanted = (_ONNX_DTYPES[initializer.data_type], tuple(initializer.dims))
+        if stored is None:
+            raise CheckpointError(f"the checkpoint has no tensor {initializer.name!r}; is it of another architecture?")
+        if (stored.dtype, stored.shape) != wanted:
+            raise CheckpointError(
+                f"{initializer.name!r} is {stored.dtype}{list(stored.shape)} in the checkpoint, "
+                f"the graph wants {wanted[0]}{list(wanted[1])}"
+            )
+        del initializer.external_data[:]
+        for key, value in (("location", stored.file.name), ("offset", stored.offset), ("length", stored.length)):
+            initializer.external_data.add(key=key, value=str(value))
+
+
+def seeded(shapes: Mapping[str, torch.Size], *, dtype: str, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Random weights of a sane scale for a state dict of these shapes: the same for the same seed.
+
+    Matrices and kernels are N(0, 1/fan_in), gains one, biases zero, so that activations keep their size in half
+    precision however deep the model is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        if len(shape) >= 2:
+            tensor = torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5
+        else:
+            tensor = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+        yield name, tensor.to(getattr(torch, dtype))

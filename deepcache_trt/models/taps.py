@@ -1,0 +1,92 @@
+"""Taps: record or replace a module's output while the model's own `forward` runs.
+
+Nothing of a model is rewritten. A tap is a module whose output tensor can be cached; a forward hook either keeps that
+tensor (the tap is *emitted*) or puts a given tensor in its place (the tap is *consumed*).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """A named place in a model: the output of the sub-module at `path`."""
+
+    name: str
+    path: str
+
+
+@contextmanager
+def tapped(
+    model: "torch.nn.Module",
+    taps: Sequence[Tap],
+    *,
+    consumed: Mapping[str, "torch.Tensor"],
+) -> Iterator[dict[str, "torch.Tensor"]]:
+    """Within the block, `model(...)` uses the `consumed` tensors and fills the yielded dict with every other tap."""
+    emitted: dict[str, torch.Tensor] = {}
+
+    def hook(tap: Tap):
+        def on_forward(module, args, output):
+            # Attention wrappers return a 1-tuple when asked for `return_dict=False`.
+            tensor = output[0] if isinstance(output, tuple) else output
+            if tap.name in consumed:
+                supplied = consumed[tap.name]
+                return (supplied, *output[1:]) if isinstance(output, tuple) else supplied
+            emitted[tap.name] = tensor
+            return None
+
+        return on_forward
+
+    handles = [model.get_submodule(tap.path).register_forward_hook(hook(tap)) for tap in taps]
+    try:
+        yield emitted
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def unet_taps(model: "torch.nn.Module") -> tuple[Tap, ...]:
+    """The taps of a U-Net, in the order k = 0 … n-1 of its residual list (DESIGN.md, "Tap numbers of a U-Net").
+
+    Tap k is the tensor that enters the up layer which concatenates residual k: the output of the layer before it.
+    """
+    paths = ["mid_block"]  # feeds the first up layer, which takes the last residual
+    for i, block in enumerate(model.up_blocks):
+        layers = "attentions" if getattr(block, "attentions", None) else "resnets"
+        paths += [f"up_blocks.{i}.{layers}.{j}" for j in range(len(block.resnets) - 1)]
+        paths.append(f"up_blocks.{i}")  # with its up-sampler, where it has one
+    paths.pop()  # the last up layer feeds the output convolution, not a residual
+    return tuple(Tap(name=f"tap_{k}", path=path) for k, path in enumerate(reversed(paths)))
+
+
+def dit_taps(model: "torch.nn.Module") -> tuple[Tap, ...]:
+    """The taps of a DiT: the attention and MLP outputs of each block, before their gates (Learning-to-Cache)."""
+    return tuple(
+        Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}")
+        for i in range(len(model.transformer_blocks))
+        for kind, module in (("mhsa", "attn1"), ("mlp", "ff"))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A graph cut from the full graph: the taps it takes as inputs and the taps it gives as outputs."""
+
+    name: str
+    consumes: tuple[str, ...] = ()
+    emits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert not set(self.consumes) & set(self.emits), "a tap is supplied or computed, not both"
+
+
+def deepcache_variants(branch: int) -> tuple[Variant, Variant]:
+    """The two variants of DeepCache at branch k (Ma et al. 2023, section 3): all of it, and the shallow layers."""
+    tap = f"tap_{branch}"
+    return Variant(name="full", emits=(tap,)), Variant(name="shallow", consumes=(tap,))

@@ -1,0 +1,76 @@
+"""Names, dtypes and symbolic shapes of the tensors that pass between models, graphs and engines."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Dim = int | str  # a number, or an expression over axes such as "batch" or "height/8"
+
+# The dtypes that a graph input or output can have; names are those of numpy and torch.
+DTYPES = ("float32", "float16", "bfloat16", "int64", "bool")
+
+_ARITHMETIC = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One named tensor: `shape` mixes numbers and expressions over the dynamic axes."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        assert self.dtype in DTYPES, self.dtype
+
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape for the given axis sizes, e.g. `{"batch": 2, "height": 64, "width": 64}`."""
+        return tuple(resolve_dim(dim, sizes) for dim in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+
+
+def resolve_dim(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """Evaluate one dimension; arithmetic only, so a graph from a stranger cannot run code here.
+
+    Raises:
+        KeyError: the expression names an axis that `sizes` does not have.
+    """
+    if isinstance(dim, int):
+        return dim
+    return int(_evaluate(ast.parse(dim, mode="eval").body, sizes))
+
+
+def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return value
+        case ast.Name(id=name):
+            return sizes[name]
+        case ast.BinOp(left=left, op=op, right=right):
+            return _ARITHMETIC[type(op)](_evaluate(left, sizes), _evaluate(right, sizes))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, sizes)
+    raise ValueError(f"not a dimension: {ast.unparse(node)!r}")
+
+
+def axis_sizes(specs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Read the size of each dynamic axis off the shapes of the inputs.
+
+    An axis is any dimension that is a bare name. Where two inputs disagree, the first one wins here and the
+    disagreement surfaces when the other one is checked against its resolved shape.
+    """
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        for dim, size in zip(specs[name].shape, shape, strict=False):
+            if isinstance(dim, str) and dim.isidentifier():
+                sizes.setdefault(dim, size)
+    return sizes

@@ -1,0 +1,295 @@
+"""Train and evaluate the bundled `digits` model, a Stable Diffusion pipeline in miniature.
+
+python scripts/train_digits.py train --out DIR
+python scripts/train_digits.py evaluate MODEL_DIR --images 500
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from digits_model import (
+    NAMES,
+    Digits,
+    Parts,
+    augment,
+    build_parts,
+    load_splits,
+    prompts_for,
+    save_parts,
+    to_eight,
+    to_pictures,
+)
+from PIL import Image
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """How the autoencoder is trained."""
+
+    steps: int = 700
+    batch: int = 32
+    rate: float = 2e-3
+    kl_weight: float = 1e-4
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """How the U-Net and the text encoder are trained, together."""
+
+    steps: int = 3000
+    batch: int = 128
+    rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    ema: float = 0.998
+    drop: float = 0.12
+    copies: int = 16
+    seed: int = 2
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Cached posteriors: mean and spread (copies * N, 4, 8, 8), already scaled, with labels (copies * N,)."""
+
+    mean: Tensor
+    spread: Tensor
+    labels: Tensor
+
+
+def rate_at(step: int, steps: int, warmup: int = 100) -> float:
+    """Linear warm-up and cosine decay, as a factor of the peak rate."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def fit(
+    parameters: Iterable[nn.Parameter], loss_at: Callable[[], Tensor], after: Callable[[int], None],
+    steps: int, rate: float, weight_decay: float, name: str,
+) -> None:  # fmt: skip
+    """Minimise loss_at() with AdamW and clipped gradients; `after` is called with each finished step."""
+    held = list(parameters)
+    optimizer = torch.optim.AdamW(held, lr=rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
+    started, total = time.monotonic(), 0.0
+    for step in range(steps):
+        loss = loss_at()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(held, 1.0)
+        optimizer.step()
+        schedule.step()
+        after(step)
+        total += loss.item()
+        if step % 50 == 49:
+            print(f"{name} {step + 1}/{steps} loss {total / 50:.5f} {time.monotonic() - started:.0f} s", flush=True)
+            total = 0.0
+
+
+def train_vae(vae: AutoencoderKL, data: Digits, recipe: VaeRecipe) -> None:
+    """Fit the autoencoder to augmented pictures: squared and absolute error plus a small KL term."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    pictures = to_pictures(data.images)
+
+    def loss_at() -> Tensor:
+        chosen = torch.randint(len(pictures), (recipe.batch,), generator=generator)
+        clean = augment(pictures[chosen], generator)
+        posterior = vae.encode(clean).latent_dist
+        drawn = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+        decoded = vae.decode(drawn).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return F.mse_loss(decoded, clean) + 0.1 * F.l1_loss(decoded, clean) + recipe.kl_weight * kl
+
+    vae.train()
+    fit(vae.parameters(), loss_at, lambda step: None, recipe.steps, recipe.rate, 0.0, "vae")
+    vae.eval()
+
+
+@torch.no_grad()
+def centre_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Make latents zero-mean per channel and record their scale.
+
+    The pipeline knows a scaling_factor but no shift, while sampling starts from zero-mean noise. Both ends of the
+    latent space are 1x1 convolutions, so the shift moves into their biases without changing any reconstruction.
+    """
+    mean = vae.encode(pictures).latent_dist.mean.mean(dim=(0, 2, 3))
+    vae.quant_conv.bias[:4] -= mean
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    posterior = vae.encode(pictures).latent_dist
+    variance = posterior.mean.var() + posterior.var.mean()
+    vae.register_to_config(scaling_factor=round(1 / variance.sqrt().item(), 4))
+
+
+@torch.no_grad()
+def cache_latents(vae: AutoencoderKL, data: Digits, recipe: DiffusionRecipe) -> Latents:
+    """Encode `copies` augmented copies of every image once, since the autoencoder is fixed by now."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    batches = to_pictures(data.images).repeat(recipe.copies, 1, 1, 1).split(128)
+    encoded = [vae.encode(augment(batch, generator)).latent_dist for batch in batches]
+    scale = vae.config.scaling_factor
+    mean = scale * torch.cat([e.mean for e in encoded])
+    return Latents(mean, scale * torch.cat([e.std for e in encoded]), data.labels.repeat(recipe.copies))
+
+
+def prompt_table(parts: Parts) -> tuple[Tensor, Tensor]:
+    """Token ids of every prompt by digit (10, prompts, 16) and of the empty prompt (16,)."""
+
+    def ids(texts: list[str]) -> Tensor:
+        limit = parts.tokenizer.model_max_length
+        return parts.tokenizer(texts, padding="max_length", max_length=limit, return_tensors="pt").input_ids
+
+    return torch.stack([ids(prompts_for(d)) for d in range(10)]), ids([""])[0]
+
+
+def train_diffusion(parts: Parts, latents: Latents, recipe: DiffusionRecipe) -> None:
+    """Fit U-Net and text encoder to predict the noise; both end with the averaged weights."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    table, empty = prompt_table(parts)
+    bare = deepcopy(parts.scheduler)
+    models = nn.ModuleList([parts.unet, parts.text_encoder]).train()
+    average = [p.detach().clone() for p in models.parameters()]
+
+    def loss_at() -> Tensor:
+        chosen = torch.randint(len(latents.labels), (recipe.batch,), generator=generator)
+        which = torch.randint(table.shape[1], (recipe.batch,), generator=generator)
+        dropped = torch.rand(recipe.batch, 1, generator=generator) < recipe.drop
+        ids = torch.where(dropped, empty, table[latents.labels[chosen], which])
+        clean = latents.mean[chosen]
+        clean = clean + latents.spread[chosen] * torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        times = torch.randint(bare.config.num_train_timesteps, (recipe.batch,), generator=generator)
+        states = parts.text_encoder(ids).last_hidden_state
+        return F.mse_loss(parts.unet(bare.add_noise(clean, noise, times), times, states).sample, noise)
+
+    def after(step: int) -> None:
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in models.parameters()], 1 - decay)
+
+    fit(models.parameters(), loss_at, after, recipe.steps, recipe.rate, recipe.weight_decay, "diffusion")
+    with torch.no_grad():
+        for parameter, mean in zip(models.parameters(), average, strict=True):
+            parameter.copy_(mean)
+    models.eval()
+
+
+def train(out: Path, vae_recipe: VaeRecipe, recipe: DiffusionRecipe) -> None:
+    """Train everything from scratch on the training split and write the pipeline folder."""
+    started = time.monotonic()
+    data, _ = load_splits()
+    parts = build_parts(seed=0)
+    train_vae(parts.vae, data, vae_recipe)
+    centre_latents(parts.vae, to_pictures(data.images))
+    train_diffusion(parts, cache_latents(parts.vae, data, recipe), recipe)
+    save_parts(parts, out)
+    print(f"wrote {out} after {(time.monotonic() - started) / 60:.1f} minutes: {asdict(vae_recipe)} {asdict(recipe)}")
+
+
+def mean_distance(images: Tensor) -> float:
+    """Mean pairwise L2 distance within (N, 8, 8) images."""
+    return torch.pdist(images.flatten(1)).mean().item()
+
+
+@torch.no_grad()
+def sample(pipeline: StableDiffusionPipeline, digit: int, count: int, guidance: float, steps: int) -> Tensor:
+    """Pictures (count, 3, 64, 64) in -1..1 of one digit; image i of digit d always starts from seed 1000 d + i."""
+    generators = [torch.Generator().manual_seed(1000 * digit + i) for i in range(count)]
+    prompts = [f"a handwritten {NAMES[digit]}"] * count
+    call = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators, "output_type": "pt"}
+    return 2 * pipeline(prompts, **call).images - 1
+
+
+def score(by_digit: list[Tensor], classifier: SVC, train_data: Digits) -> dict[str, object]:
+    """Read each digit's pictures (N, 3, 64, 64) with the classifier and compare their spread with the real one."""
+    small = [to_eight(p) for p in by_digit]
+    real = [train_data.images[train_data.labels == d] for d in range(10)]
+    right = [float((classifier.predict(s.flatten(1).numpy()) == d).mean()) for d, s in enumerate(small)]
+    ratio = [mean_distance(s) / mean_distance(r) for s, r in zip(small, real, strict=True)]
+    nearest = torch.cdist(torch.cat(small).flatten(1), train_data.images.flatten(1)).min(1).values
+    return {
+        "accuracy": sum(right) / 10,
+        "accuracy_by_digit": [round(r, 3) for r in right],
+        "diversity_ratio": sum(ratio) / 10,
+        "diversity_ratio_min": min(ratio),
+        "diversity_ratio_by_digit": [round(r, 3) for r in ratio],
+        "nearest_training_image": nearest.mean().item(),
+    }
+
+
+def real_figures(
+    pipeline: StableDiffusionPipeline, classifier: SVC, train_data: Digits, test: Digits
+) -> dict[str, float]:
+    """What the classifier and the autoencoder make of the real test split."""
+    pictures = to_pictures(test.images)
+    with torch.no_grad():
+        rebuilt = pipeline.vae.decode(pipeline.vae.encode(pictures).latent_dist.mean).sample
+
+    def read(images: Tensor) -> float:
+        return float(classifier.score(images.flatten(1).numpy(), test.labels.numpy()))
+
+    nearest = torch.cdist(test.images.flatten(1), train_data.images.flatten(1)).min(1).values
+    return {
+        "classifier_test_accuracy": read(test.images),
+        "classifier_test_accuracy_through_vae": read(to_eight(rebuilt)),
+        "vae_psnr_db": 10 * math.log10(4 / F.mse_loss(rebuilt.clamp(-1, 1), pictures).item()),
+        "nearest_training_image_of_test_images": nearest.mean().item(),
+    }
+
+
+def save_grid(by_digit: list[Tensor], path: Path, columns: int = 16) -> None:
+    """One row per digit of (N, 3, 64, 64) pictures, as a PNG."""
+    rows = [torch.cat(list(p[:columns]), dim=2) for p in by_digit]
+    pixels = (127.5 * (torch.cat(rows, dim=1).clamp(-1, 1) + 1)).round().byte()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+
+
+def evaluate(folder: Path, images: int, scales: list[float], steps: int, grid: Path | None) -> None:
+    """Print the figures of a saved folder as JSON, its half-precision weights computed in single precision."""
+    train_data, test = load_splits()
+    classifier = SVC(C=10, gamma=0.001).fit(train_data.images.flatten(1).numpy(), train_data.labels.numpy())
+    pipeline = StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    report: dict[str, object] = dict(real_figures(pipeline, classifier, train_data, test))
+    for scale in scales:
+        by_digit = [sample(pipeline, d, images // 10, scale, steps) for d in range(10)]
+        report[f"guidance {scale}"] = score(by_digit, classifier, train_data)
+        if grid is not None:
+            save_grid(by_digit, grid.with_stem(f"{grid.stem}-{scale}"))
+    print(json.dumps(report, indent=1))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train", help="train from scratch and write the pipeline folder")
+    training.add_argument("--out", type=Path, required=True)
+    training.add_argument("--vae-steps", type=int, default=VaeRecipe.steps)
+    training.add_argument("--steps", type=int, default=DiffusionRecipe.steps)
+    judging = commands.add_parser("evaluate", help="measure a pipeline folder")
+    judging.add_argument("model", type=Path)
+    judging.add_argument("--images", type=int, default=500)
+    judging.add_argument("--guidance", type=float, nargs="+", default=[2.5, 7.5])
+    judging.add_argument("--steps", type=int, default=50)
+    judging.add_argument("--grid", type=Path, help="also save contact sheets beside this PNG path")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.command == "train":
+        train(args.out, VaeRecipe(steps=args.vae_steps), DiffusionRecipe(steps=args.steps))
+    else:
+        evaluate(args.model, args.images, args.guidance, args.steps, args.grid)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Metadata of deepcache-trt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+CPU = ["onnxruntime>=1.22"]
+EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
+
+setup(
+    name="deepcache-trt",
+    version="0.1.0",
+    description="DeepCache, compiled: cached diffusion U-Nets as engines behind ordinary diffusers pipelines",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["deepcache_trt", "deepcache_trt.*"]),
+    package_data={"deepcache_trt": ["py.typed", "models/digits/**/*", "models/digits/*"]},
+    install_requires=[
+        "accelerate>=1.0",
+        "diffusers>=0.35",
+        "filelock>=3.13",
+        "numpy>=1.26",
+        "onnx>=1.18",
+        "onnx-ir>=0.1.12",
+        "onnxscript>=0.5.4",
+        "pillow>=10",
+        "platformdirs>=4",
+        "rich>=13",
+        "safetensors>=0.4.5",
+        "sympy>=1.13",
+        "torch>=2.9",
+        "transformers>=4.50",
+        "typer>=0.15",
+    ],
+    extras_require={
+        "cpu": CPU,
+        "cuda": ["onnxruntime-gpu>=1.22"],
+        "rtx": ["tensorrt-rtx-cu13>=1.4"],
+        "eval": EVAL,
+        "dev": [
+            *CPU,
+            "DeepCache==0.1.1",
+            "hypothesis>=6",
+            "mypy>=1.11",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+            "scikit-learn>=1.5",
+        ],
+    },
+    entry_points={"console_scripts": ["deepcache-trt=deepcache_trt.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
