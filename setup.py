@@ -22,7 +22,7 @@ setup(
     package_data={"deepcache_trt": ["py.typed", "models/digits/**/*", "models/digits/*"]},
     install_requires=[
         "accelerate>=1.0",
-        "diffusers>=0.35",
+        "diffusers>=0.42",
         "filelock>=3.13",
         "numpy>=1.26",
         "onnx>=1.18",
@@ -30,6 +30,7 @@ setup(
         "onnxscript>=0.5.4",
         "pillow>=10",
         "platformdirs>=4",
+        "psutil>=5.9",
         "rich>=13",
         "safetensors>=0.4.5",
         "sympy>=1.13",

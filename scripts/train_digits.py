@@ -9,12 +9,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from digits_model import (
     NAMES,
@@ -31,13 +29,14 @@ from digits_model import (
 from PIL import Image
 from sklearn.svm import SVC
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
 class VaeRecipe:
     """How the autoencoder is trained."""
 
-    steps: int = 700
+    steps: int = 600
     batch: int = 32
     rate: float = 2e-3
     kl_weight: float = 1e-4
@@ -48,13 +47,13 @@ class VaeRecipe:
 class DiffusionRecipe:
     """How the U-Net and the text encoder are trained, together."""
 
-    steps: int = 3000
+    steps: int = 1500
     batch: int = 128
     rate: float = 1.5e-3
     weight_decay: float = 0.01
     ema: float = 0.998
     drop: float = 0.12
-    copies: int = 16
+    copies: int = 8
     seed: int = 2
 
 
@@ -109,7 +108,7 @@ def train_vae(vae: AutoencoderKL, data: Digits, recipe: VaeRecipe) -> None:
         drawn = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
         decoded = vae.decode(drawn).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return F.mse_loss(decoded, clean) + 0.1 * F.l1_loss(decoded, clean) + recipe.kl_weight * kl
+        return functional.mse_loss(decoded, clean) + 0.1 * functional.l1_loss(decoded, clean) + recipe.kl_weight * kl
 
     vae.train()
     fit(vae.parameters(), loss_at, lambda step: None, recipe.steps, recipe.rate, 0.0, "vae")
@@ -156,7 +155,6 @@ def train_diffusion(parts: Parts, latents: Latents, recipe: DiffusionRecipe) -> 
     """Fit U-Net and text encoder to predict the noise; both end with the averaged weights."""
     generator = torch.Generator().manual_seed(recipe.seed)
     table, empty = prompt_table(parts)
-    bare = deepcopy(parts.scheduler)
     models = nn.ModuleList([parts.unet, parts.text_encoder]).train()
     average = [p.detach().clone() for p in models.parameters()]
 
@@ -168,9 +166,10 @@ def train_diffusion(parts: Parts, latents: Latents, recipe: DiffusionRecipe) -> 
         clean = latents.mean[chosen]
         clean = clean + latents.spread[chosen] * torch.randn(clean.shape, generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
-        times = torch.randint(bare.config.num_train_timesteps, (recipe.batch,), generator=generator)
+        times = torch.randint(parts.scheduler.config.num_train_timesteps, (recipe.batch,), generator=generator)
         states = parts.text_encoder(ids).last_hidden_state
-        return F.mse_loss(parts.unet(bare.add_noise(clean, noise, times), times, states).sample, noise)
+        noisy = parts.scheduler.add_noise(clean, noise, times)
+        return functional.mse_loss(parts.unet(noisy, times, states).sample, noise)
 
     def after(step: int) -> None:
         decay = min(recipe.ema, (1 + step) / (10 + step))
@@ -201,10 +200,10 @@ def mean_distance(images: Tensor) -> float:
 
 
 @torch.no_grad()
-def sample(pipeline: StableDiffusionPipeline, digit: int, count: int, guidance: float, steps: int) -> Tensor:
+def sample(pipeline: StableDiffusionPipeline, form: str, digit: int, count: int, guidance: float, steps: int) -> Tensor:
     """Pictures (count, 3, 64, 64) in -1..1 of one digit; image i of digit d always starts from seed 1000 d + i."""
     generators = [torch.Generator().manual_seed(1000 * digit + i) for i in range(count)]
-    prompts = [f"a handwritten {NAMES[digit]}"] * count
+    prompts = [form.format(NAMES[digit], digit)] * count
     call = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators, "output_type": "pt"}
     return 2 * pipeline(prompts, **call).images - 1
 
@@ -241,7 +240,7 @@ def real_figures(
     return {
         "classifier_test_accuracy": read(test.images),
         "classifier_test_accuracy_through_vae": read(to_eight(rebuilt)),
-        "vae_psnr_db": 10 * math.log10(4 / F.mse_loss(rebuilt.clamp(-1, 1), pictures).item()),
+        "vae_psnr_db": 10 * math.log10(4 / functional.mse_loss(rebuilt.clamp(-1, 1), pictures).item()),
         "nearest_training_image_of_test_images": nearest.mean().item(),
     }
 
@@ -253,7 +252,7 @@ def save_grid(by_digit: list[Tensor], path: Path, columns: int = 16) -> None:
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
 
 
-def evaluate(folder: Path, images: int, scales: list[float], steps: int, grid: Path | None) -> None:
+def evaluate(folder: Path, images: int, scales: list[float], steps: int, form: str, grid: Path | None) -> None:
     """Print the figures of a saved folder as JSON, its half-precision weights computed in single precision."""
     train_data, test = load_splits()
     classifier = SVC(C=10, gamma=0.001).fit(train_data.images.flatten(1).numpy(), train_data.labels.numpy())
@@ -261,7 +260,7 @@ def evaluate(folder: Path, images: int, scales: list[float], steps: int, grid: P
     pipeline.set_progress_bar_config(disable=True)
     report: dict[str, object] = dict(real_figures(pipeline, classifier, train_data, test))
     for scale in scales:
-        by_digit = [sample(pipeline, d, images // 10, scale, steps) for d in range(10)]
+        by_digit = [sample(pipeline, form, d, images // 10, scale, steps) for d in range(10)]
         report[f"guidance {scale}"] = score(by_digit, classifier, train_data)
         if grid is not None:
             save_grid(by_digit, grid.with_stem(f"{grid.stem}-{scale}"))
@@ -282,13 +281,14 @@ def main() -> None:
     judging.add_argument("--images", type=int, default=500)
     judging.add_argument("--guidance", type=float, nargs="+", default=[2.5, 7.5])
     judging.add_argument("--steps", type=int, default=50)
+    judging.add_argument("--prompt", default="a handwritten {}", help="{} or {0} is the name, {1} the numeral")
     judging.add_argument("--grid", type=Path, help="also save contact sheets beside this PNG path")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "train":
         train(args.out, VaeRecipe(steps=args.vae_steps), DiffusionRecipe(steps=args.steps))
     else:
-        evaluate(args.model, args.images, args.guidance, args.steps, args.grid)
+        evaluate(args.model, args.images, args.guidance, args.steps, args.prompt, args.grid)
 
 
 if __name__ == "__main__":

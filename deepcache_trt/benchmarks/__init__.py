@@ -1,0 +1,1 @@
+"""The demo, counting operations, and what a store holds."""

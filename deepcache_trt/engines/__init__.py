@@ -1,0 +1,1 @@
+"""From ONNX to engines: one file for each backend, shape profiles and the store."""

@@ -52,7 +52,10 @@ def _torch(device: str) -> Backend:
         )
     name = f" on {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return Backend(
-        name="torch", device=device, works=True, detail=f"{torch.__version__}{name}; the reference: no faster than plain"
+        name="torch",
+        device=device,
+        works=True,
+        detail=f"{torch.__version__}{name}; the reference: no faster than plain",
     )
 
 
@@ -70,6 +73,14 @@ def probe_all() -> list[Backend]:
     return [probe() for probe in _PROBES.values()]
 
 
+def check_name(name: str) -> None:
+    """Raise UnknownNameError unless there is such a backend."""
+    if name not in ("auto", *NAMES):
+        raise UnknownNameError(
+            f"unknown backend {name!r}{did_you_mean(name, ['auto', *NAMES])}; there are auto, {', '.join(NAMES)}"
+        )
+
+
 def resolve(name: str, device: str) -> str:
     """The backend that `name` means for a pipeline on `device` ("cpu" or "cuda").
 
@@ -77,17 +88,14 @@ def resolve(name: str, device: str) -> str:
         UnknownNameError: no such backend.
         BackendError: it does not work here, or not on that device; the message says what to do.
     """
-    if name != "auto" and name not in NAMES:
-        raise UnknownNameError(
-            f"unknown backend {name!r}{did_you_mean(name, [*NAMES, 'auto'])}; there are auto, {', '.join(NAMES)}"
-        )
+    check_name(name)
     candidates = [key for key in _PROBES if key[1] == device and name in ("auto", key[0])]
     if not candidates:
         other = next(key[1] for key in _PROBES if key[0] == name)
         raise BackendError(
             f"backend {name!r} runs on {other} here and the pipeline is on {device}; move it with pipe.to({other!r})"
         )
-    refused = []
+    refused: list[Backend] = []
     for key in candidates:
         backend = _PROBES[key]()
         if backend.works:

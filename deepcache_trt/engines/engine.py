@@ -16,10 +16,18 @@ class Engine(Protocol):
     A bound tensor belongs to the caller; the engine keeps a reference until another one is bound or it is closed.
     """
 
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
     capturable: bool  # whether `run` may be recorded into a CUDA graph from outside
     workspace_bytes: int  # scratch memory beside weights and bound tensors; 0 where the backend manages its own
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` reads, by name."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` fills, by name."""
+        ...
 
     def bind(self, name: str, tensor: "torch.Tensor") -> None:
         """Use `tensor` for the input or output `name` from now on, without a copy."""
@@ -45,6 +53,8 @@ def check_binding(spec: TensorSpec, tensor: "torch.Tensor", device: str) -> None
     if not fits:
         raise ShapeError(f"{spec.name} has shape {list(tensor.shape)}, the engine takes {spec}")
     if tensor.device.type != device:
-        raise ShapeError(f"{spec.name} is on {tensor.device}, the engine runs on {device}; move it with .to({device!r})")
+        raise ShapeError(
+            f"{spec.name} is on {tensor.device}, the engine runs on {device}; move it with .to({device!r})"
+        )
     if not tensor.is_contiguous():
         raise ShapeError(f"{spec.name} is not contiguous in memory; pass it through .contiguous()")

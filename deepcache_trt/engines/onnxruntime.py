@@ -36,9 +36,7 @@ class OnnxRuntimeEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            raise BackendError(
-                "backend 'onnxruntime' is not installed; pip install 'deepcache-trt[cpu]'"
-            ) from error
+            raise BackendError("backend 'onnxruntime' is not installed; pip install 'deepcache-trt[cpu]'") from error
         if not path.is_file():
             raise StoreError(f"there is no graph at {path}; build it again")
         try:

@@ -1,8 +1,7 @@
 """Shape profiles: the sizes that an engine is built for."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from deepcache_trt.errors import ShapeError
 
@@ -45,26 +44,19 @@ class ShapeProfile:
             if field.name != "batch" and size % max(size_multiple, 1):
                 below = size // size_multiple * size_multiple
                 raise ShapeError(
-                    f"a latent {field.name} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no multiple "
-                    f"of the U-Net's {size_multiple}; use {below} or {below + size_multiple} "
+                    f"a latent {field.name} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no "
+                    f"multiple of the U-Net's {size_multiple}; use {below} or {below + size_multiple} "
                     f"({below * PIXELS} or {(below + size_multiple) * PIXELS} pixels)"
                 )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ShapeProfile":
-        return cls(**{axis: Range(**limits) for axis, limits in data.items()})
 
 
 def _outside(axis: str, size: int, limits: Range) -> str:
     if axis == "batch":
         return (
-            f"a U-Net batch of {size} is outside the profile {limits} (guidance doubles the number of images); "
-            f"draw fewer images at a time or rebuild with another --batch"
+            f"a batch of {size} is outside the profile {limits}; draw fewer images at a time "
+            f"(guidance doubles their number)"
         )
     return (
-        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile {limits} "
-        f"({limits.min * PIXELS}–{limits.max * PIXELS} pixels); rebuild with another --size"
+        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile {limits}; "
+        f"choose {limits.min * PIXELS} to {limits.max * PIXELS} pixels"
     )

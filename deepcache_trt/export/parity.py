@@ -1,13 +1,17 @@
 """Does the graph compute what the model computes? Asked once after every export, at a shape the tracer never saw."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
 from deepcache_trt.errors import ParityError
+from deepcache_trt.export import weights
+from deepcache_trt.export.cut import cut
+from deepcache_trt.export.weights import save_bound
 from deepcache_trt.models.architectures import OUTPUT, Architecture
 from deepcache_trt.models.taps import Variant, tapped
 from deepcache_trt.tensors import TensorSpec
@@ -31,9 +35,7 @@ def unseen_sizes(architecture: Architecture) -> dict[str, int]:
     return {"batch": 1, "sequence": 7, "height": multiple, "width": 3 * multiple}
 
 
-def example_inputs(
-    architecture: Architecture, sizes: Mapping[str, int], *, seed: int = 0
-) -> dict[str, torch.Tensor]:
+def example_inputs(architecture: Architecture, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, torch.Tensor]:
     """Seeded inputs of a denoiser: unit normal tensors, a timestep in the middle, small labels."""
     generator = torch.Generator().manual_seed(seed)
     return {spec.name: _example(spec, sizes, generator) for spec in architecture.inputs}
@@ -84,7 +86,7 @@ def check_model(
 
 
 def check_cut(full: Path, shallow: Path, variant: Variant, tensors: Mapping[str, torch.Tensor]) -> float:
-    """`shallow(x, tap from full(x))` must equal `full(x)` bit for bit.
+    """`shallow(x, taps from full(x))` must equal `full(x)` bit for bit.
 
     Returns:
         The largest absolute difference, which is 0.0.
@@ -99,6 +101,46 @@ def check_cut(full: Path, shallow: Path, variant: Variant, tensors: Mapping[str,
     if not np.array_equal(whole[OUTPUT], cached[OUTPUT]):
         raise ParityError(f"{shallow.name} differs from {full.name} by {difference:.2g} where they must be equal")
     return difference
+
+
+def check_graph(
+    graph: onnx.ModelProto,
+    files: Sequence[Path],
+    model: torch.nn.Module,
+    architecture: Architecture,
+    *,
+    dtype: str,
+    folder: Path,
+) -> Parity:
+    """Compare a new graph with the model, output by output, and its cuts at the first and the last tap.
+
+    Args:
+        graph: the full graph, unbound.
+        files: the weights of `model` as safetensors.
+        model: on any device.
+        architecture: of `model`.
+        dtype: of `model`.
+        folder: an empty folder to work in, on the file system of `files`.
+    """
+    stored = weights.locate(weights.link(files, folder))
+    device = next(model.parameters()).device
+    sizes = unseen_sizes(architecture)
+    tensors = example_inputs(architecture, sizes)
+    names = [tap.name for tap in architecture.taps]
+
+    def save(variant: Variant) -> Path:
+        path = folder / f"{variant.name}.onnx"
+        save_bound(cut(graph, variant), stored, path)
+        return path
+
+    whole = Variant(name="whole", emits=tuple(names))
+    expected = run_model(model, architecture, whole, {name: tensor.to(device) for name, tensor in tensors.items()})
+    errors = check_model(expected, save(whole), tensors, dtype=dtype)
+    difference = 0.0
+    for name in dict.fromkeys((names[0], names[-1])):
+        full, shallow = Variant(name="full", emits=(name,)), Variant(name="shallow", consumes=(name,))
+        difference = max(difference, check_cut(save(full), save(shallow), shallow, tensors))
+    return Parity(sizes=sizes, relative_error=errors, cut_difference=difference)
 
 
 def _run_graph(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,20 +34,20 @@ UNBOUND = "unbound"
 _FOLD_LIMIT = 1024
 
 
-def fake_model(model_class: type[torch.nn.Module], config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
+def fake_model(model_class: Any, config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
     """Construct a diffusers model on fake tensors: its structure and shapes, without memory for its weights."""
     # `.to(dtype)` fails on fake parameters, so they have to be born with the right one.
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return model_class(**config).eval()
+            return model_class.from_config(dict(config)).eval()
     finally:
         torch.set_default_dtype(before)
 
 
 def onnx_from_config(
-    model_class: type[torch.nn.Module],
+    model_class: Any,
     config: Mapping[str, Any],
     *,
     dtype: str,
@@ -57,7 +57,7 @@ def onnx_from_config(
 
     Args:
         model_class: a diffusers model class that `architecture_of` covers.
-        config: the arguments of its constructor.
+        config: its config, as diffusers stores it.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
 
     Returns:
@@ -167,7 +167,7 @@ def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
     for value, spec in zip(model.graph.inputs, architecture.inputs, strict=True):
         value.name = spec.name
         for dim, axis in zip(value.shape or (), spec.shape, strict=True):
-            if isinstance(axis, str):
+            if isinstance(axis, str) and not isinstance(dim, int):
                 traced = sympy.sympify(dim.value)
                 (symbol,) = traced.free_symbols
                 known[symbol] = sympy.solve(traced - sympy.Symbol(axis), symbol)[0]
@@ -192,7 +192,7 @@ def _rename(
     return renamed[dim.value]
 
 
-def _give_buffers(graph: onnx_ir.Model, fake: torch.nn.Module, config: Mapping[str, Any], dtype: str) -> None:
+def _give_buffers(graph: onnx_ir.Model, fake: Any, config: Mapping[str, Any], dtype: str) -> None:
     """Store the values of non-persistent buffers, which no checkpoint has, in the graph."""
     stored = set(fake.state_dict())
     initializers = graph.graph.initializers
@@ -202,7 +202,7 @@ def _give_buffers(graph: onnx_ir.Model, fake: torch.nn.Module, config: Mapping[s
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        buffers = dict(type(fake)(**config).named_buffers())
+        buffers = dict(type(fake).from_config(dict(config)).named_buffers())
     for name in missing:
         if name not in buffers:
             raise UnsupportedError(
@@ -216,7 +216,8 @@ def _leave_weights_out(graph: onnx_ir.Model) -> None:
     """Declare every weight as external data that is nowhere yet: name, dtype and shape are what the graph knows."""
     for name, value in graph.graph.initializers.items():
         if value.const_value is None:
-            assert value.shape is not None and value.dtype is not None
+            assert value.shape is not None
+            assert value.dtype is not None
             value.const_value = onnx_ir.ExternalTensor(
                 UNBOUND, 0, 0, value.dtype, shape=value.shape, name=name, base_dir=""
             )

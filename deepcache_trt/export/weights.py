@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from deepcache_trt.export.trace import UNBOUND
 
 # safetensors' names of dtypes, and those of ONNX.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
-_ONNX_DTYPES = {
+ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
@@ -31,6 +31,9 @@ _ONNX_DTYPES = {
 }
 
 _SHARD_BYTES = 1 << 30
+
+# Names the recipe of `seeded`; change it when the recipe changes, so that stored weights are not taken for new ones.
+_RECIPE = "N(0, 1/fan_in)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +46,15 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
 
-    def bytes(self) -> np.ndarray:
-        """The raw bytes, mapped, not read: uint8 [length]."""
-        if not self.length:
-            return np.empty(0, dtype=np.uint8)
-        return np.memmap(self.file, dtype=np.uint8, mode="r", offset=self.offset, shape=(self.length,))
-
     def tensor(self) -> torch.Tensor:
-        """A copy of the tensor."""
-        flat = torch.from_numpy(self.bytes().copy())
-        return flat.view(getattr(torch, self.dtype)).reshape(self.shape)
+        """The tensor, mapped from the file and read when it is used."""
+        dtype = getattr(torch, self.dtype)
+        if not self.length:
+            return torch.empty(self.shape, dtype=dtype)
+        data = np.memmap(self.file, dtype=np.uint8, mode="c", offset=self.offset, shape=(self.length,))
+        if self.offset % dtype.itemsize:
+            return torch.from_numpy(data.copy()).view(dtype).reshape(self.shape)
+        return torch.from_numpy(data).view(dtype).reshape(self.shape)
 
 
 def locate(files: Iterable[Path]) -> dict[str, Stored]:
@@ -92,22 +94,17 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
         raise CheckpointError(f"{file} is no usable safetensors file: {error}; download or save it again") from error
 
 
-def fingerprint(tensors: Mapping[str, Stored] | Mapping[str, torch.Tensor]) -> str:
+def fingerprint(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> str:
     """A hash of names, dtypes, shapes and values, the same for a checkpoint on disk and a live state dict."""
+
+    def digest(name: str) -> bytes:
+        tensor = read(name).detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        return digest.digest()
+
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashlib lets go of the interpreter lock
-        parts = pool.map(lambda item: _digest(*item), sorted(tensors.items()))
-        return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def _digest(name: str, tensor: Stored | torch.Tensor) -> bytes:
-    if isinstance(tensor, Stored):
-        dtype, shape, data = tensor.dtype, tensor.shape, tensor.bytes()
-    else:
-        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    digest = hashlib.sha256(f"{name} {dtype} {shape}".encode())
-    digest.update(memoryview(data))
-    return digest.digest()
+        return hashlib.sha256(b"".join(pool.map(digest, sorted(names)))).hexdigest()
 
 
 def write(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> list[Path]:
@@ -158,7 +155,7 @@ def bind(graph: onnx.ModelProto, weights: Mapping[str, Stored]) -> None:
         if entries["location"] != UNBOUND:
             continue
         stored = weights.get(initializer.name)
-        wanted = (_ONNX_DTYPES[initializer.data_type], tuple(initializer.dims))
+        wanted = (ONNX_DTYPES[initializer.data_type], tuple(initializer.dims))
         if stored is None:
             raise CheckpointError(f"the checkpoint has no tensor {initializer.name!r}; is it of another architecture?")
         if (stored.dtype, stored.shape) != wanted:
@@ -169,6 +166,12 @@ def bind(graph: onnx.ModelProto, weights: Mapping[str, Stored]) -> None:
         del initializer.external_data[:]
         for key, value in (("location", stored.file.name), ("offset", stored.offset), ("length", stored.length)):
             initializer.external_data.add(key=key, value=str(value))
+
+
+def save_bound(graph: onnx.ModelProto, weights: Mapping[str, Stored], path: Path) -> None:
+    """Write `graph` to `path` with its weights pointing at files in the same folder."""
+    bind(graph, weights)
+    onnx.save(graph, path)
 
 
 def seeded(shapes: Mapping[str, torch.Size], *, dtype: str, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -184,3 +187,9 @@ def seeded(shapes: Mapping[str, torch.Size], *, dtype: str, seed: int) -> Iterat
         else:
             tensor = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
         yield name, tensor.to(getattr(torch, dtype))
+
+
+def fingerprint_of_seed(shapes: Mapping[str, torch.Size], *, dtype: str, seed: int) -> str:
+    """Stands for the hash of `seeded` weights without drawing them."""
+    text = json.dumps([_RECIPE, dtype, seed, {name: list(shape) for name, shape in shapes.items()}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

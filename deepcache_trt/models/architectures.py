@@ -36,11 +36,11 @@ class Architecture:
     taps: tuple[Tap, ...]
     size_multiple: int  # latent height and width must be multiples of this; 0: only `fixed_size` fits
     max_batch: int
-    call: Callable[["torch.nn.Module", Mapping[str, "torch.Tensor"]], "torch.Tensor"]
+    call: Callable[[Any, Mapping[str, "torch.Tensor"]], "torch.Tensor"]
     fixed_size: int | None = None
 
 
-def architecture_of(model: "torch.nn.Module", *, dtype: str) -> Architecture:
+def architecture_of(model: Any, *, dtype: str) -> Architecture:
     """Describe `model`, which may be on fake tensors; `dtype` is that of its weights.
 
     Raises:
@@ -52,7 +52,7 @@ def architecture_of(model: "torch.nn.Module", *, dtype: str) -> Architecture:
     return _DESCRIBE[kind](model, dtype)
 
 
-def _check_blocks(model: "torch.nn.Module") -> None:
+def _check_blocks(model: Any) -> None:
     blocks = [*model.down_blocks, *model.up_blocks]
     unknown = {type(b).__name__ for b in blocks} - _UNET_BLOCKS | {type(model.mid_block).__name__} - _MID_BLOCKS
     if unknown:
@@ -62,7 +62,7 @@ def _check_blocks(model: "torch.nn.Module") -> None:
         )
 
 
-def _unet_condition(model: "torch.nn.Module", dtype: str) -> Architecture:
+def _unet_condition(model: Any, dtype: str) -> Architecture:
     _check_blocks(model)
     config = model.config
     if config.encoder_hid_dim_type is not None or config.addition_embed_type not in (None, "text_time"):
@@ -96,7 +96,7 @@ def _unet_condition(model: "torch.nn.Module", dtype: str) -> Architecture:
     )
 
 
-def _call_unet_condition(model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
+def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> "torch.Tensor":
     added = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
     return model(
         tensors["sample"],
@@ -114,13 +114,13 @@ def _cross_attention_dim(config: Mapping[str, Any]) -> int:
     return dims if isinstance(dims, int) else dims[0]
 
 
-def _time_ids(config: Mapping[str, Any], model: "torch.nn.Module") -> int:
+def _time_ids(config: Mapping[str, Any], model: Any) -> int:
     """How many of the embedded inputs are time ids: 5 in SDXL's refiner, whose pooled text is 1280 wide, else 6."""
     width = model.add_embedding.linear_1.in_features
     return 5 if width - 5 * config["addition_time_embed_dim"] == 1280 else 6
 
 
-def _class_labels(model: "torch.nn.Module", dtype: str) -> list[TensorSpec]:
+def _class_labels(model: Any, dtype: str) -> list[TensorSpec]:
     config, embedding = model.config, model.class_embedding
     if embedding is None:
         return []
@@ -135,7 +135,7 @@ def _class_labels(model: "torch.nn.Module", dtype: str) -> list[TensorSpec]:
     raise UnsupportedError(f"class_embed_type={config.class_embed_type!r} is not covered")
 
 
-def _unet_2d(model: "torch.nn.Module", dtype: str) -> Architecture:
+def _unet_2d(model: Any, dtype: str) -> Architecture:
     _check_blocks(model)
     config = model.config
     upsamplers = len(config.up_block_types) - 1
@@ -149,13 +149,13 @@ def _unet_2d(model: "torch.nn.Module", dtype: str) -> Architecture:
         taps=unet_taps(model),
         size_multiple=2**upsamplers,
         max_batch=MAX_IMAGES,
-        call=lambda model, t: model(
-            t["sample"], t["timestep"], class_labels=t.get("class_labels"), return_dict=False
-        )[0],
+        call=lambda model, t: model(t["sample"], t["timestep"], class_labels=t.get("class_labels"), return_dict=False)[
+            0
+        ],
     )
 
 
-def _unet_spatio_temporal(model: "torch.nn.Module", dtype: str) -> Architecture:
+def _unet_spatio_temporal(model: Any, dtype: str) -> Architecture:
     _check_blocks(model)
     config = model.config
     time_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
@@ -177,7 +177,7 @@ def _unet_spatio_temporal(model: "torch.nn.Module", dtype: str) -> Architecture:
     )
 
 
-def _dit(model: "torch.nn.Module", dtype: str) -> Architecture:
+def _dit(model: Any, dtype: str) -> Architecture:
     config = model.config
     # The position table of a DiT is a constant of one size.
     size = config.sample_size
@@ -199,9 +199,11 @@ def _dit(model: "torch.nn.Module", dtype: str) -> Architecture:
     )
 
 
-_DESCRIBE: dict[str, Callable[["torch.nn.Module", str], Architecture]] = {
+_DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": _unet_condition,
     "UNet2DModel": _unet_2d,
     "UNetSpatioTemporalConditionModel": _unet_spatio_temporal,
     "DiTTransformer2DModel": _dit,
 }
+
+COVERED = tuple(_DESCRIBE)

@@ -7,7 +7,7 @@ tensor (the tap is *emitted*) or puts a given tensor in its place (the tap is *c
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class Tap:
 
 @contextmanager
 def tapped(
-    model: "torch.nn.Module",
+    model: Any,
     taps: Sequence[Tap],
     *,
     consumed: Mapping[str, "torch.Tensor"],
@@ -51,7 +51,7 @@ def tapped(
             handle.remove()
 
 
-def unet_taps(model: "torch.nn.Module") -> tuple[Tap, ...]:
+def unet_taps(model: Any) -> tuple[Tap, ...]:
     """The taps of a U-Net, in the order k = 0 … n-1 of its residual list (DESIGN.md, "Tap numbers of a U-Net").
 
     Tap k is the tensor that enters the up layer which concatenates residual k: the output of the layer before it.
@@ -65,7 +65,7 @@ def unet_taps(model: "torch.nn.Module") -> tuple[Tap, ...]:
     return tuple(Tap(name=f"tap_{k}", path=path) for k, path in enumerate(reversed(paths)))
 
 
-def dit_taps(model: "torch.nn.Module") -> tuple[Tap, ...]:
+def dit_taps(model: Any) -> tuple[Tap, ...]:
     """The taps of a DiT: the attention and MLP outputs of each block, before their gates (Learning-to-Cache)."""
     return tuple(
         Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}")

@@ -1,0 +1,1 @@
+"""Plans, and the session that runs variants on shared buffers."""

@@ -1,0 +1,81 @@
+"""What a store holds, for people (`deepcache-trt inspect`) and for programs (`--json`)."""
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from deepcache_trt.benchmarks.macs import count_macs
+from deepcache_trt.engines.profile import PIXELS
+from deepcache_trt.engines.store import Artefact, Store
+from deepcache_trt.export.cut import cut
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.pipelines.build import GRAPH
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Text encoders of the Stable Diffusion families give 77 tokens.
+_SEQUENCE = 77
+
+
+def inventory(store: Store) -> dict[str, Any]:
+    """Every artefact of the store with its sizes; engines with their operations at the profile's best shape."""
+    found: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
+    for artefact in store.list():
+        row = {"key": artefact.key, "folder": str(artefact.folder), "bytes": artefact.size, **artefact.about}
+        if artefact.kind == "engines":
+            row |= _macs(artefact, store)
+        found[artefact.kind].append(row)
+    return {"store": str(store.root), **found}
+
+
+def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
+    graph = store.find("graphs", engine.about["graph"])
+    if graph is None:
+        return {"macs": None}
+    sizes = {axis: limits["opt"] for axis, limits in engine.about["profile"].items()} | {"sequence": _SEQUENCE}
+    about = engine.about["variant"]
+    variant = Variant(name=about["name"], consumes=tuple(about["consumes"]), emits=tuple(about["emits"]))
+    macs = count_macs(cut(onnx.load(graph.folder / GRAPH, load_external_data=False), variant), sizes)
+    return {"macs": {"sizes": sizes, "weights": macs.weights, "attention": macs.attention}}
+
+
+def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
+    """The same as tables of rich."""
+    from rich.table import Table
+
+    if not (found["graphs"] or found["engines"]):
+        return [f"The store {found['store']} is empty; fill it with: deepcache-trt build --model digits"]
+    graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {found['store']}")
+    for row in found["graphs"]:
+        graphs.add_row(
+            row["key"][:8], row["class"], row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]),
+            _megabytes(row["bytes"]),
+        )  # fmt: skip
+    engines = Table("engine", "model", "variant", "backend", "batch", "pixels", "GMACs", "MB")
+    for row in found["engines"]:
+        engines.add_row(
+            row["key"][:8], row["model"], f"{row['variant']['name']} k={row['branch']}",
+            f"{row['backend']} {row['dtype']}", *_shapes(row["profile"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]),
+        )  # fmt: skip
+    return [graphs, engines]
+
+
+def _parity(parity: dict[str, Any] | str) -> str:
+    return parity if isinstance(parity, str) else f"{max(parity['relative_error'].values()):.0e}"
+
+
+def _shapes(profile: dict[str, dict[str, int]]) -> tuple[str, str]:
+    batch, height = profile["batch"], profile["height"]
+    return f"{batch['min']}–{batch['max']}", f"{height['min'] * PIXELS}–{height['max'] * PIXELS}"
+
+
+def _gigamacs(macs: dict[str, Any] | None) -> str:
+    if macs is None:
+        return "?"
+    at = macs["sizes"]
+    return f"{(macs['weights'] + macs['attention']) / 1e9:.2f} at {at['batch']}×{at['height'] * PIXELS}²"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"

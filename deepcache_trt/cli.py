@@ -1,0 +1,245 @@
+"""The command `deepcache-trt`: parses and calls."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deepcache_trt import __version__
+from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+
+app = typer.Typer(
+    name="deepcache-trt",
+    help="Run cached diffusion models: the U-Net as two compiled graphs behind an ordinary diffusers pipeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
+Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
+Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
+]
+Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
+WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"deepcache-trt {__version__}")
+        raise typer.Exit
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="INFO" if verbose else "WARNING")
+
+
+@app.command()
+def build(
+    model: Model,
+    backend: Backend = "auto",
+    branch: Branch = 0,
+    dtype: Dtype = None,
+    store: StoreFolder = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
+    ] = False,
+    revision: Revision = None,
+    variant: WeightsVariant = None,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Build a model's full and shallow engines; what the store has already is not built again."""
+    from deepcache_trt.engines import backends
+    from deepcache_trt.pipelines.build import Target, build_variants
+    from deepcache_trt.pipelines.model_source import ModelSource, find_denoiser, random_denoiser
+    from deepcache_trt.progress import shown
+
+    device = _device()
+    target = Target(backend=backends.resolve(backend, device), device=device, store=_store(store))
+    if random_weights:
+        denoiser = random_denoiser(model, dtype=_dtype(dtype, device))
+    else:
+        source = ModelSource(
+            model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle
+        )
+        denoiser = find_denoiser(source, dtype=_dtype(dtype, device))
+    for name, artefact in build_variants(denoiser, branch, target, progress=shown).items():
+        typer.echo(
+            f"{name}: {target.backend} engine of {model} ({denoiser.dtype}, branch {branch}) in {artefact.folder}"
+        )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="One or several prompts; each gives an image.")],
+    model: Model = "digits",
+    out: Annotated[Path, typer.Option(help="The PNG to write; several images get -0, -1, … before the suffix.")] = Path(
+        "image.png"
+    ),
+    negative: Annotated[str | None, typer.Option(help="What the image should not show.")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 50,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
+    interval: Annotated[int, typer.Option(help="One step in this many is full; 1 caches nothing.")] = 3,
+    branch: Branch = 0,
+    skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    backend: Backend = "auto",
+    dtype: Dtype = None,
+    store: StoreFolder = None,
+    no_build: Annotated[bool, typer.Option("--no-build", help="Refuse to build a missing engine.")] = False,
+    revision: Revision = None,
+    variant: WeightsVariant = None,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Draw images with a cached pipeline, building its engines at first use."""
+    import torch
+
+    from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
+    from deepcache_trt.pipelines.model_source import ModelSource
+
+    quiet_libraries()
+    device = _device()
+    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    pipe = DeepCachePipeline.from_pretrained(
+        model,
+        dtype=getattr(torch, _dtype(dtype, device)),
+        cache_interval=interval,
+        cache_branch_id=branch,
+        skip_mode=skip_mode,
+        backend=backend,
+        store=store,
+        build="never" if no_build else "auto",
+        **source.pretrained_arguments(),
+    ).to(device)
+    sizes = {"height": height, "width": width, "guidance_scale": guidance}
+    images = pipe(
+        prompt,
+        negative_prompt=None if negative is None else [negative] * len(prompt),
+        num_inference_steps=steps,
+        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompt))],
+        **{name: value for name, value in sizes.items() if value is not None},
+    ).images
+    for path, image in zip(_paths(out, len(images)), images, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        typer.echo(str(path))
+
+
+@app.command()
+def inspect(store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """List what the store holds: graphs with their taps, engines with their shapes, sizes and operations."""
+    from deepcache_trt.benchmarks.inventory import inventory, inventory_tables
+
+    found = inventory(_store(store))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print(*inventory_tables(found))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell which backends work on this machine, and what to install for those that do not."""
+    from rich.table import Table
+
+    from deepcache_trt.engines import backends
+
+    rows = backends.probe_all()
+    if as_json:
+        typer.echo(json.dumps([vars(row) for row in rows], indent=2))
+        return
+    table = Table("backend", "device", "works", "detail")
+    for row in rows:
+        table.add_row(row.name, row.device, "yes" if row.works else "no", row.detail)
+    _print(table)
+
+
+def main() -> None:
+    """Run the command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
+    from click import Abort, ClickException
+
+    try:
+        code = app(standalone_mode=False)
+    except DeepCacheError as error:
+        _fail(str(error))
+    except ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, Abort):
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to this command: no loading bars, no hints about packages that it does not need."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(dtype: str | None, device: str) -> str:
+    if dtype is None:
+        return "float16" if device == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise UnknownNameError(
+            f"unknown dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}; there are {', '.join(DTYPES)}"
+        )
+    return dtype
+
+
+def _store(folder: Path | None) -> Any:
+    from deepcache_trt.engines.store import Store, default_root
+
+    return Store(folder or default_root())
+
+
+def _paths(out: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
+
+
+def _print(*renderables: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for renderable in renderables:
+        console.print(renderable)
+
+
+if __name__ == "__main__":
+    main()

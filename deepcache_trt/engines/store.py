@@ -1,0 +1,191 @@
+"""The store: built graphs, weights and engines, found by a hash of everything that they depend on.
+
+    <store>/graphs/<key>/    graph.onnx      of an architecture, without weights
+    <store>/weights/<key>/   *.safetensors   links to a checkpoint's files, or tensors that none holds like this
+    <store>/engines/<key>/   engine files    of a variant, with the weights linked beside them
+    <store>/locks/           one per key
+
+Each artefact is a folder with a `manifest.json` that names its files and their hashes. It is written under a temporary
+name and renamed when complete, so a build that is killed leaves nothing that loads.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from deepcache_trt.errors import StoreError
+
+_log = logging.getLogger(__name__)
+
+KINDS = ("graphs", "weights", "engines")
+MANIFEST = "manifest.json"
+
+# Larger files are hashed when they are stored and again only if their size or time of change differs.
+_ALWAYS_HASHED_BYTES = 64 << 20
+
+# A temporary folder older than this belongs to a build that was killed.
+_ABANDONED_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A complete folder of the store and what its manifest says about it."""
+
+    kind: str
+    key: str
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files; hard links count in full."""
+        return sum(file.stat().st_size for file in self.folder.iterdir())
+
+
+def key_of(ingredients: Mapping[str, Any]) -> str:
+    """The name of an artefact: a hash of what it is made from."""
+    text = json.dumps(ingredients, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+class Store:
+    """A folder of artefacts, safe to share between processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser()
+
+    def find(self, kind: str, key: str) -> Artefact | None:
+        """The artefact if it is there and whole; one that was damaged is reported in the log and counts as missing."""
+        folder = self.root / kind / key
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            about, files = manifest["about"], manifest["files"]
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, KeyError, OSError) as error:
+            _log.warning("%s: unreadable manifest (%s); it will be rebuilt", folder, error)
+            return None
+        for name, recorded in files.items():
+            if not _is_unchanged(folder / name, recorded):
+                _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, name)
+                return None
+        return Artefact(kind=kind, key=key, folder=folder, about=about)
+
+    def get(self, kind: str, ingredients: Mapping[str, Any], build: Callable[[Path], dict[str, Any]]) -> Artefact:
+        """The artefact made from `ingredients`; if it is missing, `build(folder)` fills a folder and describes it.
+
+        Two processes that ask for the same artefact build it once. If `build` fails, nothing is left behind.
+
+        Raises:
+            StoreError: the store cannot be written, or the disk is full.
+        """
+        key = key_of(ingredients)
+        found = self.find(kind, key)
+        if found is not None:
+            return found
+        with self._locked(kind, key):
+            found = self.find(kind, key)  # another process may have built it while this one waited
+            return found if found is not None else self._build(kind, key, build)
+
+    def list(self) -> Iterator[Artefact]:
+        """Every whole artefact, by kind and age."""
+        for kind in KINDS:
+            folders = [f for f in (self.root / kind).glob("*") if (f / MANIFEST).is_file()]
+            for folder in sorted(folders, key=lambda f: (f / MANIFEST).stat().st_mtime):
+                found = self.find(kind, folder.name)
+                if found is not None:
+                    yield found
+
+    def _build(self, kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> Artefact:
+        folder = self.root / kind / key
+        temporary = self.root / "tmp" / f"{key}-{uuid.uuid4().hex[:8]}"
+        try:
+            with _as_store_errors(self.root):
+                self._remove_abandoned()
+                temporary.mkdir(parents=True)
+                about = build(temporary)
+                files = {file.name: _record(file) for file in sorted(temporary.iterdir())}
+                manifest = {"about": about, "files": files, "created": int(time.time())}
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                if folder.exists():  # damaged, or `find` would have returned it
+                    shutil.rmtree(folder)
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Artefact(kind=kind, key=key, folder=folder, about=about)
+
+    @contextmanager
+    def _locked(self, kind: str, key: str) -> Iterator[None]:
+        locks = self.root / "locks"
+        with _as_store_errors(self.root):
+            locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{kind}-{key}.lock"):
+            yield
+
+    def _remove_abandoned(self) -> None:
+        for folder in (self.root / "tmp").glob("*"):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _record(file: Path) -> dict[str, Any]:
+    status = file.stat()
+    return {"sha256": _sha256(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _is_unchanged(file: Path, recorded: Mapping[str, Any]) -> bool:
+    try:
+        status = file.stat()
+    except OSError:
+        return False
+    if status.st_size != recorded["size"]:
+        return False
+    if status.st_size > _ALWAYS_HASHED_BYTES and status.st_mtime_ns == recorded["mtime_ns"]:
+        return True
+    return _sha256(file) == recorded["sha256"]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _as_store_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(root)).free / 1e9
+            raise StoreError(
+                f"no space left in the store {root} ({free:.1f} GB free); free some, or choose another with --store"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise StoreError(
+                f"cannot write to the store {root}: {os.strerror(error.errno)}; choose another with --store"
+            ) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def default_root() -> Path:
+    """`$DEEPCACHE_TRT_STORE`, or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("DEEPCACHE_TRT_STORE") or user_cache_path("deepcache-trt"))

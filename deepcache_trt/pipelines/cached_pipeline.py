@@ -1,0 +1,165 @@
+"""Cached pipelines: subclasses of diffusers' own classes, whose denoiser runs on engines during a call."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, EngineOptions
+from deepcache_trt.runtime.plan import CacheParams
+
+_OPTIONS = [field.name for field in fields(EngineOptions)]
+
+
+class DeepCachePipeline:
+    """Any covered diffusers pipeline with its denoiser on engines.
+
+    `DeepCachePipeline.from_pretrained` and `.from_pipe` return an instance of a subclass of the very class that
+    diffusers would have returned. For a class of its own choosing, take `DeepCacheStableDiffusionPipeline` and the
+    like from `deepcache_trt.pipelines`; there is one for each pipeline class of diffusers.
+    """
+
+    _plain_class: Any = None  # the diffusers class beneath; None here: whatever the checkpoint says
+    _cached_denoiser: CachedDenoiser | None = None
+    _cache_enabled = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load a pipeline as diffusers does and put its denoiser on engines.
+
+        Args:
+            pretrained_model_name_or_path: a hub id, a folder, or a name of the catalogue such as "digits".
+            kwargs: fields of `CacheParams` (cache_interval, cache_branch_id, skip_mode, …) and of `EngineOptions`
+                (backend, store, build); everything else goes to diffusers. Weights are read from safetensors only,
+                unless `use_safetensors=False` says otherwise.
+
+        Raises:
+            CheckpointError: no such model, or none that diffusers can load.
+            UnknownNameError: a misspelt option, an unknown backend, or a branch that the model does not have.
+        """
+        params, options, rest = _split(kwargs)
+        plain = _load(cls._base(), pretrained_model_name_or_path, rest)
+        return _attach(plain, params, options, name=str(pretrained_model_name_or_path))
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """The same for a live pipeline: it shares the components of `pipeline`, which stays as it is.
+
+        Args:
+            pipeline: a pipeline of diffusers, cached or not.
+            kwargs: as for `from_pretrained`; the rest goes to `from_pipe` of diffusers.
+        """
+        params, options, rest = _split(kwargs)
+        before = getattr(pipeline, "_cached_denoiser", None)
+        plain = copy.copy(pipeline)
+        plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
+        plain.__dict__.pop("_cached_denoiser", None)
+        plain.__dict__.pop("_cache_enabled", None)
+        if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
+            base = cls._plain_class or type(plain)
+            # diffusers would cast to float32 unless told otherwise.
+            if not {"dtype", "torch_dtype"} & set(rest):
+                rest["dtype"] = plain.dtype
+            plain = base.from_pipe(plain, **rest)
+        return _attach(plain, params, options, name=before.name if before else None)
+
+    def set_cache_params(self, **changes: Any) -> None:
+        """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before."""
+        for name in changes:
+            if name not in CacheParams.names():
+                known = CacheParams.names()
+                raise UnknownNameError(
+                    f"unknown cache parameter {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+                )
+        denoiser = self._denoiser()
+        params = replace(denoiser.params, **changes)
+        denoiser.check(params)
+        denoiser.params = params
+
+    @property
+    def cache_params(self) -> CacheParams:
+        """How the next image will be cached."""
+        return self._denoiser().params
+
+    def enable_cache(self) -> None:
+        """Run the denoiser on engines again after `disable_cache`."""
+        self._cache_enabled = True
+
+    def disable_cache(self) -> None:
+        """Run plain diffusers from the next image on, and let go of the engines."""
+        self._cache_enabled = False
+        self._denoiser().close()
+
+    @classmethod
+    def _base(cls) -> Any:
+        from diffusers import DiffusionPipeline
+
+        return cls._plain_class or DiffusionPipeline
+
+    def _denoiser(self) -> CachedDenoiser:
+        if self._cached_denoiser is None:  # constructed by its class, as `DeepCacheX(**components)`
+            self._cached_denoiser = CachedDenoiser(self, CacheParams(), EngineOptions())
+        return self._cached_denoiser
+
+
+@functools.cache
+def cached_class(base: Any) -> Any:
+    """The cached subclass of a pipeline class of diffusers, the same object every time."""
+
+    @functools.wraps(base.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_steps(inspect.signature(base.__call__).bind_partial(self, *args, **kwargs).arguments)
+        if not self._cache_enabled:
+            return base.__call__(self, *args, **kwargs)
+        with self._denoiser().installed():
+            return base.__call__(self, *args, **kwargs)
+
+    namespace = {
+        "__call__": call,
+        "__doc__": f"{base.__name__} of diffusers with its denoiser on engines; see `DeepCachePipeline`.",
+        "__module__": "deepcache_trt.pipelines",
+        "__qualname__": f"DeepCache{base.__name__}",
+        "_plain_class": base,
+    }
+    # diffusers writes a pipeline's `__name__` into model_index.json and looks pipelines up by it: with that of the
+    # base, what is saved here loads there, and the Auto classes know it.
+    return type(base.__name__, (DeepCachePipeline, base), namespace)
+
+
+def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> Any:
+    base: Any = type(plain)
+    plain.__class__ = cached_class(base)
+    plain._cached_denoiser = CachedDenoiser(plain, params, options, name=name)
+    return plain
+
+
+def _split(kwargs: Mapping[str, Any]) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
+    """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning."""
+    known = [*CacheParams.names(), *_OPTIONS]
+    rest = {name: value for name, value in kwargs.items() if name not in known}
+    for name in rest:
+        if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
+            raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
+    params = CacheParams(**{name: kwargs[name] for name in CacheParams.names() if name in kwargs})
+    options = EngineOptions(**{name: kwargs[name] for name in _OPTIONS if name in kwargs})
+    return params, options, rest
+
+
+def _load(base: Any, model: Any, kwargs: dict[str, Any]) -> Any:
+    kwargs.setdefault("use_safetensors", True)
+    try:
+        return base.from_pretrained(resolve(model), **kwargs)
+    except DeepCacheError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"diffusers cannot load {str(model)!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _check_steps(arguments: Mapping[str, Any]) -> None:
+    steps = arguments.get("num_inference_steps")
+    if isinstance(steps, int) and steps < 1:
+        raise DeepCacheError(f"num_inference_steps must be at least 1, not {steps}")
