@@ -9,18 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt import __version__
-from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
 
 app = typer.Typer(
     name="deepcache-trt",
     help="Run cached diffusion models: the U-Net as two compiled graphs behind an ordinary diffusers pipeline.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 DTYPES = ("float32", "float16", "bfloat16")
+
+# Typer's usage errors: click's class or that of its own copy of click, which has no public name.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+_INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
 
 Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
 Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
@@ -38,12 +42,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
     if version:
         typer.echo(f"deepcache-trt {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="INFO" if verbose else "WARNING")
 
 
@@ -113,7 +121,10 @@ def generate(
 
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
     from deepcache_trt.pipelines.model_source import ModelSource
+    from deepcache_trt.progress import quiet_libraries
 
+    if (height is None) != (width is None):
+        raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")
     quiet_libraries()
     device = _device()
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
@@ -128,17 +139,21 @@ def generate(
         build="never" if no_build else "auto",
         **source.pretrained_arguments(),
     ).to(device)
+    pipe.set_progress_bar_config(disable=None)  # where stderr is no terminal
+    if (height is None) != (width is None):  # diffusers ignores one without the other
+        default = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        height, width = height or default, width or default
     sizes = {"height": height, "width": width, "guidance_scale": guidance}
-    images = pipe(
-        prompt,
+    images = _draw(
+        pipe,
+        prompt=prompt,
         negative_prompt=None if negative is None else [negative] * len(prompt),
         num_inference_steps=steps,
         generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompt))],
         **{name: value for name, value in sizes.items() if value is not None},
-    ).images
+    )
     for path, image in zip(_paths(out, len(images)), images, strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        _save(image, path)
         typer.echo(str(path))
 
 
@@ -173,36 +188,22 @@ def doctor(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
-    from click import Abort, ClickException
-
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="deepcache-trt", standalone_mode=False)
     except DeepCacheError as error:
         _fail(str(error))
-    except ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, Abort):
+    except _USAGE_ERROR as error:
+        _fail(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path} --help")
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
         typer.echo("interrupted", err=True)
-        sys.exit(130)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code or 0)
 
 
 def _fail(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)
-
-
-def quiet_libraries() -> None:
-    """Leave the terminal to this command: no loading bars, no hints about packages that it does not need."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def _device() -> str:
@@ -225,6 +226,30 @@ def _store(folder: Path | None) -> Any:
     from deepcache_trt.engines.store import Store, default_root
 
     return Store(folder or default_root())
+
+
+def _draw(pipe: Any, **arguments: Any) -> list[Any]:
+    from inspect import signature
+
+    if "prompt" not in signature(type(pipe).__call__).parameters:
+        raise UnsupportedError(
+            f"a {type(pipe).__name__} takes no prompt, which is all that `generate` gives it; "
+            f"call DeepCachePipeline.from_pretrained in Python"
+        )
+    try:
+        return pipe(**arguments).images
+    except DeepCacheError:
+        raise
+    except ValueError as error:  # how diffusers refuses an argument
+        raise DeepCacheError(f"{type(pipe).__name__} refuses this: {error}") from error
+
+
+def _save(image: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    except (OSError, ValueError) as error:
+        raise DeepCacheError(f"cannot write {path}: {error}; choose another --out") from error
 
 
 def _paths(out: Path, count: int) -> list[Path]:

@@ -34,3 +34,14 @@ def shown(stage: str) -> Iterator[None]:
         with logged(stage):
             yield
     console.print(f"[green]✓[/green] {stage} [dim]{time.perf_counter() - started:.1f} s[/dim]")
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to a command of ours: no loading bars, no hints about packages that it does not need."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

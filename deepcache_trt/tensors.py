@@ -15,7 +15,7 @@ _ARITHMETIC = {
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
     ast.FloorDiv: lambda a, b: a // b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: lambda a, b: float(a) ** b,  # of whole numbers it could fill the memory
 }
 
 
@@ -43,10 +43,14 @@ def resolve_dim(dim: Dim, sizes: Mapping[str, int]) -> int:
 
     Raises:
         KeyError: the expression names an axis that `sizes` does not have.
+        ValueError: it is no arithmetic, or has no value.
     """
     if isinstance(dim, int):
         return dim
-    return int(_evaluate(ast.parse(dim, mode="eval").body, sizes))
+    try:
+        return int(_evaluate(ast.parse(dim, mode="eval").body, sizes))
+    except (SyntaxError, ArithmeticError, TypeError) as error:  # a TypeError: the root of a negative number
+        raise ValueError(f"not a dimension: {dim!r}") from error
 
 
 def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> float:
@@ -55,7 +59,7 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> float:
             return value
         case ast.Name(id=name):
             return sizes[name]
-        case ast.BinOp(left=left, op=op, right=right):
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _ARITHMETIC[type(op)](_evaluate(left, sizes), _evaluate(right, sizes))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, sizes)

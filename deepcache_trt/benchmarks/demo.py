@@ -152,7 +152,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from deepcache_trt.cli import quiet_libraries
+    from deepcache_trt.progress import quiet_libraries
 
     parser = argparse.ArgumentParser(description="Draw the digits 0–9, plain and cached.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to")

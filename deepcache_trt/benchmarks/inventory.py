@@ -48,16 +48,13 @@ def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
         return [f"The store {found['store']} is empty; fill it with: deepcache-trt build --model digits"]
     graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {found['store']}")
     for row in found["graphs"]:
-        graphs.add_row(
-            row["key"][:8], row["class"], row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]),
-            _megabytes(row["bytes"]),
-        )  # fmt: skip
+        facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
+        graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
     engines = Table("engine", "model", "variant", "backend", "batch", "pixels", "GMACs", "MB")
     for row in found["engines"]:
-        engines.add_row(
-            row["key"][:8], row["model"], f"{row['variant']['name']} k={row['branch']}",
-            f"{row['backend']} {row['dtype']}", *_shapes(row["profile"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]),
-        )  # fmt: skip
+        variant, backend = f"{row['variant']['name']} k={row['branch']}", f"{row['backend']} {row['dtype']}"
+        figures = (*_shapes(row["profile"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
+        engines.add_row(row["key"][:8], row["model"], variant, backend, *figures)
     return [graphs, engines]
 
 

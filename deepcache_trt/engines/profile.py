@@ -42,12 +42,17 @@ class ShapeProfile:
             if not limits.min <= size <= limits.max:
                 raise ShapeError(_outside(field.name, size, limits))
             if field.name != "batch" and size % max(size_multiple, 1):
-                below = size // size_multiple * size_multiple
-                raise ShapeError(
-                    f"a latent {field.name} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no "
-                    f"multiple of the U-Net's {size_multiple}; use {below} or {below + size_multiple} "
-                    f"({below * PIXELS} or {(below + size_multiple) * PIXELS} pixels)"
-                )
+                raise ShapeError(_between(field.name, size, limits, size_multiple))
+
+
+def _between(axis: str, size: int, limits: Range, multiple: int) -> str:
+    below = size // multiple * multiple
+    fitting = [s for s in (below, below + multiple) if limits.min <= s <= limits.max]
+    pixels = [s * PIXELS for s in fitting]
+    return (
+        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no multiple of the "
+        f"U-Net's {multiple}; use {' or '.join(map(str, fitting))} ({' or '.join(map(str, pixels))} pixels)"
+    )
 
 
 def _outside(axis: str, size: int, limits: Range) -> str:
@@ -57,6 +62,6 @@ def _outside(axis: str, size: int, limits: Range) -> str:
             f"(guidance doubles their number)"
         )
     return (
-        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile {limits}; "
-        f"choose {limits.min * PIXELS} to {limits.max * PIXELS} pixels"
+        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile "
+        f"{limits}; choose {limits.min * PIXELS} to {limits.max * PIXELS} pixels"
     )

@@ -14,11 +14,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,15 @@ class Store:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             about, files = manifest["about"], manifest["files"]
-        except FileNotFoundError:
+            changed = [name for name, recorded in files.items() if not _is_unchanged(folder / name, recorded)]
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (json.JSONDecodeError, KeyError, OSError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever a damaged file gives
             _log.warning("%s: unreadable manifest (%s); it will be rebuilt", folder, error)
             return None
-        for name, recorded in files.items():
-            if not _is_unchanged(folder / name, recorded):
-                _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, name)
-                return None
+        if changed:
+            _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, ", ".join(changed))
+            return None
         return Artefact(kind=kind, key=key, folder=folder, about=about)
 
     def get(self, kind: str, ingredients: Mapping[str, Any], build: Callable[[Path], dict[str, Any]]) -> Artefact:
@@ -130,15 +131,20 @@ class Store:
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:
         locks = self.root / "locks"
+        lock = FileLock(locks / f"{kind}-{key}.lock")
         with _as_store_errors(self.root):
             locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{kind}-{key}.lock"):
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def _remove_abandoned(self) -> None:
         for folder in (self.root / "tmp").glob("*"):
-            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process finishes its build meanwhile
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _record(file: Path) -> dict[str, Any]:
@@ -167,17 +173,25 @@ def _sha256(file: Path) -> str:
 def _as_store_errors(root: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _system_error(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(root)).free / 1e9
             raise StoreError(
                 f"no space left in the store {root} ({free:.1f} GB free); free some, or choose another with --store"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise StoreError(
-                f"cannot write to the store {root}: {os.strerror(error.errno)}; choose another with --store"
+                f"cannot write to the store {root}: {os.strerror(number)}; choose another with --store"
             ) from error
         raise
+
+
+def _system_error(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    written_in_rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an exception of its own
+    return int(written_in_rust[1]) if written_in_rust else None
 
 
 def _existing(path: Path) -> Path:

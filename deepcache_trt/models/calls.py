@@ -120,5 +120,5 @@ def check_untouched(model: Any) -> None:
     if foreign:
         raise UnsupportedError(
             f"the U-Net's attention processors {', '.join(sorted(foreign))} are not in its graph; "
-            f"call pipe.unet.set_default_attn_processor()"
+            f"call pipe.unet.set_attn_processor(AttnProcessor2_0()) from diffusers.models.attention_processor"
         )

@@ -15,6 +15,9 @@ from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 FULL, SHALLOW = "full", "shallow"
 SKIP_MODES = ("uniform", "quad", "quad_center")
 
+# The quad schedules lower the exponent in steps of 0.02, so a huge one would search for ever.
+_MAX_POW = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheParams:
@@ -24,7 +27,7 @@ class CacheParams:
         cache_interval: N: about one call in N is full; 1 caches nothing.
         cache_branch_id: k: the skip connection at which the shallow layers begin, 0 the cheapest.
         skip_mode: "uniform", or "quad" and "quad_center" (the paper's non-uniform schedules).
-        pow: the exponent of the quad schedules, above 1; None: 1.2 for "quad", 1.4 for "quad_center".
+        pow: the exponent of the quad schedules, above 1 and at most 10; None: 1.2 for "quad", 1.4 for "quad_center".
         center: the call around which "quad_center" crowds them; None: 0.3 of the calls, the paper's 15 of 50.
         full_steps: the indices of the full calls, instead of a schedule.
         disable_cache_before_step: every call before this one is full.
@@ -52,8 +55,10 @@ class CacheParams:
         for name in ("center", "disable_cache_before_step", "disable_cache_after_step"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), 0)
-        if self.pow is not None and not (isinstance(self.pow, int | float) and self.pow > 1):
-            raise DeepCacheError(f"pow must be above 1, not {self.pow!r}; the paper uses 1.2 to 1.5")
+        if self.pow is not None and not (isinstance(self.pow, int | float) and 1 < self.pow <= _MAX_POW):
+            raise DeepCacheError(
+                f"pow must be above 1 and at most {_MAX_POW}, not {self.pow!r}; the paper uses 1.2 to 1.5"
+            )
         if self.pow is not None and self.skip_mode == "uniform":
             raise DeepCacheError(f"pow={self.pow} has no meaning for skip_mode='uniform'; use 'quad' or 'quad_center'")
         if self.center is not None and self.skip_mode != "quad_center":
@@ -61,9 +66,10 @@ class CacheParams:
                 f"center={self.center} has no meaning for skip_mode={self.skip_mode!r}; use 'quad_center'"
             )
         if self.full_steps is not None:
-            object.__setattr__(self, "full_steps", tuple(sorted(set(self.full_steps))))
-            for step in self.full_steps:
+            steps = tuple(self.full_steps)
+            for step in steps:
                 _check_integer("a step of full_steps", step, 0)
+            object.__setattr__(self, "full_steps", tuple(sorted(set(steps))))
 
     @classmethod
     def names(cls) -> list[str]:
@@ -144,7 +150,7 @@ def quad_center(calls: int, interval: int, center: int, pow: float) -> list[int]
     while True:
         ends = complex(-center) ** (1 / pow), (calls - center) ** (1 / pow)
         steps = [step + center for step in _distinct((np.linspace(*ends, count + 1) ** pow).real)]
-        steps = [0, *steps[1:-1]]
+        steps = sorted({0, *steps[1:-1]} & set(range(calls)))  # an exponent above 2 can lead out of the run
         if len(steps) == count:
             return steps
         pow = _lower(pow, f"quad_center over {calls} calls at interval {interval}, center {center}")

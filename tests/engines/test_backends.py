@@ -1,0 +1,85 @@
+"""Which backend a name means on a device, and what is said where it means none."""
+
+import logging
+import platform
+import sys
+
+import pytest
+
+from deepcache_trt.engines import backends
+from deepcache_trt.errors import BackendError, UnknownNameError
+
+LOG = "deepcache_trt.engines.backends"
+
+
+@pytest.fixture
+def no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+def test_auto_on_a_cpu_is_onnxruntime_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    import onnxruntime
+
+    with caplog.at_level(logging.INFO, logger=LOG):
+        assert backends.resolve("auto", "cpu") == "onnxruntime"
+    assert caplog.messages == [f"backend onnxruntime ({onnxruntime.__version__}) on cpu"]
+
+
+@pytest.mark.usefixtures("no_onnxruntime")
+def test_auto_falls_back_to_torch_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger=LOG):
+        assert backends.resolve("auto", "cpu") == "torch"
+    [message] = caplog.messages
+    assert message.startswith("backend torch (")
+    assert message.endswith("on cpu; not onnxruntime: not installed; pip install 'deepcache-trt[cpu]'")
+
+
+@pytest.mark.usefixtures("no_onnxruntime")
+def test_a_backend_asked_for_by_name_is_never_replaced() -> None:
+    with pytest.raises(BackendError, match=r"'onnxruntime' does not work here: .*pip install 'deepcache-trt\[cpu\]'"):
+        backends.resolve("onnxruntime", "cpu")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+def test_a_name_means_itself(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger=LOG):
+        assert backends.resolve(name, "cpu") == name
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("onxruntime", "did you mean 'onnxruntime'"), ("tensorflow", "there are auto, .*onnxruntime.*torch")],
+)
+def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown backend '{name}'.*{hint}"):
+        backends.resolve(name, "cpu")
+
+
+def test_a_backend_on_a_device_that_it_does_not_run_on_names_the_cure() -> None:
+    with pytest.raises(BackendError, match=r"'onnxruntime' runs on cpu .* is on cuda; move it with pipe\.to\('cpu'\)"):
+        backends.resolve("onnxruntime", "cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "torch"])
+def test_a_device_that_no_backend_runs_on_names_those_that_there_are(name: str) -> None:
+    with pytest.raises(BackendError, match=r"mps.*cpu"):
+        backends.resolve(name, "mps")
+
+
+@pytest.mark.usefixtures("no_onnxruntime")
+def test_doctor_asks_every_backend_and_says_what_to_install() -> None:
+    rows = {(row.name, row.device): row for row in backends.probe_all()}
+    assert set(rows) >= {("torch", "cuda"), ("onnxruntime", "cpu"), ("torch", "cpu")}
+    assert not rows["onnxruntime", "cpu"].works
+    assert "pip install" in rows["onnxruntime", "cpu"].detail
+    assert rows["torch", "cpu"].works
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_every_backend_has_a_version_for_the_keys_of_its_engines(name: str) -> None:
+    assert backends.version_of(name).split(".")[0].isdigit()
+
+
+def test_the_device_of_an_engine_on_a_cpu_is_the_instruction_set() -> None:
+    assert backends.device_tag("cpu") == f"cpu-{platform.machine()}"

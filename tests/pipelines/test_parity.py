@@ -1,0 +1,112 @@
+"""The product's promise: the same pictures, by the same seed, as plain diffusers and as the DeepCache package."""
+
+from typing import Any
+
+import DeepCache
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, PNDMScheduler
+
+from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
+from tests import tiny
+
+SIZES = [(64, 64), (128, 64), (192, 128)]
+
+
+def draw(pipe: Any, *, steps: int = 6, seed: int = 0, **call: Any) -> torch.Tensor:
+    """Final latents for two images, [2, 4, H/8, W/8] float32."""
+    generator = torch.Generator().manual_seed(seed)
+    prompts = ["a handwritten seven", "three"]
+    return pipe(prompts, num_inference_steps=steps, generator=generator, output_type="latent", **call).images
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert torch.isfinite(a).all()
+    return (a - b).abs().max().item()
+
+
+@pytest.fixture(scope="module", params=tiny.PIPELINES)
+def plain(request: pytest.FixtureRequest) -> Any:
+    return tiny.PIPELINES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def cached(plain: Any) -> Any:
+    return DeepCachePipeline.from_pipe(plain, cache_interval=1)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_interval_1_is_plain_diffusers(plain: Any, cached: Any, height: int, width: int, guidance: float) -> None:
+    cached.set_cache_params(cache_interval=1, cache_branch_id=0)
+    call = {"height": height, "width": width, "guidance_scale": guidance}
+    assert difference(draw(plain, **call), draw(cached, **call)) <= 1e-4
+
+
+@pytest.mark.parametrize(("interval", "branch"), [(2, 0), (3, 0), (5, 0), (3, 1), (2, 4), (4, 7)])
+def test_cached_images_are_those_of_the_deepcache_package(plain: Any, cached: Any, interval: int, branch: int) -> None:
+    theirs = DeepCache.DeepCacheSDHelper(pipe=plain)
+    theirs.set_params(cache_interval=interval, cache_branch_id=branch)
+    theirs.enable()
+    try:
+        expected = draw(plain)
+    finally:
+        theirs.disable()
+    cached.set_cache_params(cache_interval=interval, cache_branch_id=branch)
+    assert difference(expected, draw(cached)) <= 1e-4
+    assert difference(expected, draw(plain)) > 1e-3  # the cache does change the picture
+
+
+def test_the_helper_changes_one_import(plain: Any) -> None:
+    images = []
+    for helper_class in (DeepCache.DeepCacheSDHelper, DeepCacheSDHelper):
+        helper = helper_class(pipe=plain)
+        helper.set_params(cache_interval=3, cache_branch_id=0)
+        helper.enable()
+        images.append(draw(plain))
+        helper.disable()
+    assert difference(*images) <= 1e-4
+
+
+def test_disable_gives_the_model_its_own_forward_back() -> None:
+    plain = tiny.stable_diffusion()
+    plain.unet.__dict__.pop("forward", None)  # the package leaves one behind
+    helper = DeepCacheSDHelper(pipe=plain)
+    helper.enable()
+    assert "forward" in vars(plain.unet)
+    helper.disable()
+    assert "forward" not in vars(plain.unet)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (PNDMScheduler, {"skip_prk_steps": True}),
+        (HeunDiscreteScheduler, {}),
+        (DPMSolverMultistepScheduler, {}),
+    ],
+)
+def test_samplers_that_repeat_timesteps_are_cached_by_call(scheduler: Any, options: dict[str, Any]) -> None:
+    """The reference is the model itself with the tap overridden, driven by the position of the call."""
+    plain = tiny.stable_diffusion()
+    plain.scheduler = scheduler.from_config(plain.scheduler.config, **options)
+    cached = DeepCachePipeline.from_pipe(plain, cache_interval=2, backend="onnxruntime")
+    reference = DeepCachePipeline.from_pipe(plain, cache_interval=2, backend="torch")
+    expected = draw(reference)
+    # Random weights drive some samplers far from the scale of a picture.
+    assert difference(expected, draw(cached)) <= 1e-4 * max(1, expected.abs().max().item() / 10)
+    assert len(cached._cached_denoiser._plan) == len(plain.scheduler.timesteps)
+    assert cached._cached_denoiser._calls == len(plain.scheduler.timesteps)
+
+
+def test_a_schedule_of_full_steps_runs_those_and_no_others(
+    plain: Any, cached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached.set_cache_params(cache_branch_id=0, full_steps=(0, 1, 4))
+    draw(cached)
+    session, ran = cached._cached_denoiser._session, []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda variant, *rest: ran.append(variant) or run(variant, *rest))
+    draw(cached)
+    cached.set_cache_params(full_steps=None)
+    assert ran == ["full", "full", "shallow", "shallow", "full", "shallow"]

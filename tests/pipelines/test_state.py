@@ -1,0 +1,112 @@
+"""Nothing of one image reaches the next."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
+from tests import tiny
+from tests.pipelines.test_parity import difference, draw
+
+CALLS = [
+    ({"cache_interval": 3}, {"steps": 7}),
+    ({"cache_interval": 2}, {"steps": 5, "height": 128, "width": 64}),
+    ({"cache_interval": 5, "cache_branch_id": 2}, {"steps": 9, "guidance_scale": 1.0}),
+    ({"cache_interval": 3, "cache_branch_id": 0}, {"steps": 4, "height": 64, "width": 128, "seed": 3}),
+    ({"skip_mode": "quad"}, {"steps": 8}),
+]
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_calls_in_a_row_equal_fresh_pipelines(name: str) -> None:
+    plain = tiny.PIPELINES[name]()
+    used = DeepCachePipeline.from_pipe(plain)
+    params: dict[str, Any] = {}
+    for changes, call in CALLS:
+        params |= changes
+        used.set_cache_params(**changes)
+        fresh = DeepCachePipeline.from_pipe(plain, **params)
+        assert torch.equal(draw(used, **call), draw(fresh, **call))
+
+
+def test_a_second_image_to_image_strength_does_not_start_on_a_stale_cache() -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    plain = StableDiffusionImg2ImgPipeline.from_pipe(tiny.stable_diffusion(), dtype=torch.float32)
+    plain.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    used = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+
+    def edit(pipe: Any, strength: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        call = {"image": image, "strength": strength, "num_inference_steps": 10}
+        return pipe("seven", generator=generator, output_type="latent", **call).images
+
+    for strength in (1.0, 0.3, 0.7, 0.1):
+        fresh = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+        assert torch.equal(edit(used, strength), edit(fresh, strength))
+        assert used._cached_denoiser._calls == round(10 * strength)
+
+
+def test_a_batch_that_shrinks_mid_run_forces_a_full_step() -> None:
+    plain = tiny.stable_diffusion()
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=10)
+
+    def stop_guiding(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if i == 2:
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[-1]
+            pipe._guidance_scale = 0.0
+        return tensors
+
+    call = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    draw(pipe, **call)
+    session, ran = pipe._cached_denoiser._session, []
+    run = session.run
+    session.run = lambda variant, *rest: ran.append(variant) or run(variant, *rest)
+    draw(pipe, **call)
+    assert ran == ["full", "shallow", "shallow", "full", "shallow", "shallow"]
+
+
+def test_an_image_that_fails_half_way_leaves_the_pipeline_usable() -> None:
+    plain = tiny.stable_diffusion()
+    forward = vars(plain.unet).get("forward")
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+    expected = draw(pipe)
+
+    def fail(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(pipe, callback_on_step_end=fail)
+    assert vars(plain.unet).get("forward") is forward
+    assert torch.equal(draw(pipe), expected)
+
+
+def test_helper_parameters_may_change_while_it_is_enabled() -> None:
+    plain = tiny.stable_diffusion()
+    images = []
+    helper = DeepCacheSDHelper(pipe=plain)
+    helper.enable()
+    helper.enable()  # twice is once
+    for interval in (1, 4):
+        helper.set_params(cache_interval=interval)
+        images.append(draw(plain))
+    helper.disable()
+    helper.disable()
+    assert difference(images[0], draw(plain)) <= 1e-4
+    fresh = DeepCachePipeline.from_pipe(plain, cache_interval=4)
+    assert torch.equal(images[1], draw(fresh))
+
+
+def test_changed_weights_are_noticed_at_the_next_image() -> None:
+    unet_class, config = tiny.ARCHITECTURES["sd15"]
+    plain = tiny.stable_diffusion()
+    torch.manual_seed(1)
+    plain.unet = unet_class(**config).eval()
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
+    before = draw(pipe)
+    with torch.no_grad():
+        plain.unet.conv_out.weight.mul_(1.5)
+    assert difference(draw(pipe), draw(plain)) <= 1e-4
+    assert difference(draw(pipe), before) > 1e-3

@@ -1,0 +1,244 @@
+"""Plans: the published schedules, number by number, and what every plan promises."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from deepcache_trt.errors import DeepCacheError, UnknownNameError
+from deepcache_trt.runtime.plan import FULL, SHALLOW, CacheParams, Plan, make_plan, quad, quad_center, uniform
+
+# The paper's non-uniform schedules of Stable Diffusion, 50 steps: interval → center, pow.
+PUBLISHED = {2: (15, 1.5), 3: (15, 1.3), 4: (15, 1.4), 5: (10, 1.5), 6: (15, 1.3), 7: (15, 1.4), 8: (10, 1.4)}
+
+
+def published_quad(calls: int, count: int, pow: float) -> list[int]:
+    while pow > 1:
+        steps = np.unique(np.int32(np.linspace(0, calls ** (1 / pow), count + 1) ** pow))[:-1]
+        if len(steps) == count:
+            return steps.tolist()
+        pow -= 0.02
+    raise ValueError("no pow")
+
+
+def published_quad_center(calls: int, count: int, center: int, pow: float) -> list[int]:
+    while pow > 1:
+        ends = (-center) ** (1 / pow), (calls - center) ** (1 / pow)  # the first is complex
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", np.exceptions.ComplexWarning)  # int32 drops the imaginary part
+            steps = np.unique(np.int32(np.linspace(*ends, count + 1) ** pow))[1:-1]
+        if len(steps) + 1 == count:
+            return [0, *(steps + center).tolist()]
+        pow -= 0.02
+    raise ValueError("no pow")
+
+
+@pytest.mark.parametrize(
+    ("calls", "interval", "steps"),
+    [(10, 3, [0, 3, 6, 9]), (9, 3, [0, 3, 6]), (50, 5, [*range(0, 50, 5)]), (4, 1, [0, 1, 2, 3]), (3, 9, [0])],
+)
+def test_uniform_is_every_nth_call(calls: int, interval: int, steps: list[int]) -> None:
+    assert uniform(calls, interval) == steps
+
+
+@pytest.mark.parametrize(
+    ("calls", "interval", "pow", "steps"),
+    [(50, 5, 1.5, [0, 1, 4, 8, 12, 17, 23, 29, 35, 42]), (10, 2, 1.42, [0, 1, 2, 4, 7]), (20, 10, 1.2, [0, 8])],
+)
+def test_quad_is_dense_at_the_start(calls: int, interval: int, pow: float, steps: list[int]) -> None:
+    assert quad(calls, interval, pow) == steps
+
+
+def test_quad_lowers_pow_until_the_calls_are_distinct() -> None:
+    assert quad(10, 2, 1.5) == quad(10, 2, 1.42)
+
+
+def test_quad_center_is_the_schedule_of_the_published_demo() -> None:
+    assert quad_center(50, 5, 15, 1.4) == [0, 5, 9, 13, 17, 21, 26, 31, 37, 43]
+
+
+@pytest.mark.parametrize(("interval", "center", "pow"), [(n, c, p) for n, (c, p) in PUBLISHED.items()])
+def test_quad_center_has_the_papers_number_of_full_calls(interval: int, center: int, pow: float) -> None:
+    steps = quad_center(50, interval, center, pow)
+    assert steps == published_quad_center(50, math.ceil(50 / interval), center, pow)
+    assert len(steps) == math.ceil(50 / interval)
+
+
+@settings(deadline=None)
+@given(calls=st.integers(2, 250), interval=st.integers(2, 20), pow=st.floats(1.01, 2), data=st.data())
+def test_schedules_equal_the_published_formulas(calls: int, interval: int, pow: float, data: Any) -> None:
+    count, center = math.ceil(calls / interval), data.draw(st.integers(0, calls - 1))
+    for ours, published in (
+        (lambda: quad(calls, interval, pow), lambda: published_quad(calls, count, pow)),
+        (lambda: quad_center(calls, interval, center, pow), lambda: published_quad_center(calls, count, center, pow)),
+    ):
+        try:
+            steps = published()
+        except ValueError:
+            with pytest.raises(DeepCacheError):
+                ours()
+        else:
+            assert ours() == steps
+
+
+@st.composite
+def cache_params(draw: st.DrawFn) -> CacheParams:
+    mode = draw(st.sampled_from(["uniform", "quad", "quad_center"]))
+    optional = st.none() | st.integers(0, 60)
+    return CacheParams(
+        cache_interval=draw(st.integers(1, 40)),
+        skip_mode=mode,
+        pow=None if mode == "uniform" else draw(st.none() | st.floats(1.01, 3)),
+        center=draw(optional) if mode == "quad_center" else None,
+        full_steps=draw(st.none() | st.lists(st.integers(0, 60)).map(tuple)),
+        disable_cache_before_step=draw(optional),
+        disable_cache_after_step=draw(optional),
+    )
+
+
+@settings(deadline=None)
+@given(params=cache_params(), calls=st.integers(1, 60))
+def test_a_plan_has_one_variant_for_each_call_and_starts_full(params: CacheParams, calls: int) -> None:
+    plan = _plan_if_possible(params, calls)
+    assert len(plan) == calls
+    assert set(plan.variants) <= {FULL, SHALLOW}
+    assert plan.variants[0] == FULL
+    assert [plan.variants[i] for i in plan.full_steps] == [FULL] * len(plan.full_steps)
+
+
+@settings(deadline=None)
+@given(params=cache_params(), calls=st.integers(1, 60))
+def test_calls_outside_the_window_are_full(params: CacheParams, calls: int) -> None:
+    plan = _plan_if_possible(params, calls)
+    if params.disable_cache_before_step is not None:
+        assert set(plan.variants[: params.disable_cache_before_step]) <= {FULL}
+    if params.disable_cache_after_step is not None:
+        assert set(plan.variants[params.disable_cache_after_step :]) <= {FULL}
+
+
+@given(steps=st.lists(st.integers(0, 60)), calls=st.integers(1, 60), interval=st.integers(1, 9))
+def test_explicit_full_steps_are_the_plan_whatever_the_interval(steps: list[int], calls: int, interval: int) -> None:
+    plan = make_plan(CacheParams(full_steps=tuple(steps), cache_interval=interval), calls)
+    assert set(plan.full_steps) == {0, *(step for step in steps if step < calls)}
+
+
+@pytest.mark.parametrize(
+    ("window", "full"),
+    [
+        ({}, (0, 4, 8)),
+        ({"disable_cache_before_step": 3}, (0, 1, 2, 4, 8)),
+        ({"disable_cache_after_step": 7}, (0, 4, 7, 8, 9)),
+        ({"disable_cache_before_step": 2, "disable_cache_after_step": 9}, (0, 1, 4, 8, 9)),
+        ({"disable_cache_before_step": 99}, tuple(range(10))),
+        ({"disable_cache_after_step": 99}, (0, 4, 8)),
+    ],
+)
+def test_the_window_adds_full_calls_to_the_schedule(window: dict[str, int], full: tuple[int, ...]) -> None:
+    assert make_plan(CacheParams(cache_interval=4, **window), 10).full_steps == full
+
+
+@pytest.mark.parametrize("mode", ["uniform", "quad", "quad_center"])
+def test_interval_one_caches_nothing(mode: str) -> None:
+    assert make_plan(CacheParams(cache_interval=1, skip_mode=mode), 7).full_steps == tuple(range(7))
+
+
+@example(calls=80, interval=10, center=6, pow=9.0)  # the plain formula begins with a call before the first
+@settings(deadline=None)
+@given(
+    calls=st.integers(1, 250),
+    interval=st.integers(1, 50),
+    center=st.none() | st.integers(0, 250),
+    pow=st.floats(1.01, 9),
+)
+def test_quad_schedules_have_a_full_call_for_each_interval_or_are_refused(
+    calls: int, interval: int, center: int | None, pow: float
+) -> None:
+    for params in (
+        CacheParams(cache_interval=interval, skip_mode="quad", pow=pow),
+        CacheParams(cache_interval=interval, skip_mode="quad_center", pow=pow, center=center),
+    ):
+        try:
+            plan = make_plan(params, calls)
+        except DeepCacheError:
+            continue
+        assert len(plan.full_steps) == math.ceil(calls / interval)
+
+
+def test_quad_center_without_a_center_takes_the_papers_fifteen_of_fifty() -> None:
+    implicit = make_plan(CacheParams(cache_interval=5, skip_mode="quad_center"), 50)
+    assert implicit.full_steps == tuple(quad_center(50, 5, 15, 1.4))
+
+
+@pytest.mark.parametrize("interval", range(2, 11))
+@pytest.mark.parametrize("calls", [4, 20, 50, 100])
+@pytest.mark.parametrize("mode", ["quad", "quad_center"])
+def test_defaults_give_a_plan_at_every_usual_setting(mode: str, calls: int, interval: int) -> None:
+    plan = make_plan(CacheParams(cache_interval=interval, skip_mode=mode), calls)
+    assert len(plan.full_steps) == math.ceil(calls / interval)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"cache_interval": 0}, DeepCacheError, "cache_interval must be a whole number of at least 1, not 0"),
+        ({"cache_interval": -1}, DeepCacheError, "cache_interval .* at least 1, not -1"),
+        ({"cache_interval": 2.5}, DeepCacheError, r"cache_interval .* not 2\.5"),
+        ({"cache_interval": True}, DeepCacheError, "cache_interval .* not True"),
+        ({"cache_interval": "3"}, DeepCacheError, "cache_interval .* not '3'"),
+        ({"cache_branch_id": -1}, DeepCacheError, "cache_branch_id .* at least 0, not -1"),
+        ({"cache_branch_id": None}, DeepCacheError, "cache_branch_id .* not None"),
+        ({"skip_mode": "quad", "pow": 1}, DeepCacheError, "pow must be above 1.* not 1; the paper uses"),
+        ({"skip_mode": "quad", "pow": float("nan")}, DeepCacheError, "pow .* not nan"),
+        ({"skip_mode": "quad", "pow": float("inf")}, DeepCacheError, "pow .* at most 10, not inf"),
+        ({"skip_mode": "quad", "pow": "1.4"}, DeepCacheError, r"pow .* not '1\.4'"),
+        ({"pow": 1.4}, DeepCacheError, r"pow=1\.4 has no meaning for skip_mode='uniform'; use 'quad'"),
+        (
+            {"skip_mode": "quad", "center": 15},
+            DeepCacheError,
+            "center=15 has no meaning for skip_mode='quad'; use 'quad_center'",
+        ),
+        ({"skip_mode": "quad_center", "center": -1}, DeepCacheError, "center .* at least 0, not -1"),
+        ({"skip_mode": "quad_centre"}, UnknownNameError, r"'quad_centre' \(did you mean 'quad_center'\?\); there are"),
+        ({"skip_mode": None}, UnknownNameError, "skip_mode None.*; there are uniform, quad, quad_center"),
+        ({"full_steps": (0, -2)}, DeepCacheError, "full_steps .* not -2"),
+        ({"full_steps": (1, "3")}, DeepCacheError, "full_steps .* not '3'"),
+        ({"disable_cache_before_step": -1}, DeepCacheError, "disable_cache_before_step .* not -1"),
+        ({"disable_cache_after_step": 1.5}, DeepCacheError, r"disable_cache_after_step .* not 1\.5"),
+    ],
+)
+def test_an_impossible_parameter_is_named_with_its_value(
+    params: dict[str, Any], error: type[DeepCacheError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        CacheParams(**params)
+
+
+def test_a_center_beyond_the_run_is_refused_with_the_calls_that_there_are() -> None:
+    with pytest.raises(DeepCacheError, match=r"center must be a call of the run, 0…19, not 20"):
+        make_plan(CacheParams(skip_mode="quad_center", center=20), 20)
+
+
+def test_a_schedule_without_distinct_calls_is_refused_with_the_cure() -> None:
+    with pytest.raises(DeepCacheError, match=r"interval 2, center .* use another interval"):
+        quad_center(10, 2, 5, 1.4)
+
+
+def test_full_steps_are_kept_sorted_and_once_each() -> None:
+    assert CacheParams(full_steps=(7, 0, 3, 3)).full_steps == (0, 3, 7)
+
+
+def test_a_plan_that_would_reuse_what_was_never_computed_is_a_bug() -> None:
+    with pytest.raises(AssertionError):
+        Plan(variants=(SHALLOW, FULL))
+
+
+def _plan_if_possible(params: CacheParams, calls: int) -> Plan:
+    try:
+        return make_plan(params, calls)
+    except DeepCacheError:
+        assume(False)
+        raise

@@ -1,0 +1,330 @@
+"""The command: what it prints, what it writes, and how it ends."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops, ImageStat
+
+from deepcache_trt import __version__, cli
+from deepcache_trt.engines import backends
+from tests import tiny
+
+COMMANDS = ["build", "generate", "inspect", "doctor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    code: Any
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: a process of its own takes seconds to import torch."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["deepcache-trt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(code=ended.value.code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def run_process(*arguments: object) -> Result:
+    command = [sys.executable, "-m", "deepcache_trt.cli", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return Result(code=ended.returncode, out=ended.stdout, err=ended.stderr)
+
+
+def assert_one_line(result: Result) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("error: ")
+    assert result.err.endswith("\n")
+    assert result.err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def built(store_root: Path) -> Path:
+    """A store with the engines of `digits`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["deepcache-trt", "build", "--model", "digits", "--store", str(store_root)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 0
+    return store_root
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose weights are only a pickle."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    folder = tmp_path_factory.mktemp("pickled")
+    DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler()).save_pretrained(
+        folder, safe_serialization=False
+    )
+    return folder
+
+
+# Without torch.
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
+def test_help_and_version_do_not_wait_for_torch(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['deepcache-trt', *{arguments}]\n"
+        "from deepcache_trt.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0
+    assert not {"torch", "diffusers", "transformers", "onnx", "onnxruntime"} & set(ended.stdout.split())
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run_process("--version") == Result(code=0, out=f"deepcache-trt {__version__}\n", err="")
+
+
+def test_help_names_every_command(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    assert {line.split()[0] for line in result.out.partition("Commands:")[2].splitlines() if line.strip()} >= {
+        *COMMANDS
+    }
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verbose"]])
+def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert "Commands:" in result.err
+    assert result.out == ""
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("build --modle digits", r"No such option: --modle .*--model.*; see deepcache-trt build --help"),
+        ("build", r"Missing option '--model'; see deepcache-trt build --help"),
+        ("generate", r"Missing argument 'prompt'; see deepcache-trt generate --help"),
+        ("generate one --interval three", r"'--interval': .* valid integer.*; see deepcache-trt generate --help"),
+        ("bild --model digits", r"No such command 'bild'.*'build'.*; see deepcache-trt --help"),
+        ("build --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\); give a folder, a hub id .* digits, "),
+        ("generate one --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\)"),
+        ("build --model no/such/folder", r"unknown model 'no/such/folder'; give a folder"),
+        ("build --model some/thing --offline", r"cannot get 'some/thing': .*give a local folder"),
+        ("generate one --model some/thing --offline", r"cannot load 'some/thing': "),
+        (
+            "build --model digits --backend onxruntime",
+            r"'onxruntime' \(did you mean 'onnxruntime'\?\); there are auto,",
+        ),
+        ("generate one --backend tensorflow", r"unknown backend 'tensorflow'; there are auto, "),
+        ("build --model digits --dtype float23", r"unknown dtype 'float23' \(did you mean 'float32'\?\); there are"),
+        ("generate one --dtype int8", r"unknown dtype 'int8'; there are float32, float16, bfloat16"),
+        ("build --model digits --branch 99", r"=99 is outside 0…11: digits has 12 skip connections"),
+        ("build --model digits --branch -1", r"=-1 is outside 0…11: digits has 12 skip connections"),
+        ("generate one --branch 99", r"=99 is outside 0…11: digits has 12 skip connections"),
+        ("generate one --branch -1", r"must be a whole number of at least 0, not -1"),
+        ("generate one --interval 0", r"cache_interval must be a whole number of at least 1, not 0"),
+        ("generate one --skip-mode quat", r"unknown skip_mode 'quat' \(did you mean 'quad'\?\); there are uniform"),
+        ("generate one --steps 0", r"num_inference_steps must be at least 1, not 0"),
+        ("generate one --height 72", r"--height or --width alone is ignored .*; give both"),
+        ("generate one --height 65 --width 64", r"have to be divisible by 8 but are 65 and 64"),
+        (
+            "generate one --height 64 --width 72",
+            r"width of 9 \(72 pixels.* no multiple .*'s 8; use 8 or 16 \(64 or 128",
+        ),
+        ("build --model my-own --random-weights", r"--random-weights needs a catalogue name, not 'my-own'; there are"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_with_the_value_and_the_cure(run: Run, arguments: str, message: str) -> None:
+    result = run(*arguments.split())
+    assert_one_line(result)
+    assert re.search(message, result.err)
+
+
+@pytest.mark.parametrize("command", ["build", "generate one"])
+def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run: Run, tmp_path: Path, command: str) -> None:
+    result = run(*command.split(), "--model", tmp_path)
+    assert_one_line(result)
+    assert f"{tmp_path} is no diffusers model: it has no model_index.json" in result.err
+
+
+@pytest.mark.parametrize("command", ["build", "generate one"])
+def test_a_pickle_is_refused_with_the_option_that_allows_it(run: Run, pickled: Path, command: str) -> None:
+    result = run(*command.split(), "--model", pickled)
+    assert_one_line(result)
+    assert str(pickled) in result.err
+    assert "--allow-pickle" in result.err
+
+
+def test_an_allowed_pickle_is_read(run: Run, pickled: Path) -> None:
+    result = run("build", "--model", pickled, "--allow-pickle", "--branch", 99)
+    assert_one_line(result)
+    assert "cache_branch_id=99 is outside 0…8" in result.err  # known only once it is loaded
+
+
+def test_a_pipeline_that_takes_no_prompt_is_refused(run: Run, pickled: Path) -> None:
+    result = run("generate", "one", "--model", pickled, "--allow-pickle")
+    assert_one_line(result)
+    assert "DDPMPipeline takes no prompt" in result.err
+
+
+def test_no_build_names_the_command_that_builds(tmp_path: Path) -> None:
+    store = tmp_path / "empty"
+    result = run_process("generate", "one", "--no-build", "--store", store)
+    assert_one_line(result)
+    assert f"the store {store} has no " in result.err
+    assert "run: deepcache-trt build --model digits --backend " in result.err
+    assert f"--branch 0 --store {store}\n" in result.err
+    assert not store.exists()
+
+
+def test_a_store_that_cannot_be_written_is_named_with_the_option(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("build", "--model", "digits", "--store", tmp_path / "file" / "store")
+    assert_one_line(result)
+    assert f"cannot write to the store {tmp_path / 'file' / 'store'}" in result.err
+    assert "--store" in result.err
+
+
+def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backends, "probe_all", interrupted)
+    assert run("doctor") == Result(code=130, out="", err="interrupted\n")
+
+
+# Reports.
+
+
+def test_doctor_prints_every_backend(run: Run) -> None:
+    result = run("doctor")
+    assert result.code == 0
+    assert all(name in result.out for name in backends.NAMES)
+
+
+def test_doctor_as_json_says_what_works_and_why_not(run: Run) -> None:
+    result = run("doctor", "--json")
+    rows = json.loads(result.out)
+    assert rows == [vars(row) for row in backends.probe_all()]
+    assert all(set(row) == {"name", "device", "works", "detail"} for row in rows)
+    assert any(row["works"] for row in rows)
+
+
+def test_inspect_of_an_empty_store_names_the_command_that_fills_it(run: Run, tmp_path: Path) -> None:
+    result = run("inspect", "--store", tmp_path)
+    assert result.code == 0
+    assert " ".join(result.out.split()).endswith("fill it with: deepcache-trt build --model digits")
+
+
+def test_inspect_of_an_empty_store_as_json(run: Run, tmp_path: Path) -> None:
+    result = run("inspect", "--store", tmp_path, "--json")
+    assert json.loads(result.out) == {"store": str(tmp_path), "graphs": [], "weights": [], "engines": []}
+
+
+def test_inspect_lists_engines_and_a_shallow_one_is_less_work(run: Run, built: Path) -> None:
+    found = json.loads(run("inspect", "--json").out)
+    assert found["store"] == str(built)
+    rows = {r["variant"]["name"]: r for r in found["engines"] if r["model"] == "digits" and r["branch"] == 0}
+    assert set(rows) == {"full", "shallow"}
+    full, shallow = rows["full"], rows["shallow"]
+    assert shallow["variant"]["consumes"] == full["variant"]["emits"] == ["tap_0"]
+    for kind in ("weights", "attention"):
+        assert 0 < shallow["macs"][kind] < full["macs"][kind]
+    assert shallow["macs"]["sizes"] == full["macs"]["sizes"]
+    assert {row["key"] for row in found["graphs"]} >= {full["graph"]}
+
+
+def test_inspect_prints_the_same_as_tables(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    result = run("inspect")
+    assert result.code == 0
+    assert str(built) in "".join(result.out.split())
+    assert "full k=0" in result.out
+    assert "shallow k=0" in result.out
+
+
+# Building and drawing.
+
+
+def test_building_again_changes_nothing(run: Run, built: Path) -> None:
+    first = run("build", "--model", "digits")
+    folders = [Path(line.rpartition(" in ")[2]) for line in first.out.splitlines()]
+    assert [line.split()[0] for line in first.out.splitlines()] == ["full:", "shallow:"]
+    assert all(folder.parent == built / "engines" for folder in folders)
+    before = [file.stat() for folder in folders for file in [folder, *sorted(folder.iterdir())]]
+    second = run("build", "--model", "digits")
+    after = [file.stat() for folder in folders for file in [folder, *sorted(folder.iterdir())]]
+    assert second == first
+    assert [status.st_mtime_ns for status in after] == [status.st_mtime_ns for status in before]
+    assert [status.st_ino for status in after] == [status.st_ino for status in before]
+
+
+@pytest.mark.usefixtures("built")
+def test_generate_writes_a_png(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "two.png"
+    result = run("generate", "a handwritten two", "--steps", 4, "--no-build", "--out", path)
+    assert (result.code, result.out) == (0, f"{path}\n")
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (64, 64))
+        assert image.convert("L").getextrema() != (0, 0)
+
+
+@pytest.mark.usefixtures("built")
+def test_several_prompts_give_several_files_and_count_the_seed_up(run: Run, tmp_path: Path) -> None:
+    prompts, common = ["a handwritten two", "a handwritten five"], ["--steps", 4, "--no-build", "--out"]
+    result = run("generate", *prompts, "--seed", 7, *common, tmp_path / "pair.png")
+    assert result.out.splitlines() == [str(tmp_path / "pair-0.png"), str(tmp_path / "pair-1.png")]
+    run("generate", prompts[1], "--seed", 8, *common, tmp_path / "five.png")
+    with (
+        Image.open(tmp_path / "pair-0.png") as two,
+        Image.open(tmp_path / "pair-1.png") as five,
+        Image.open(tmp_path / "five.png") as alone,
+    ):
+        assert max(ImageStat.Stat(ImageChops.difference(five, alone)).extrema)[1] <= 2  # rounding
+        assert max(ImageStat.Stat(ImageChops.difference(five, two)).extrema)[1] > 50
+
+
+@pytest.mark.usefixtures("built")
+def test_sizes_and_schedule_reach_the_pipeline(run: Run, tmp_path: Path) -> None:
+    path, options = tmp_path / "wide.png", "--height 64 --width 128 --interval 2 --skip-mode quad --negative nine"
+    result = run("generate", "two", "--steps", 4, *options.split(), "--guidance", 3, "--no-build", "--out", path)
+    assert result.code == 0
+    with Image.open(path) as image:
+        assert image.size == (128, 64)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("name", "reason"), [("two.pgn", "unknown file extension: .pgn"), ("file/two.png", "File exists")]
+)
+def test_an_image_that_cannot_be_written_is_named_with_the_option(
+    run: Run, tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = run("generate", "two", "--steps", 1, "--no-build", "--out", tmp_path / name)
+    assert result.code == 2
+    last = result.err.splitlines()[-1]
+    assert last.startswith(f"error: cannot write {tmp_path / name}: ")
+    assert reason in last
+    assert last.endswith("choose another --out")

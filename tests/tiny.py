@@ -1,0 +1,198 @@
+"""The covered architectures at test size, with seeded random weights."""
+
+import functools
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNetSpatioTemporalConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from deepcache_trt.models.catalogue import resolve
+
+_SD15 = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": (16, 32, 32, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 8,
+    "norm_num_groups": 8,
+}
+_SDXL = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": (16, 32, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (2, 4, 4),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    "cross_attention_dim": 64,
+    "norm_num_groups": 8,
+}
+
+ARCHITECTURES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sd15": (UNet2DConditionModel, _SD15),
+    "sd21": (
+        UNet2DConditionModel,
+        {**_SD15, "attention_head_dim": (2, 4, 4, 4), "use_linear_projection": True, "upcast_attention": True},
+    ),
+    "sdxl": (UNet2DConditionModel, _SDXL),
+    "svd": (
+        UNetSpatioTemporalConditionModel,
+        {
+            "sample_size": 8,
+            "in_channels": 8,
+            "out_channels": 4,
+            "num_frames": 3,
+            "block_out_channels": (32, 64),
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            "num_attention_heads": (2, 4),
+            "cross_attention_dim": 32,
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 96,
+        },
+    ),
+    "ddpm": (
+        UNet2DModel,
+        {
+            "sample_size": 8,
+            "in_channels": 3,
+            "out_channels": 3,
+            "layers_per_block": 2,
+            "block_out_channels": (16, 32, 32),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": None,
+            "downsample_padding": 0,
+            "flip_sin_to_cos": False,
+            "freq_shift": 1,
+            "norm_num_groups": 8,
+        },
+    ),
+    "dit": (
+        DiTTransformer2DModel,
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "in_channels": 4,
+            "out_channels": 8,
+            "num_layers": 4,
+            "sample_size": 8,
+            "patch_size": 2,
+            "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": 10,
+            "norm_type": "ada_norm_zero",
+            "norm_elementwise_affine": False,
+            "attention_bias": True,
+        },
+    ),
+}
+UNETS = [name for name in ARCHITECTURES if name != "dit"]
+
+
+@functools.cache
+def denoiser(name: str) -> Any:
+    """The model called `name`, one instance for each test process; tests must not change its weights."""
+    model_class, config = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    return model_class(**config).eval()
+
+
+def tokenizer() -> Any:
+    return CLIPTokenizer.from_pretrained(f"{resolve('digits')}/tokenizer")
+
+
+def _text_config(vocabulary: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=vocabulary.model_max_length,
+        projection_dim=32,
+        bos_token_id=vocabulary.bos_token_id,
+        eos_token_id=vocabulary.eos_token_id,
+        pad_token_id=vocabulary.pad_token_id,
+    )
+
+
+@functools.cache
+def _vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+    ).eval()
+
+
+def stable_diffusion(unet: str = "sd15") -> StableDiffusionPipeline:
+    """A plain pipeline around the test-size SD1.5 or SD2.1 U-Net."""
+    vocabulary = tokenizer()
+    torch.manual_seed(0)
+    pipe = StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
+        tokenizer=vocabulary,
+        unet=denoiser(unet),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+    """A plain pipeline around the test-size SDXL U-Net."""
+    vocabulary = tokenizer()
+    torch.manual_seed(0)
+    pipe = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(vocabulary)).eval(),
+        tokenizer=vocabulary,
+        tokenizer_2=vocabulary,
+        unet=denoiser("sdxl"),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"),
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def digits() -> StableDiffusionPipeline:
+    """The bundled model in fp32."""
+    pipe = StableDiffusionPipeline.from_pretrained(resolve("digits"), dtype=torch.float32, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+PIPELINES = {"sd15": stable_diffusion, "sdxl": stable_diffusion_xl, "digits": digits}
