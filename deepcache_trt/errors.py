@@ -50,6 +50,12 @@ class ParityError(DeepCacheError):
     """A built graph that does not compute what the model computes."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, without its full stop; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """` (did you mean 'sdxl'?)` for a near miss, else the empty string."""
     from difflib import get_close_matches

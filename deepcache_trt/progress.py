@@ -27,9 +27,8 @@ def shown(stage: str) -> Iterator[None]:
 
     console = Console(stderr=True)
     started = time.perf_counter()
-    with Bar(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    ) as bar:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         bar.add_task(stage, total=None)
         with logged(stage):
             yield

@@ -45,7 +45,7 @@ def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
     from rich.table import Table
 
     if not (found["graphs"] or found["engines"]):
-        return [f"The store {found['store']} is empty; fill it with: deepcache-trt build --model digits"]
+        return [f"The store {found['store']} is empty; fill it with:", "    deepcache-trt build --model digits"]
     graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {found['store']}")
     for row in found["graphs"]:
         facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))

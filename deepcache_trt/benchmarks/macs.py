@@ -27,28 +27,39 @@ class Macs:
 def count_macs(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> Macs:
     """Count one run at the given axis sizes, e.g. `{"batch": 1, "height": 64, "width": 64, "sequence": 77}`."""
     shapes = _shapes(graph)
-    constants = {initializer.name for initializer in graph.graph.initializer}
+    weights = {initializer.name for initializer in graph.graph.initializer}
+    sources: dict[str, str] = {}  # of tensors that hold the elements of another one
     total = Macs(weights=0, attention=0)
     for node in graph.graph.node:
-        total += _node_macs(node, shapes, constants, sizes)
-        # A transposed weight is still a weight.
-        if node.op_type == "Transpose" and node.input[0] in constants:
-            constants.add(node.output[0])
+        if node.op_type in _KEEPS_ELEMENTS:
+            sources[node.output[0]] = node.input[0]
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            weights.add(node.output[0])
+        elif node.op_type == "Conv":
+            kernel = shapes[node.input[1]]  # [out, in / groups, …]
+            output = _elements(node.output[0], shapes, sources, sizes)
+            total += Macs(weights=output * math.prod(int(dim) for dim in kernel[1:]), attention=0)
+        elif node.op_type in ("MatMul", "Gemm") and weights & set(node.input[:2]):
+            inner = resolve_dim(shapes[node.input[0]][-1], sizes)
+            total += Macs(weights=inner * _elements(node.output[0], shapes, sources, sizes), attention=0)
+        elif node.op_type == "MatMul":  # [B, M, K] × [B, K, N]: every row of the left one meets all of the right one
+            rows = resolve_dim(shapes[node.input[0]][-2], sizes)
+            total += Macs(weights=0, attention=rows * _elements(node.input[1], shapes, sources, sizes))
     return total
 
 
-def _node_macs(
-    node: onnx.NodeProto, shapes: Mapping[str, tuple[Dim, ...]], constants: set[str], sizes: Mapping[str, int]
-) -> Macs:
-    if node.op_type not in ("Conv", "MatMul", "Gemm"):
-        return Macs(weights=0, attention=0)
-    output = math.prod(resolve_dim(dim, sizes) for dim in shapes[node.output[0]])
-    if node.op_type == "Conv":
-        kernel = shapes[node.input[1]]  # [out, in / groups, …]
-        return Macs(weights=output * math.prod(int(dim) for dim in kernel[1:]), attention=0)
-    inner = resolve_dim(shapes[node.input[0]][-1], sizes)
-    is_weight = any(name in constants for name in node.input[:2])
-    return Macs(weights=output * inner * is_weight, attention=output * inner * (not is_weight))
+# Operators whose first input has as many elements as their output, as far as a denoiser's graph uses them: the
+# factors of Mul are scales.
+_KEEPS_ELEMENTS = {"Transpose", "Reshape", "Mul", "Cast", "Softmax"}
+_UNKNOWN = 0  # what protobuf says for a dimension without a value
+
+
+def _elements(
+    name: str, shapes: Mapping[str, tuple[Dim, ...]], sources: Mapping[str, str], sizes: Mapping[str, int]
+) -> int:
+    while name not in shapes or _UNKNOWN in shapes[name]:
+        name = sources[name]
+    return math.prod(resolve_dim(dim, sizes) for dim in shapes[name])
 
 
 def _shapes(graph: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:

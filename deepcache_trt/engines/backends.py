@@ -91,9 +91,10 @@ def resolve(name: str, device: str) -> str:
     check_name(name)
     candidates = [key for key in _PROBES if key[1] == device and name in ("auto", key[0])]
     if not candidates:
-        other = next(key[1] for key in _PROBES if key[0] == name)
+        others = sorted({where for backend, where in _PROBES if name in ("auto", backend)})
         raise BackendError(
-            f"backend {name!r} runs on {other} here and the pipeline is on {device}; move it with pipe.to({other!r})"
+            f"backend {name!r} runs on {' or '.join(others)} and the pipeline is on {device}; "
+            f"move it with pipe.to({others[0]!r})"
         )
     refused: list[Backend] = []
     for key in candidates:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.engine import check_binding
-from deepcache_trt.errors import BackendError, StoreError
+from deepcache_trt.errors import BackendError, StoreError, first_line
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,16 +33,22 @@ class OnnxRuntimeEngine:
         Raises:
             BackendError: ONNX Runtime is not installed, or cannot run the graph.
         """
+        import torch
+
         try:
             import onnxruntime
         except ImportError as error:
             raise BackendError("backend 'onnxruntime' is not installed; pip install 'deepcache-trt[cpu]'") from error
         if not path.is_file():
             raise StoreError(f"there is no graph at {path}; build it again")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # one setting for both: torch.set_num_threads
+        # Threads that spin between two runs take the cores from torch, which runs the rest of the pipeline.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no public base class
-            raise BackendError(f"ONNX Runtime cannot run {path.name}: {str(error).splitlines()[0]}") from error
+            raise BackendError(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from error
         self.inputs = {value.name: _spec(value) for value in self._session.get_inputs()}
         self.outputs = {value.name: _spec(value) for value in self._session.get_outputs()}
         self._binding = self._session.io_binding()
@@ -50,12 +56,12 @@ class OnnxRuntimeEngine:
 
     def bind(self, name: str, tensor: "torch.Tensor") -> None:
         """Point the session at the tensor's memory; asking again for the same memory costs nothing."""
+        spec = self.inputs.get(name) or self.outputs[name]
+        check_binding(spec, tensor, "cpu")
         bound = self._bound.get(name)
         if bound is not None and bound.data_ptr() == tensor.data_ptr() and bound.shape == tensor.shape:
             self._bound[name] = tensor  # the old one may have shared this memory and be about to give it back
             return
-        spec = self.inputs.get(name) or self.outputs[name]
-        check_binding(spec, tensor, "cpu")
         bind = self._binding.bind_input if name in self.inputs else self._binding.bind_output
         bind(name, "cpu", 0, _ELEMENTS[spec.dtype], list(tensor.shape), tensor.data_ptr())
         self._bound[name] = tensor

@@ -147,6 +147,7 @@ def _run_graph(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     # Above this level a convolution may be given another memory layout, and so another order of summation, on either
     # side of the cut: right to rounding, but no longer a statement about the graphs.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, EngineOptions
 from deepcache_trt.runtime.plan import CacheParams
@@ -156,7 +156,14 @@ def _load(base: Any, model: Any, kwargs: dict[str, Any]) -> Any:
     except DeepCacheError:
         raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"diffusers cannot load {str(model)!r}: {str(error).strip().splitlines()[0]}") from error
+        reason = first_line(error)
+        cure = "check the name, the network and your access, or give a local folder"
+        if kwargs["use_safetensors"] and "safetensors" in reason:
+            cure = (
+                "if it holds its weights only as a pickle, which can run code when it is loaded, and you trust it, "
+                "say so with --allow-pickle (use_safetensors=False in Python)"
+            )
+        raise CheckpointError(f"diffusers cannot load {str(model)!r}: {reason}; {cure}") from error
 
 
 def _check_steps(arguments: Mapping[str, Any]) -> None:

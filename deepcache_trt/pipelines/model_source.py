@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.errors import CheckpointError, UnknownNameError
+from deepcache_trt.errors import CheckpointError, UnknownNameError, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.pipelines import denoiser
 from deepcache_trt.pipelines.denoiser import Denoiser
@@ -79,9 +79,8 @@ def _download(repository: str, source: ModelSource) -> Path:
             allow_patterns=["model_index.json", *wanted],
         )
     except (OSError, ValueError) as error:  # huggingface_hub's errors are of these families
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"cannot get {repository!r}: {reason}; check the name, the network and your access, or give a local folder"
+            f"cannot get {repository!r}: {first_line(error)}; check the name, the network and your access, or give a local folder"
         ) from error
     return Path(folder)
 

@@ -180,9 +180,7 @@ def test_a_pipeline_without_a_covered_denoiser() -> None:
 def test_a_backend_of_another_device(pipe: Any) -> None:
     from deepcache_trt.engines import backends
 
-    with pytest.raises(
-        BackendError, match=r"runs on cpu here and the pipeline is on cuda; move it with pipe.to\('cpu'"
-    ):
+    with pytest.raises(BackendError, match=r"runs on cpu and the pipeline is on cuda; move it with pipe.to\('cpu'"):
         backends.resolve("onnxruntime", "cuda")
 
 

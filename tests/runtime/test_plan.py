@@ -146,7 +146,8 @@ def test_interval_one_caches_nothing(mode: str) -> None:
     assert make_plan(CacheParams(cache_interval=1, skip_mode=mode), 7).full_steps == tuple(range(7))
 
 
-@example(calls=80, interval=10, center=6, pow=9.0)  # the plain formula begins with a call before the first
+@example(calls=80, interval=10, center=6, pow=9.0)  # the plain formula repeats the first call
+@example(calls=87, interval=10, center=80, pow=9.0)  # the plain formula ends after the last call
 @settings(deadline=None)
 @given(
     calls=st.integers(1, 250),
