@@ -80,7 +80,8 @@ def _download(repository: str, source: ModelSource) -> Path:
         )
     except (OSError, ValueError) as error:  # huggingface_hub's errors are of these families
         raise CheckpointError(
-            f"cannot get {repository!r}: {first_line(error)}; check the name, the network and your access, or give a local folder"
+            f"cannot get {repository!r}: {first_line(error)}; "
+            f"check the name, the network and your access, or give a local folder"
         ) from error
     return Path(folder)
 
