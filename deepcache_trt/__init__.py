@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
-    from deepcache_trt.pipelines.helper import DeepCacheSDHelper
+    from deepcache_trt.pipelines.deepcache_sd_helper import DeepCacheSDHelper
 
 __version__ = "0.1.0"
 __all__ = ["DeepCachePipeline", "DeepCacheSDHelper", "__version__"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return DeepCachePipeline
     if name == "DeepCacheSDHelper":
-        from deepcache_trt.pipelines.helper import DeepCacheSDHelper
+        from deepcache_trt.pipelines.deepcache_sd_helper import DeepCacheSDHelper
 
         return DeepCacheSDHelper
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -76,7 +76,7 @@ def build(
     from deepcache_trt.pipelines.model_source import ModelSource, find_denoiser, random_denoiser
     from deepcache_trt.progress import shown
 
-    device = _device()
+    device = backends.best_device(backend)
     target = Target(backend=backends.resolve(backend, device), device=device, store=_store(store))
     if random_weights:
         denoiser = random_denoiser(model, dtype=_dtype(dtype, device))
@@ -119,6 +119,7 @@ def generate(
     """Draw images with a cached pipeline, building its engines at first use."""
     import torch
 
+    from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
     from deepcache_trt.pipelines.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
@@ -126,7 +127,7 @@ def generate(
     if (height is None) != (width is None):
         raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")
     quiet_libraries()
-    device = _device()
+    device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
     pipe = DeepCachePipeline.from_pretrained(
         model,
@@ -140,9 +141,6 @@ def generate(
         **source.pretrained_arguments(),
     ).to(device)
     pipe.set_progress_bar_config(disable=None)  # where stderr is no terminal
-    if (height is None) != (width is None):  # diffusers ignores one without the other
-        default = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        height, width = height or default, width or default
     sizes = {"height": height, "width": width, "guidance_scale": guidance}
     images = _draw(
         pipe,
@@ -204,12 +202,6 @@ def main() -> None:
 def _fail(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(dtype: str | None, device: str) -> str:

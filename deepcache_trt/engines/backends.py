@@ -81,6 +81,15 @@ def check_name(name: str) -> None:
         )
 
 
+def best_device(name: str) -> str:
+    """Where a pipeline for this backend should be: "cuda" if there is a GPU and the backend can use it, else "cpu"."""
+    import torch
+
+    check_name(name)
+    can = name == "auto" or (name, "cuda") in _PROBES
+    return "cuda" if can and torch.cuda.is_available() else "cpu"
+
+
 def resolve(name: str, device: str) -> str:
     """The backend that `name` means for a pipeline on `device` ("cpu" or "cuda").
 

@@ -119,10 +119,13 @@ def _engine(denoiser: Denoiser, branch: int, variant: Variant, target: Target, p
         "profile": asdict(target.profile),
     }
     if target.build == "never" and target.store.find("engines", key_of(ingredients)) is None:
+        command = (
+            f"deepcache-trt build --model {denoiser.name} --backend {target.backend} --dtype {denoiser.dtype} "
+            f"--branch {branch} --store {target.store.root}"
+        )
         raise NotBuiltError(
             f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {denoiser.name} "
-            f"({denoiser.dtype}, branch {branch}); run: deepcache-trt build --model {denoiser.name} "
-            f"--backend {target.backend} --dtype {denoiser.dtype} --branch {branch} --store {target.store.root}"
+            f"({denoiser.dtype}, branch {branch}); allow build='auto' once, or run: {command}"
         )
 
     def build(folder: Path) -> dict[str, Any]:

@@ -83,3 +83,14 @@ def test_every_backend_has_a_version_for_the_keys_of_its_engines(name: str) -> N
 
 def test_the_device_of_an_engine_on_a_cpu_is_the_instruction_set() -> None:
     assert backends.device_tag("cpu") == f"cpu-{platform.machine()}"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "device"),
+    [("auto", True, "cuda"), ("torch", True, "cuda"), ("onnxruntime", True, "cpu"), ("torch", False, "cpu")],
+)
+def test_the_command_takes_the_gpu_where_the_backend_can(
+    name: str, gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    assert backends.best_device(name) == device
