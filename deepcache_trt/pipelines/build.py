@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from deepcache_trt import __version__
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
-from deepcache_trt.engines.profile import ShapeProfile
+from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.engines.torch import TorchEngine
 from deepcache_trt.errors import NotBuiltError, UnknownNameError
@@ -40,12 +40,11 @@ GRAPH, ENGINE_GRAPH = "graph.onnx", "engine.onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to build for: a backend on a device, a shape profile, and a store to keep it in."""
+    """What to build for: a backend on a device, and a store to keep it in."""
 
     backend: str  # a real one, never "auto": see `backends.resolve`
     device: str  # "cpu" or "cuda"
     store: Store
-    profile: ShapeProfile = field(default_factory=ShapeProfile)
     build: str = "auto"  # "never" refuses instead of building
 
 
@@ -56,6 +55,12 @@ def check_branch(architecture: Architecture, branch: int, name: str) -> None:
         raise UnknownNameError(
             f"cache_branch_id={branch} is outside 0…{count - 1}: {name} has {count} skip connections"
         )
+
+
+def widest_profile(architecture: Architecture) -> ShapeProfile:
+    """Every shape that the graph can take; the engines that there are need no narrower one."""
+    most = architecture.max_batch
+    return ShapeProfile(batch=Range(min=1, opt=min(2, most), max=most))
 
 
 def build_variants(
@@ -116,7 +121,7 @@ def _engine(denoiser: Denoiser, branch: int, variant: Variant, target: Target, p
         "backend": target.backend,
         "backend_version": backends.version_of(target.backend),
         "device": backends.device_tag(target.device),
-        "profile": asdict(target.profile),
+        "profile": asdict(widest_profile(denoiser.architecture)),
     }
     if target.build == "never" and target.store.find("engines", key_of(ingredients)) is None:
         command = (

@@ -21,7 +21,7 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError, UnknownNameError, UnsupportedError
 from deepcache_trt.models.architectures import Architecture, architecture_of
 from deepcache_trt.models.calls import check_untouched, tensors_from_call, wrap_output
-from deepcache_trt.pipelines.build import Target, check_branch, open_session
+from deepcache_trt.pipelines.build import Target, check_branch, open_session, widest_profile
 from deepcache_trt.pipelines.denoiser import from_model
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FULL, CacheParams, Plan, make_plan
@@ -75,9 +75,10 @@ class CachedDenoiser:
         self.name = name or pipe.config.get("_name_or_path") or type(pipe).__name__
         self._pipe = pipe
         self._progress = progress
-        self._profile = ShapeProfile()
         self._installed_on: torch.nn.Module | None = None
         self._model_forward: Any = None
+        self._signature: inspect.Signature | None = None
+        self._architecture: Architecture | None = None
         self._session: Session | None = None
         self._opened_with: Any = None
         self._timesteps: Any = None
@@ -97,7 +98,7 @@ class CachedDenoiser:
 
     def check(self, params: CacheParams) -> None:
         """Raise unless the model has the branch of `params`."""
-        check_branch(_architecture(self.model), params.cache_branch_id, self.name)
+        check_branch(_describe(self.model), params.cache_branch_id, self.name)
 
     def install(self) -> None:
         """Send the calls of the denoiser here until `remove`."""
@@ -107,6 +108,7 @@ class CachedDenoiser:
         self.remove()
         self._model_forward = model.__dict__.get("forward")
         self._installed_on = model
+        self._signature = inspect.signature(type(model).forward)
         self._timesteps = None
         model.forward = self._forward
 
@@ -136,7 +138,8 @@ class CachedDenoiser:
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         model = self._installed_on
         assert model is not None
-        arguments = inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments
+        assert self._signature is not None
+        arguments = self._signature.bind(model, *args, **kwargs).arguments
         arguments.pop("self")
         with self._own_forward(model):
             prediction = self._predict(model, arguments)
@@ -155,9 +158,10 @@ class CachedDenoiser:
         begins = self._timesteps is None or self._pipe.scheduler.timesteps is not self._timesteps
         if begins:
             check_untouched(model)
-        architecture = _architecture(model)
-        tensors = tensors_from_call(architecture, arguments)
-        sizes = call_sizes(architecture, tensors, self._profile)
+            self._architecture = _describe(model)
+        assert self._architecture is not None
+        tensors = tensors_from_call(self._architecture, arguments)
+        sizes = call_sizes(self._architecture, tensors, widest_profile(self._architecture))
         if begins:
             self._begin(model)
         assert self._session is not None
@@ -187,7 +191,6 @@ class CachedDenoiser:
             backend=backends.resolve(self.options.backend, device),
             device=device,
             store=Store(Path(self.options.store) if self.options.store else default_root()),
-            profile=self._profile,
             build=self.options.build,
         )
         denoiser = from_model(model, name=self.name)
@@ -219,7 +222,7 @@ def _restore(model: torch.nn.Module, forward: Any) -> None:
         model.forward = forward
 
 
-def _architecture(model: torch.nn.Module) -> Architecture:
+def _describe(model: torch.nn.Module) -> Architecture:
     return architecture_of(model, dtype=str(next(model.parameters()).dtype).removeprefix("torch."))
 
 

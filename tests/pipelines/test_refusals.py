@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
-from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.errors import (
     BackendError,
     CheckpointError,
@@ -19,6 +18,7 @@ from deepcache_trt.errors import (
 )
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import tensors_from_call
+from deepcache_trt.pipelines.build import widest_profile
 from deepcache_trt.pipelines.cached_denoiser import call_sizes
 from tests import tiny
 from tests.pipelines.test_parity import draw
@@ -94,7 +94,13 @@ def test_one_timestep_for_each_image_is_refused() -> None:
 def test_a_shape_that_the_graph_cannot_take(change: dict[str, Any], message: str) -> None:
     architecture = architecture_of(tiny.denoiser("sd15"), dtype="float32")
     with pytest.raises(ShapeError, match=message):
-        call_sizes(architecture, _call(**change), ShapeProfile())
+        call_sizes(architecture, _call(**change), widest_profile(architecture))
+
+
+def test_a_video_batch_counts_its_frames() -> None:
+    architecture = architecture_of(tiny.denoiser("svd"), dtype="float32")
+    with pytest.raises(ShapeError, match="a batch of 22 is outside the profile 1–21"):
+        widest_profile(architecture).check({"batch": 22, "height": 8, "width": 8}, size_multiple=2)
 
 
 def test_a_bad_size_is_refused_before_anything_is_built(tmp_path: Path) -> None:
