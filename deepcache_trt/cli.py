@@ -170,6 +170,7 @@ def inspect(store: StoreFolder = None, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Tell which backends work on this machine, and what to install for those that do not."""
+    from rich.markup import escape
     from rich.table import Table
 
     from deepcache_trt.engines import backends
@@ -180,7 +181,7 @@ def doctor(as_json: AsJson = False) -> None:
         return
     table = Table("backend", "device", "works", "detail")
     for row in rows:
-        table.add_row(row.name, row.device, "yes" if row.works else "no", row.detail)
+        table.add_row(row.name, row.device, "yes" if row.works else "no", escape(row.detail))  # it may hold [cpu]
     _print(table)
 
 

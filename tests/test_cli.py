@@ -223,6 +223,12 @@ def test_doctor_prints_every_backend(run: Run) -> None:
     assert all(name in result.out for name in backends.NAMES)
 
 
+def test_doctor_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "pip install 'deepcache-trt[cpu]'" in run("doctor").out
+
+
 def test_doctor_as_json_says_what_works_and_why_not(run: Run) -> None:
     result = run("doctor", "--json")
     rows = json.loads(result.out)

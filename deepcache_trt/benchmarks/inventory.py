@@ -42,6 +42,7 @@ def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
 
 def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
     """The same as tables of rich."""
+    from rich.markup import escape
     from rich.table import Table
 
     if not (found["graphs"] or found["engines"]):
@@ -54,7 +55,7 @@ def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
     for row in found["engines"]:
         variant, backend = f"{row['variant']['name']} k={row['branch']}", f"{row['backend']} {row['dtype']}"
         figures = (*_shapes(row["profile"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
-        engines.add_row(row["key"][:8], row["model"], variant, backend, *figures)
+        engines.add_row(row["key"][:8], escape(row["model"]), variant, backend, *figures)
     return [graphs, engines]
 
 
