@@ -81,6 +81,14 @@ def check_name(name: str) -> None:
         )
 
 
+def check_dtype(name: str, device: str, dtype: str) -> None:
+    """Raise BackendError unless the backend computes in that precision."""
+    if (name, device, dtype) == ("onnxruntime", "cpu", "bfloat16"):
+        raise BackendError(
+            "backend 'onnxruntime' has no bfloat16 on the CPU; use float32 there, or backend 'torch' (the reference)"
+        )
+
+
 def best_device(name: str) -> str:
     """Where a pipeline for this backend should be: "cuda" if there is a GPU and the backend can use it, else "cpu"."""
     import torch

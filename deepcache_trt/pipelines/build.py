@@ -74,6 +74,7 @@ def build_variants(
         ParityError: the exported graph does not compute what the model computes.
     """
     check_branch(denoiser.architecture, branch, denoiser.name)
+    backends.check_dtype(target.backend, target.device, denoiser.dtype)
     return {
         variant.name: _engine(denoiser, branch, variant, target, progress) for variant in deepcache_variants(branch)
     }
@@ -189,6 +190,8 @@ def graph_artefact(denoiser: Denoiser, store: Store, progress: Progress) -> Arte
 
 def _check_parity(denoiser: Denoiser, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:
     """The record of the parity check, or why there is none: it runs the whole model twice, in fp32 inside."""
+    if denoiser.dtype == "bfloat16":
+        return "skipped: ONNX Runtime has no bfloat16 on the CPU"
     needed, available = 12 * denoiser.parameters, psutil.virtual_memory().available
     if needed > available:
         skipped = f"skipped: needs about {needed / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are free"

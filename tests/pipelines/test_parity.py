@@ -5,9 +5,10 @@ from typing import Any
 import DeepCache
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
+from deepcache_trt.errors import BackendError
 from tests import tiny
 
 SIZES = [(64, 64), (128, 64), (192, 128)]
@@ -97,6 +98,22 @@ def test_samplers_that_repeat_timesteps_are_cached_by_call(scheduler: Any, optio
     assert difference(expected, draw(cached)) <= 1e-4 * max(1, expected.abs().max().item() / 10)
     assert len(cached._cached_denoiser._plan) == len(plain.scheduler.timesteps)
     assert cached._cached_denoiser._calls == len(plain.scheduler.timesteps)
+
+
+def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu() -> None:
+    unet_class, config = tiny.ARCHITECTURES["ddpm"]
+    torch.manual_seed(0)
+    plain = DDPMPipeline(unet_class(**config).to(torch.bfloat16).eval(), DDPMScheduler())
+    plain.set_progress_bar_config(disable=True)
+
+    def sample(pipe: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return pipe(generator=generator, num_inference_steps=4, output_type="pt").images
+
+    reference = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="torch")
+    assert torch.equal(sample(reference), sample(plain))
+    with pytest.raises(BackendError, match="no bfloat16 on the CPU; use float32 there"):
+        sample(DeepCachePipeline.from_pipe(plain, backend="onnxruntime"))
 
 
 def test_a_schedule_of_full_steps_runs_those_and_no_others(
