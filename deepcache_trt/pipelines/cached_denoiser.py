@@ -30,6 +30,9 @@ from deepcache_trt.tensors import axis_sizes
 
 _log = logging.getLogger(__name__)
 
+# Elements of each weight that are looked at before each image.
+_SAMPLES = 8
+
 BUILD_MODES = ("auto", "never")
 
 
@@ -226,6 +229,12 @@ def _describe(model: torch.nn.Module) -> Architecture:
     return architecture_of(model, dtype=str(next(model.parameters()).dtype).removeprefix("torch."))
 
 
-def _version_of(model: torch.nn.Module) -> tuple[tuple[int, int], ...]:
-    """Changes whenever a weight is replaced or written to."""
-    return tuple((p.data_ptr(), p._version) for p in model.parameters())
+def _version_of(model: torch.nn.Module) -> tuple[tuple[tuple[int, int], ...], bytes]:
+    """Changes whenever a weight is replaced or written to.
+
+    torch counts writes, but not those through `.data`, which is how adapters are fused; so a few elements of each
+    weight are read as well. A hash of everything would take seconds for each image of a large model.
+    """
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    samples = torch.cat([p.reshape(-1)[:: max(1, p.numel() // _SAMPLES)].float() for p in parameters])
+    return tuple((p.data_ptr(), p._version) for p in parameters), samples.cpu().numpy().tobytes()

@@ -1,5 +1,6 @@
 """Nothing of one image reaches the next."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,14 +100,27 @@ def test_helper_parameters_may_change_while_it_is_enabled() -> None:
     assert torch.equal(images[1], draw(fresh))
 
 
-def test_changed_weights_are_noticed_at_the_next_image() -> None:
+def _write(weight: torch.nn.Parameter) -> None:
+    with torch.no_grad():
+        weight.mul_(1.5)
+
+
+def _write_past_the_counter(weight: torch.nn.Parameter) -> None:
+    weight.data.add_(weight.data, alpha=0.5)  # as fuse_lora does
+
+
+def _replace(weight: torch.nn.Parameter) -> None:
+    weight.data = weight.data * 1.5
+
+
+@pytest.mark.parametrize("change", [_write, _write_past_the_counter, _replace])
+def test_changed_weights_are_noticed_at_the_next_image(change: Callable[[torch.nn.Parameter], None]) -> None:
     unet_class, config = tiny.ARCHITECTURES["sd15"]
     plain = tiny.stable_diffusion()
     torch.manual_seed(1)
     plain.unet = unet_class(**config).eval()
     pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
     before = draw(pipe)
-    with torch.no_grad():
-        plain.unet.conv_out.weight.mul_(1.5)
+    change(plain.unet.conv_out.weight)
     assert difference(draw(pipe), draw(plain)) <= 1e-4
     assert difference(draw(pipe), before) > 1e-3
