@@ -1,6 +1,7 @@
 """Names, dtypes and symbolic shapes of the tensors that pass between models, graphs and engines."""
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,8 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> float:
             return sizes[name]
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _ARITHMETIC[type(op)](_evaluate(left, sizes), _evaluate(right, sizes))
+        case ast.Call(func=ast.Name(id="floor"), args=[operand], keywords=[]):
+            return math.floor(_evaluate(operand, sizes))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand, sizes)
     raise ValueError(f"not a dimension: {ast.unparse(node)!r}")

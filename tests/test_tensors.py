@@ -15,6 +15,7 @@ SIZES = {"batch": 2, "height": 64, "width": 96}
         ("height", 64),
         ("height/8", 8),
         ("height//3", 21),
+        ("floor(height/3)", 21),
         ("2*batch", 4),
         ("batch * 3 + 1", 7),
         ("(height - 1)/2 + 1", 32),  # truncates, as sizes do

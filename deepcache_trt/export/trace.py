@@ -170,7 +170,7 @@ def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
             if isinstance(axis, str) and not isinstance(dim, int):
                 traced = sympy.sympify(dim.value)
                 (symbol,) = traced.free_symbols
-                known[symbol] = sympy.solve(traced - sympy.Symbol(axis), symbol)[0]
+                known[symbol] = sympy.solve(traced - sympy.Symbol(axis, integer=True, positive=True), symbol)[0]
     names = [architecture.output.name, *(tap.name for tap in architecture.taps)]
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = name

@@ -22,7 +22,7 @@ from tests import tiny
 WHOLE = Variant(name="whole")
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "ddpm"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "svd", "ddpm"])
 def test_the_count_is_that_of_torch(name: str, store_root: Path) -> None:
     denoiser = from_model(tiny.denoiser(name), name=name)
     artefact = graph_artefact(denoiser, Store(store_root), logged)
