@@ -80,42 +80,39 @@ def _files_with(fingerprint: str, folder: Path) -> tuple[Path, ...] | None:
     return files if weights.fingerprint(stored, lambda n: stored[n].tensor()) == fingerprint else None
 
 
-def from_folder(folder: Path, *, name: str, dtype: str | None = None, variant: str | None = None) -> Denoiser:
+def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = None) -> Denoiser:
     """A denoiser folder as diffusers saves it (`unet/` of a pipeline); its weights are never loaded as a whole.
 
     Args:
         folder: holds `config.json` and safetensors files.
         name: what messages and manifests call it.
-        dtype: the precision to build in; None: that of the files.
+        dtype: the precision to build in, whatever that of the files.
         variant: as in diffusers, "fp16" for `….fp16.safetensors`.
 
     Raises:
-        CheckpointError: no config, no safetensors files, or tensors of mixed dtypes.
+        CheckpointError: no config, or no safetensors files.
     """
     files = checkpoint_files(folder, variant=variant)
     stored = weights.locate(files)
     kept = {tensor.dtype for tensor in stored.values()}
-    if len(kept) != 1 and dtype is None:
-        raise CheckpointError(f"{folder} mixes {', '.join(sorted(kept))}; choose one with --dtype")
-    wanted = dtype or kept.pop()
     model_class, config = read_config(folder)
 
     def read(tensor_name: str) -> torch.Tensor:
-        return stored[tensor_name].tensor().to(getattr(torch, wanted))
+        return stored[tensor_name].tensor().to(getattr(torch, dtype))
 
     def module() -> torch.nn.Module:
-        return model_class.from_pretrained(folder, dtype=getattr(torch, wanted), variant=variant).eval()
+        return model_class.from_pretrained(folder, dtype=getattr(torch, dtype), variant=variant).eval()
 
-    fake: Any = fake_model(model_class, config, wanted)
+    fake: Any = fake_model(model_class, config, dtype)
     return Denoiser(
         name=name,
         model_class=model_class,
         config=dict(fake.config),
-        dtype=wanted,
-        architecture=architecture_of(fake, dtype=wanted),
+        dtype=dtype,
+        architecture=architecture_of(fake, dtype=dtype),
         parameters=sum(math.prod(tensor.shape) for tensor in stored.values()),
         fingerprint=weights.fingerprint(stored, read),
-        files=files if kept <= {wanted} else None,
+        files=files if kept <= {dtype} else None,
         tensors=lambda: ((tensor_name, read(tensor_name)) for tensor_name in stored),
         module=module,
     )
