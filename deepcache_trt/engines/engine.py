@@ -1,9 +1,10 @@
 """What every backend offers: a variant, compiled for a device and a shape profile."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from deepcache_trt.errors import ShapeError
+from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -17,25 +18,32 @@ class Engine(Protocol):
     """
 
     capturable: bool  # whether `run` may be recorded into a CUDA graph from outside
-    workspace_bytes: int  # scratch memory beside weights and bound tensors; 0 where the backend manages its own
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` reads, by name."""
-        ...
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` fills, by name."""
-        ...
+    inputs: Mapping[str, TensorSpec]  # what `run` reads, by name
+    outputs: Mapping[str, TensorSpec]  # what `run` fills, by name
+    workspace_bytes: int = 0  # scratch memory that `use_workspace` must be given; 0 where the backend manages its own
 
     def bind(self, name: str, tensor: "torch.Tensor") -> None:
         """Use `tensor` for the input or output `name` from now on, without a copy."""
         ...
 
+    def use_workspace(self, memory: "torch.Tensor") -> None:
+        """Use `memory`, of at least `workspace_bytes`, as scratch. Engines that run in turn may share it."""
+        raise AssertionError(f"{type(self).__name__} manages its own workspace")
+
     def run(self) -> None:
-        """Enqueue one inference on the current stream; on a CPU it is done when this returns."""
+        """Enqueue one inference on the current stream; on a CPU it is done when this returns.
+
+        The caller keeps the bound tensors alive and unchanged until the stream has passed it.
+        """
         ...
+
+    def refit(self, graph: Path) -> None:
+        """Take the weights of `graph`, the engine's own graph bound to another weights file.
+
+        Raises:
+            BackendError: the engine cannot be refitted, or lacks some weight; it must be closed then.
+        """
+        raise BackendError(f"a {type(self).__name__} cannot be refitted; build another one for these weights")
 
     def close(self) -> None:
         """Let go of the compiled model and of every bound tensor."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.engines.engine import check_binding
+from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.errors import BackendError, StoreError, first_line
 from deepcache_trt.tensors import TensorSpec
 
@@ -21,11 +21,10 @@ _DTYPES = {
 _ELEMENTS = {"float32": 1, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Engine):
     """An ONNX Runtime session on the CPU; inputs and outputs are torch tensors, bound without a copy."""
 
     capturable = False
-    workspace_bytes = 0  # ONNX Runtime's arena is its own
 
     def __init__(self, path: Path) -> None:
         """Load the graph at `path`; its weights lie beside it.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from deepcache_trt.engines.engine import check_binding
+from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 TensorFunction = Callable[[Mapping[str, "torch.Tensor"]], Mapping[str, "torch.Tensor"]]
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """A variant as a function of named tensors.
 
     Eager PyTorch cannot drop what a supplied tap makes superfluous, so a cached step costs as much as a full one here.
     """
 
     capturable = True
-    workspace_bytes = 0  # torch's allocator serves it
 
     def __init__(
         self,

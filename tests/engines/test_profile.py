@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepcache_trt.engines.profile import Range, ShapeProfile
+from deepcache_trt.engines.profile import Range, ShapeProfile, nearest
 from deepcache_trt.errors import ShapeError
 
 PROFILE = ShapeProfile(
@@ -27,7 +27,7 @@ def test_a_range_reads_as_its_ends() -> None:
         {"batch": 1, "height": 8, "width": 16},
         {"batch": 8, "height": 128, "width": 96},
         {"batch": 2},
-        {"batch": 2, "height": 64, "width": 64, "sequence": 9999},
+        {"batch": 2, "height": 64, "width": 64, "sequence": 4096},
     ],
 )
 def test_what_lies_within_passes(sizes: dict[str, int]) -> None:
@@ -73,3 +73,38 @@ def test_the_cure_never_leaves_the_profile(size: int, cure: str) -> None:
 
 def test_a_batch_needs_to_be_no_multiple_of_anything() -> None:
     PROFILE.check({"batch": 3}, size_multiple=8)
+
+
+def square(low: int, best: int, high: int) -> ShapeProfile:
+    pixels = Range(min=low, opt=best, max=high)
+    return ShapeProfile(batch=Range(min=1, opt=2, max=4), height=pixels, width=pixels)
+
+
+WIDE, SMALL, LARGE = square(8, 64, 128), square(64, 64, 64), square(96, 96, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "profile"),
+    [
+        (64, 1),  # as good at it as the wide one, and narrower
+        (72, 0),  # only the wide one takes it
+        (96, 2),
+        (128, 2),  # both take it, this one is best at something nearer
+        (136, None),
+        (4, None),
+    ],
+)
+def test_the_nearest_profile_that_takes_a_shape_is_chosen(size: int, profile: int | None) -> None:
+    assert nearest([WIDE, SMALL, LARGE], {"batch": 2, "height": size, "width": size}) == profile
+
+
+def test_an_axis_that_an_engine_does_not_have_is_not_asked_for() -> None:
+    assert nearest([SMALL], {"batch": 4}) == 0
+    assert nearest([SMALL], {"batch": 5}) is None
+
+
+def test_a_profile_survives_the_manifest() -> None:
+    from dataclasses import asdict
+
+    assert ShapeProfile.from_json(asdict(LARGE)) == LARGE
+    assert LARGE.at("max") == {"batch": 4, "height": 128, "width": 128, "sequence": 4096}
