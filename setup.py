@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 CPU = ["onnxruntime>=1.22"]
+RTX = ["polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
 
 setup(
@@ -35,19 +36,21 @@ setup(
         "safetensors>=0.4.5",
         "sympy>=1.13",
         "torch>=2.9",
-        "transformers>=4.50",
+        "transformers>=4.50,<5.6",
         "typer>=0.15",
     ],
     extras_require={
         "cpu": CPU,
-        "cuda": ["onnxruntime-gpu>=1.22"],
-        "rtx": ["tensorrt-rtx-cu13>=1.4"],
+        "cuda": ["onnxruntime-gpu>=1.22", "polygraphy>=0.53.6", "tensorrt>=8.6"],
+        "rtx": RTX,
         "eval": EVAL,
         "dev": [
             *CPU,
+            *RTX,
             "DeepCache==0.1.1",
             "hypothesis>=6",
             "mypy>=1.11",
+            "peft>=0.17",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -61,6 +61,28 @@ def build(
     backend: Backend = "auto",
     branch: Branch = 0,
     dtype: Dtype = None,
+    component: Annotated[
+        list[str] | None, typer.Option(help="unet, vae, text_encoder, …; may be repeated. [default: all]")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Compute capability of a GPU elsewhere, as sm86 (an A5000); tensorrt-rtx only.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pixels that TensorRT builds for: 1024, 768x1024 (height x width), 512-1024; repeatable. "
+            "[default: the model's]"
+        ),
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Images of one call that it builds for: 1, 1-4; repeatable. [default: 1]")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Let TensorRT's engines take other weights, for LoRAs.")
+    ] = False,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Of TensorRT's builder. [default: TensorRT's]")
+    ] = None,
     store: StoreFolder = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
@@ -70,25 +92,37 @@ def build(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Build a model's full and shallow engines; what the store has already is not built again."""
+    """Build a model's engines, full and shallow; what the store has already is not built again."""
     from deepcache_trt.engines import backends
+    from deepcache_trt.engines.tensorrt_build import BuildOptions
     from deepcache_trt.pipelines.build import Target, build_variants
-    from deepcache_trt.pipelines.model_source import ModelSource, find_denoiser, random_denoiser
-    from deepcache_trt.progress import shown
+    from deepcache_trt.pipelines.model_source import ModelSource, find_components, random_components
+    from deepcache_trt.pipelines.shapes import shapes_from_text
+    from deepcache_trt.progress import quiet_libraries, shown
 
-    device = backends.best_device(backend)
-    target = Target(backend=backends.resolve(backend, device), device=device, store=_store(store))
+    quiet_libraries()
+    device = "cuda" if target else backends.best_device(backend)
+    chosen = Target(
+        backend=backends.resolve_ahead(backend, target) if target else backends.resolve(backend, device),
+        device=device,
+        store=_store(store),
+        shapes=shapes_from_text(size or (), batch or ()),
+        capability=target,
+        options=BuildOptions(optimization_level=optimization_level, refittable=refit),
+    )
+    if not chosen.compiled and (size or batch):
+        raise DeepCacheError(f"backend {chosen.backend!r} takes every size and batch; leave --size and --batch out")
+    dtype, parts = _dtype(dtype, device), component or ()
     if random_weights:
-        denoiser = random_denoiser(model, dtype=_dtype(dtype, device))
+        components = random_components(model, dtype=dtype, parts=parts)
     else:
         source = ModelSource(
             model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle
         )
-        denoiser = find_denoiser(source, dtype=_dtype(dtype, device))
-    for name, artefact in build_variants(denoiser, branch, target, progress=shown).items():
-        typer.echo(
-            f"{name}: {target.backend} engine of {model} ({denoiser.dtype}, branch {branch}) in {artefact.folder}"
-        )
+        components = find_components(source, dtype=dtype, parts=parts)
+    for part in components:
+        for name, artefact in build_variants(part, branch, chosen, progress=shown).items():
+            typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.dtype}) in {artefact.folder}")
 
 
 @app.command()

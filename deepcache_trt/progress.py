@@ -1,37 +1,60 @@
-"""What a long operation tells the person who waits for it: `with progress("tracing the U-Net"): …`."""
+"""What a long operation tells the person who waits for it: `with progress("tracing the U-Net") as report: …`."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
-Progress = Callable[[str], AbstractContextManager[None]]
+
+class Report(Protocol):
+    """How far a stage is, told as often as the stage likes; a stage that cannot know it never calls this."""
+
+    def __call__(self, *, done: float, total: float, detail: str = "") -> None:
+        """`done` of `total` is complete, in any unit; `detail` names what goes on now."""
+        ...
+
+
+Progress = Callable[[str], AbstractContextManager[Report]]
 
 _log = logging.getLogger(__name__)
 
 
+def _unshown(*, done: float, total: float, detail: str = "") -> None:
+    """A log has no place for a fraction."""
+
+
 @contextmanager
-def logged(stage: str) -> Iterator[None]:
+def logged(stage: str) -> Iterator[Report]:
     """Report a stage to the log only."""
     started = time.perf_counter()
-    yield
+    yield _unshown
     _log.info("%s: %.1f s", stage, time.perf_counter() - started)
 
 
 @contextmanager
-def shown(stage: str) -> Iterator[None]:
-    """Report a stage on the terminal: a spinner with the elapsed time while it runs, one line when it is done."""
+def shown(stage: str) -> Iterator[Report]:
+    """Report a stage on the terminal: a spinner with the elapsed time while it runs, one line when it is done.
+
+    A stage that reports how far it is gets a bar.
+    """
     from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     started = time.perf_counter()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(stage, total=None)
+        task = bar.add_task(stage, total=None)
+
+        def report(*, done: float, total: float, detail: str = "") -> None:
+            bar.columns = (*columns, BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[detail]}"))
+            bar.update(task, completed=done, total=total, detail=f"[dim]{escape(detail)}[/dim]")
+
         with logged(stage):
-            yield
+            yield report
     console.print(f"[green]✓[/green] {stage} [dim]{time.perf_counter() - started:.1f} s[/dim]")
 
 

@@ -12,13 +12,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 EXPORT = """
 import resource, sys, time
-import diffusers
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
-entry = CATALOGUE["sdxl"]
-model_class = getattr(diffusers, entry.model_class)
+unet = CATALOGUE["sdxl"].parts["unet"]
+model_class = unet.model_class()
 started = time.perf_counter()
-onnx_from_config(model_class, entry.config, dtype="float16")
+onnx_from_config(model_class, unet.config, dtype="float16")
 print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 """
 
@@ -43,7 +42,9 @@ def test_sdxl_exports_in_90_seconds_and_1_5_gigabytes(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_catalogue_model_builds_with_random_weights(model: str, dtype: str, taps: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deepcache_trt.cli"]
-    _run(*command, "build", "--model", model, "--random-weights", "--dtype", dtype, store=tmp_path)
+    _run(
+        *command, "build", "--model", model, "--component", "unet", "--random-weights", "--dtype", dtype, store=tmp_path
+    )
     found = json.loads(_run(*command, "inspect", "--json", store=tmp_path))
     (graph,) = found["graphs"]
     assert len(graph["taps"]) == taps

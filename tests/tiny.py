@@ -17,6 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from deepcache_trt.export.trace import model_from_config
 from deepcache_trt.models.catalogue import resolve
 
 _SD15 = {
@@ -47,6 +48,16 @@ _SDXL = {
     "projection_class_embeddings_input_dim": 6 * 8 + 32,
     "cross_attention_dim": 64,
     "norm_num_groups": 8,
+}
+_CLIP = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 37,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 16,
+    "projection_dim": 24,
+    "bos_token_id": 97,
 }
 
 ARCHITECTURES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -107,6 +118,23 @@ ARCHITECTURES: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
 }
+# The parts beside the denoiser.
+PARTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "vae": (
+        AutoencoderKL,
+        {
+            "block_out_channels": (8, 8, 8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "latent_channels": 4,
+            "norm_num_groups": 4,
+            "sample_size": 64,
+        },
+    ),
+    # 2 stands for the highest id, as in all published configs.
+    "clip": (CLIPTextModel, {**_CLIP, "eos_token_id": 2, "hidden_act": "quick_gelu"}),
+    "clip_projection": (CLIPTextModelWithProjection, {**_CLIP, "eos_token_id": 60, "hidden_act": "gelu"}),
+}
 UNETS = [name for name in ARCHITECTURES if name != "dit"]
 
 
@@ -116,6 +144,18 @@ def denoiser(name: str) -> Any:
     model_class, config = ARCHITECTURES[name]
     torch.manual_seed(0)
     return model_class(**config).eval()
+
+
+@functools.cache
+def part(name: str) -> Any:
+    """The part called `name`, one instance for each test process; tests must not change it."""
+    return new_part(name)
+
+
+def new_part(name: str) -> Any:
+    """Another instance of it with the same weights."""
+    torch.manual_seed(0)
+    return model_from_config(*PARTS[name])
 
 
 def tokenizer() -> Any:
@@ -137,25 +177,12 @@ def _text_config(vocabulary: Any) -> CLIPTextConfig:
     )
 
 
-@functools.cache
-def _vae() -> AutoencoderKL:
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-    ).eval()
-
-
 def stable_diffusion(unet: str = "sd15") -> StableDiffusionPipeline:
     """A plain pipeline around the test-size SD1.5 or SD2.1 U-Net."""
     vocabulary = tokenizer()
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(
-        vae=_vae(),
+        vae=part("vae"),
         text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
         tokenizer=vocabulary,
         unet=denoiser(unet),
@@ -175,7 +202,7 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     vocabulary = tokenizer()
     torch.manual_seed(0)
     pipe = StableDiffusionXLPipeline(
-        vae=_vae(),
+        vae=part("vae"),
         text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(vocabulary)).eval(),
         tokenizer=vocabulary,

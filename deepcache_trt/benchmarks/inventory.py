@@ -5,21 +5,18 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from deepcache_trt.benchmarks.macs import count_macs
-from deepcache_trt.engines.profile import PIXELS
+from deepcache_trt.engines.profile import PIXELS, Range, ShapeProfile
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.export.cut import cut
 from deepcache_trt.models.taps import Variant
-from deepcache_trt.pipelines.build import GRAPH
+from deepcache_trt.pipelines.graphs import GRAPH
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Text encoders of the Stable Diffusion families give 77 tokens.
-_SEQUENCE = 77
-
 
 def inventory(store: Store) -> dict[str, Any]:
-    """Every artefact of the store with its sizes; engines with their operations at the profile's best shape."""
+    """Every artefact of the store with its sizes; engines with their operations at their first profile's best shape."""
     found: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
     for artefact in store.list():
         row = {"key": artefact.key, "folder": str(artefact.folder), "bytes": artefact.size, **artefact.about}
@@ -33,7 +30,7 @@ def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
     graph = store.find("graphs", engine.about["graph"])
     if graph is None:
         return {"macs": None}
-    sizes = {axis: limits["opt"] for axis, limits in engine.about["profile"].items()} | {"sequence": _SEQUENCE}
+    sizes = ShapeProfile.from_json(engine.about["profiles"][0]).at("opt")
     about = engine.about["variant"]
     variant = Variant(name=about["name"], consumes=tuple(about["consumes"]), emits=tuple(about["emits"]))
     macs = count_macs(cut(onnx.load(graph.folder / GRAPH, load_external_data=False), variant), sizes)
@@ -51,21 +48,36 @@ def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
     for row in found["graphs"]:
         facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
         graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
-    engines = Table("engine", "model", "variant", "backend", "batch", "pixels", "GMACs", "MB")
+    engines = Table("engine", "model", "variant", "backend", "for", "batch", "pixels", "GMACs", "MB")
     for row in found["engines"]:
-        variant, backend = f"{row['variant']['name']} k={row['branch']}", f"{row['backend']} {row['dtype']}"
-        figures = (*_shapes(row["profile"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
-        engines.add_row(row["key"][:8], escape(row["model"]), variant, backend, *figures)
+        model, variant = f"{row['model']} {row['component']}", _variant(row)
+        backend = f"{row['backend']} {row['dtype']}{_check(row)}"
+        figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
+        engines.add_row(row["key"][:8], escape(model), variant, backend, escape(row["device"]), *figures)
     return [graphs, engines]
+
+
+def _variant(row: dict[str, Any]) -> str:
+    variant = row["variant"]
+    return f"{variant['name']} k={row['branch']}" if variant["consumes"] or variant["emits"] else variant["name"]
+
+
+def _check(row: dict[str, Any]) -> str:
+    return "" if row.get("check", {}).get("usable", True) else " (unusable)"
 
 
 def _parity(parity: dict[str, Any] | str) -> str:
     return parity if isinstance(parity, str) else f"{max(parity['relative_error'].values()):.0e}"
 
 
-def _shapes(profile: dict[str, dict[str, int]]) -> tuple[str, str]:
-    batch, height = profile["batch"], profile["height"]
-    return f"{batch['min']}–{batch['max']}", f"{height['min'] * PIXELS}–{height['max'] * PIXELS}"
+def _shapes(profiles: list[dict[str, dict[str, int]]]) -> tuple[str, str]:
+    shapes = [ShapeProfile.from_json(profile) for profile in profiles]
+    pixels = [" × ".join(dict.fromkeys((_pixels(shape.height), _pixels(shape.width)))) for shape in shapes]
+    return "\n".join(str(shape.batch) for shape in shapes), "\n".join(pixels)
+
+
+def _pixels(latent: Range) -> str:
+    return str(Range(min=latent.min * PIXELS, opt=latent.opt * PIXELS, max=latent.max * PIXELS))
 
 
 def _gigamacs(macs: dict[str, Any] | None) -> str:

@@ -1,5 +1,6 @@
 """Which backends there are, which of them work on this machine, and which one `auto` means."""
 
+import importlib.util
 import logging
 import platform
 from collections.abc import Callable
@@ -9,6 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from deepcache_trt.errors import BackendError, UnknownNameError, did_you_mean
 
 _log = logging.getLogger(__name__)
+
+# Backends whose engines are compiled for the shapes of a profile; the others take any shape.
+COMPILED = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
+
+# The backend that builds for a GPU which this machine does not have.
+AHEAD = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +37,72 @@ def _package_version(*names: str) -> str:
     return "unknown version"
 
 
-def _onnxruntime() -> Backend:
+def _no_gpu() -> str | None:
+    """Why there is no GPU to run on; None where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return f"torch {torch.__version__} sees no GPU; install an NVIDIA driver and torch's CUDA build"
+
+
+def _tensorrt() -> Backend:
+    from deepcache_trt.engines.tensorrt_versions import load
+
     try:
+        module = load("tensorrt")
+    except BackendError as error:
+        return Backend(name="tensorrt", device="cuda", works=False, detail=str(error))
+    missing = _no_gpu()
+    return Backend(name="tensorrt", device="cuda", works=missing is None, detail=missing or module.__version__)
+
+
+def _tensorrt_rtx() -> Backend:
+    from deepcache_trt.engines.tensorrt_versions import load
+
+    try:
+        module = load("tensorrt-rtx")
+    except BackendError as error:
+        return Backend(name="tensorrt-rtx", device="cuda", works=False, detail=str(error))
+    missing = _no_gpu()
+    detail = module.__version__
+    if missing:
+        detail = f"{module.__version__} builds for another GPU here (--target sm86), but {missing}"
+    return Backend(name="tensorrt-rtx", device="cuda", works=missing is None, detail=detail)
+
+
+def _onnxruntime_gpu(name: str, provider: str) -> Backend:
+    detail = _no_gpu()
+    if detail is None and importlib.util.find_spec("onnxruntime") is None:
+        detail = "not installed; pip install 'deepcache-trt[cuda]'"
+    if detail is None:
         import onnxruntime
-    except ImportError:
+
+        if provider in onnxruntime.get_available_providers():
+            return Backend(name=name, device="cuda", works=True, detail=onnxruntime.__version__)
+        detail = (
+            f"onnxruntime {onnxruntime.__version__} has no {provider}; "
+            f"pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+        )
+    return Backend(name=name, device="cuda", works=False, detail=detail)
+
+
+def _onnxruntime() -> Backend:
+    if importlib.util.find_spec("onnxruntime") is None:
         return Backend(
             name="onnxruntime", device="cpu", works=False, detail="not installed; pip install 'deepcache-trt[cpu]'"
         )
+    import onnxruntime
+
     return Backend(name="onnxruntime", device="cpu", works=True, detail=onnxruntime.__version__)
 
 
 def _torch(device: str) -> Backend:
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
-        return Backend(
-            name="torch",
-            device="cuda",
-            works=False,
-            detail=f"torch {torch.__version__} sees no GPU; install an NVIDIA driver and torch's CUDA build",
-        )
+    missing = _no_gpu() if device == "cuda" else None
+    if missing:
+        return Backend(name="torch", device="cuda", works=False, detail=missing)
     name = f" on {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return Backend(
         name="torch",
@@ -61,7 +114,11 @@ def _torch(device: str) -> Backend:
 
 # In the order in which `auto` tries them on each device.
 _PROBES: dict[tuple[str, str], Callable[[], Backend]] = {
+    ("tensorrt", "cuda"): _tensorrt,
+    ("tensorrt-rtx", "cuda"): _tensorrt_rtx,
+    ("onnxruntime", "cuda"): lambda: _onnxruntime_gpu("onnxruntime", "CUDAExecutionProvider"),
     ("torch", "cuda"): lambda: _torch("cuda"),
+    ("onnxruntime-tensorrt", "cuda"): lambda: _onnxruntime_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
     ("onnxruntime", "cpu"): _onnxruntime,
     ("torch", "cpu"): lambda: _torch("cpu"),
 }
@@ -91,11 +148,9 @@ def check_dtype(name: str, device: str, dtype: str) -> None:
 
 def best_device(name: str) -> str:
     """Where a pipeline for this backend should be: "cuda" if there is a GPU and the backend can use it, else "cpu"."""
-    import torch
-
     check_name(name)
     can = name == "auto" or (name, "cuda") in _PROBES
-    return "cuda" if can and torch.cuda.is_available() else "cpu"
+    return "cuda" if can and _no_gpu() is None else "cpu"
 
 
 def resolve(name: str, device: str) -> str:
@@ -108,11 +163,7 @@ def resolve(name: str, device: str) -> str:
     check_name(name)
     candidates = [key for key in _PROBES if key[1] == device and name in ("auto", key[0])]
     if not candidates:
-        others = sorted({where for backend, where in _PROBES if name in ("auto", backend)})
-        raise BackendError(
-            f"backend {name!r} runs on {' or '.join(others)} and the pipeline is on {device}; "
-            f"move it with pipe.to({others[0]!r})"
-        )
+        raise BackendError(_elsewhere(name, device))
     refused: list[Backend] = []
     for key in candidates:
         backend = _PROBES[key]()
@@ -124,23 +175,61 @@ def resolve(name: str, device: str) -> str:
     raise BackendError("; ".join(f"backend {b.name!r} does not work here: {b.detail}" for b in refused))
 
 
+def resolve_ahead(name: str, target: str) -> str:
+    """The backend that builds for the GPU `target`, such as "sm86", on a machine without it.
+
+    Raises:
+        UnknownNameError: no such backend.
+        BackendError: it builds for the GPU of this machine only.
+    """
+    check_name(name)
+    if name not in ("auto", AHEAD):
+        raise BackendError(
+            f"backend {name!r} builds for the device that it runs on, not for {target}; "
+            f"use --backend {AHEAD}, or leave --target out"
+        )
+    return AHEAD
+
+
+def _elsewhere(name: str, device: str) -> str:
+    others = sorted({where for backend, where in _PROBES if name in ("auto", backend)})
+    if others == ["cuda"] and _no_gpu() is not None:
+        cure = f"a plan for a GPU elsewhere can be built here: --backend {AHEAD} --target sm86 (its compute capability)"
+        return f"backend {name!r} needs an NVIDIA GPU, and {_no_gpu()}; {cure}"
+    where = " or ".join(others)
+    return f"backend {name!r} runs on {where} and the pipeline is on {device}; move it with pipe.to({others[0]!r})"
+
+
 def _because(refused: list[Backend]) -> str:
     return "".join(f"; not {b.name}: {b.detail}" for b in refused)
 
 
 def version_of(name: str) -> str:
     """The version that enters the key of an engine."""
-    return {
-        "onnxruntime": lambda: _package_version("onnxruntime", "onnxruntime-gpu"),
-        "torch": lambda: _package_version("torch"),
-    }[name]()
+    match name:
+        case "tensorrt" | "tensorrt-rtx":
+            from deepcache_trt.engines.tensorrt_versions import load
+
+            return load(name).__version__
+        case "torch":
+            return _package_version("torch")
+    return _package_version("onnxruntime", "onnxruntime-gpu")
 
 
-def device_tag(device: str) -> str:
-    """The device that enters the key of an engine: an engine for one is not loaded on another."""
+def device_tag(name: str, device: str, target: str | None = None) -> str:
+    """The device that enters the key of an engine: an engine for one is not loaded on another.
+
+    Args:
+        name: the backend. Plans of TensorRT-RTX belong to a compute capability, other engines to one model of GPU.
+        device: "cpu" or "cuda".
+        target: the compute capability of a GPU elsewhere, such as "sm86"; None: this machine's device.
+    """
+    if target is not None:
+        return target
     if device == "cpu":
         return f"cpu-{platform.machine()}"
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()} sm{major}{minor}"
+    capability = f"sm{major}{minor}"
+    return capability if name == AHEAD else f"{torch.cuda.get_device_name()} {capability}"

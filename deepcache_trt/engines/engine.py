@@ -1,6 +1,5 @@
 """What every backend offers: a variant, compiled for a device and a shape profile."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +17,8 @@ class Engine(Protocol):
     """
 
     capturable: bool  # whether `run` may be recorded into a CUDA graph from outside
-    inputs: Mapping[str, TensorSpec]  # what `run` reads, by name
-    outputs: Mapping[str, TensorSpec]  # what `run` fills, by name
+    inputs: dict[str, TensorSpec]  # what `run` reads, by name
+    outputs: dict[str, TensorSpec]  # what `run` fills, by name
     workspace_bytes: int = 0  # scratch memory that `use_workspace` must be given; 0 where the backend manages its own
 
     def bind(self, name: str, tensor: "torch.Tensor") -> None:

@@ -75,7 +75,7 @@ class ShapeProfile:
                 continue
             if not limits.min <= size <= limits.max:
                 raise ShapeError(_outside(field.name, size, limits))
-            if field.name != "batch" and size % max(size_multiple, 1):
+            if field.name in ("height", "width") and size % max(size_multiple, 1):
                 raise ShapeError(_between(field.name, size, limits, size_multiple))
 
 
@@ -103,6 +103,8 @@ def _outside(axis: str, size: int, limits: Range) -> str:
             f"a batch of {size} is outside the profile {limits}; draw fewer images at a time "
             f"(guidance doubles their number)"
         )
+    if axis == "sequence":
+        return f"a prompt of {size} tokens is outside the profile {limits}; shorten it"
     return (
         f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile "
         f"{limits}; choose {limits.min * PIXELS} to {limits.max * PIXELS} pixels"

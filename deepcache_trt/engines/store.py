@@ -3,6 +3,7 @@
     <store>/graphs/<key>/    graph.onnx      of an architecture, without weights
     <store>/weights/<key>/   *.safetensors   links to a checkpoint's files, or tensors that none holds like this
     <store>/engines/<key>/   engine files    of a variant, with the weights linked beside them
+    <store>/caches/          what backends learnt on one device: timings, kernels; may be deleted at any time
     <store>/locks/           one per key
 
 Each artefact is a folder with a `manifest.json` that names its files and their hashes. It is written under a temporary
@@ -20,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,41 @@ class Store:
                 found = self.find(kind, folder.name)
                 if found is not None:
                     yield found
+
+    def search(self, kind: str, about: Mapping[str, Any]) -> Iterator[Artefact]:
+        """Every whole artefact whose description has all of these entries."""
+        wanted = json.loads(json.dumps(about, default=str))
+        for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
+            try:
+                described = json.loads(manifest.read_text())["about"]
+                fits = all(described.get(name) == value for name, value in wanted.items())
+            except (OSError, ValueError, KeyError, AttributeError):  # `find` reports a damaged one when it is asked for
+                continue
+            found = self.find(kind, manifest.parent.name) if fits else None
+            if found is not None:
+                yield found
+
+    def amend(self, artefact: Artefact, **entries: Any) -> Artefact:
+        """Add entries to an artefact's description; its key and files stay as they are."""
+        path = artefact.folder / MANIFEST
+        with self._locked(artefact.kind, artefact.key), _as_store_errors(self.root):
+            manifest = json.loads(path.read_text())
+            manifest["about"] |= entries
+            temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
+            temporary.write_text(json.dumps(manifest, indent=2))
+            temporary.replace(path)
+        return replace(artefact, about=manifest["about"])
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder on the store's own file system, where its files can be linked."""
+        folder = self.root / "tmp" / uuid.uuid4().hex
+        try:
+            with _as_store_errors(self.root):
+                folder.mkdir(parents=True)
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _build(self, kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> Artefact:
         folder = self.root / kind / key

@@ -24,8 +24,8 @@ class TorchEngine(Engine):
         self,
         function: TensorFunction,
         *,
-        inputs: Mapping[str, TensorSpec],
-        outputs: Mapping[str, TensorSpec],
+        inputs: dict[str, TensorSpec],
+        outputs: dict[str, TensorSpec],
         device: str,
     ) -> None:
         self.inputs = inputs

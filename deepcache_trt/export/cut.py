@@ -4,7 +4,7 @@ import onnx
 from onnx.utils import Extractor
 
 from deepcache_trt.errors import UnknownNameError
-from deepcache_trt.models.architectures import OUTPUT
+from deepcache_trt.models.part import TAP_PREFIX
 from deepcache_trt.models.taps import Variant
 
 
@@ -21,12 +21,14 @@ def cut(graph: onnx.ModelProto, variant: Variant) -> onnx.ModelProto:
     Raises:
         UnknownNameError: a tap that the graph does not have.
     """
-    taps = [output.name for output in graph.graph.output if output.name != OUTPUT]
+    names = [output.name for output in graph.graph.output]
+    taps = [name for name in names if name.startswith(TAP_PREFIX)]
+    outputs = [name for name in names if name not in taps]
     for name in (*variant.consumes, *variant.emits):
         if name not in taps:
-            raise UnknownNameError(f"no tap {name!r} in this graph; it has {', '.join(taps)}")
+            raise UnknownNameError(f"no tap {name!r} in this graph; it has {', '.join(taps) or 'none'}")
     inputs = [*(value.name for value in graph.graph.input), *variant.consumes]
-    model = Extractor(graph).extract_model(inputs, [OUTPUT, *variant.emits])
+    model = Extractor(graph).extract_model(inputs, [*outputs, *variant.emits])
     read = {name for node in model.graph.node for name in node.input}
     read |= {value.name for value in model.graph.output}  # a consumed tap can be handed straight on
     live = [value for value in model.graph.input if value.name in read]

@@ -12,7 +12,7 @@ from deepcache_trt.errors import ParityError
 from deepcache_trt.export import weights
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.weights import save_bound
-from deepcache_trt.models.architectures import OUTPUT, Architecture
+from deepcache_trt.models.part import OUTPUT, Architecture, Tokens
 from deepcache_trt.models.taps import Variant, tapped
 from deepcache_trt.tensors import TensorSpec
 
@@ -36,9 +36,20 @@ def unseen_sizes(architecture: Architecture) -> dict[str, int]:
 
 
 def example_inputs(architecture: Architecture, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Seeded inputs of a denoiser: unit normal tensors, a timestep in the middle, small labels."""
+    """Seeded inputs: unit normal tensors, a timestep in the middle, small labels, texts of different lengths."""
     generator = torch.Generator().manual_seed(seed)
+    if architecture.tokens is not None:
+        (ids,) = architecture.inputs
+        return {ids.name: _texts(ids.resolve(sizes), architecture.tokens, generator)}
     return {spec.name: _example(spec, sizes, generator) for spec in architecture.inputs}
+
+
+def _texts(shape: tuple[int, ...], tokens: Tokens, generator: torch.Generator) -> torch.Tensor:
+    """Random words, closed and then filled up with the end token, as CLIP's tokenizer does."""
+    batch, length = shape
+    words = torch.randint(0, tokens.vocabulary, shape, generator=generator)
+    ends = torch.randint(1, length, (batch, 1), generator=generator)
+    return torch.where(torch.arange(length) < ends, words, tokens.end)
 
 
 def _example(spec: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
@@ -60,8 +71,8 @@ def run_model(
     """The reference: the model's own forward, with the variant's taps supplied and recorded by hooks."""
     consumed = {name: tensors[name] for name in variant.consumes}
     with tapped(model, architecture.taps, consumed=consumed) as emitted:
-        prediction = architecture.call(model, tensors)
-    return {OUTPUT: prediction, **{name: emitted[name] for name in variant.emits}}
+        outputs = architecture.call(model, tensors)
+    return {**outputs, **{name: emitted[name] for name in variant.emits}}
 
 
 def check_model(
@@ -112,7 +123,7 @@ def check_graph(
     dtype: str,
     folder: Path,
 ) -> Parity:
-    """Compare a new graph with the model, output by output, and its cuts at the first and the last tap.
+    """Compare a new graph with the model, output by output, and its cuts at the first and the last tap, if it has any.
 
     Args:
         graph: the full graph, unbound.
@@ -137,7 +148,7 @@ def check_graph(
     expected = run_model(model, architecture, whole, {name: tensor.to(device) for name, tensor in tensors.items()})
     errors = check_model(expected, save(whole), tensors, dtype=dtype)
     difference = 0.0
-    for name in dict.fromkeys((names[0], names[-1])):
+    for name in dict.fromkeys((*names[:1], *names[-1:])):
         full, shallow = Variant(name="full", emits=(name,)), Variant(name="shallow", consumes=(name,))
         difference = max(difference, check_cut(save(full), save(shallow), shallow, tensors))
     return Parity(sizes=sizes, relative_error=errors, cut_difference=difference)

@@ -18,7 +18,8 @@ from onnx_ir.passes import common as passes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import Architecture, architecture_of
+from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.taps import tapped
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.tensors import TensorSpec
@@ -34,14 +35,28 @@ UNBOUND = "unbound"
 _FOLD_LIMIT = 1024
 
 
+def model_from_config(model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:
+    """Construct a model of diffusers or transformers in torch's default dtype, its weights as they are initialised.
+
+    Args:
+        model_class: a class that `architecture_of` covers.
+        config: its config, as its library stores it: `dict(model.config)` or `model.config.to_dict()`.
+    """
+    if hasattr(model_class, "from_config"):
+        return model_class.from_config(dict(config)).eval()
+    # transformers builds inner models in the dtype that the config names.
+    dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+    return model_class(model_class.config_class.from_dict({**config, "dtype": dtype})).eval()
+
+
 def fake_model(model_class: Any, config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
-    """Construct a diffusers model on fake tensors: its structure and shapes, without memory for its weights."""
+    """`model_from_config` on fake tensors: structure and shapes, without memory for weights."""
     # `.to(dtype)` fails on fake parameters, so they have to be born with the right one.
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return model_class.from_config(dict(config)).eval()
+            return model_from_config(model_class, config)
     finally:
         torch.set_default_dtype(before)
 
@@ -56,8 +71,8 @@ def onnx_from_config(
     """Export the architecture once, with every tap as an output.
 
     Args:
-        model_class: a diffusers model class that `architecture_of` covers.
-        config: its config, as diffusers stores it.
+        model_class: a class that `architecture_of` covers.
+        config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
 
     Returns:
@@ -81,7 +96,7 @@ def onnx_from_config(
 
 
 class _Tapped(torch.nn.Module):
-    """The model as a function of positional tensors that returns the prediction and every tap."""
+    """The model as a function of positional tensors that returns every output and every tap."""
 
     def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
         super().__init__()
@@ -91,8 +106,9 @@ class _Tapped(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inputs = {spec.name: tensor for spec, tensor in zip(self.architecture.inputs, tensors, strict=True)}
         with tapped(self.model, self.architecture.taps, consumed={}) as emitted:
-            prediction = self.architecture.call(self.model, inputs)
-        return (prediction, *(emitted[tap.name] for tap in self.architecture.taps))
+            outputs = self.architecture.call(self.model, inputs)
+        given = [outputs[spec.name] for spec in self.architecture.outputs]
+        return (*given, *(emitted[tap.name] for tap in self.architecture.taps))
 
 
 def _exported_program(model: torch.nn.Module, architecture: Architecture) -> torch.export.ExportedProgram:
@@ -171,7 +187,7 @@ def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
                 traced = sympy.sympify(dim.value)
                 (symbol,) = traced.free_symbols
                 known[symbol] = sympy.solve(traced - sympy.Symbol(axis, integer=True, positive=True), symbol)[0]
-    names = [architecture.output.name, *(tap.name for tap in architecture.taps)]
+    names = [*(spec.name for spec in architecture.outputs), *(tap.name for tap in architecture.taps)]
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = name
     renamed: dict[str, str | int] = {}
@@ -202,7 +218,7 @@ def _give_buffers(graph: onnx_ir.Model, fake: Any, config: Mapping[str, Any], dt
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        buffers = dict(type(fake).from_config(dict(config)).named_buffers())
+        buffers = dict(model_from_config(type(fake), config).named_buffers())
     for name in missing:
         if name not in buffers:
             raise UnsupportedError(

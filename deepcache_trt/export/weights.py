@@ -7,6 +7,7 @@ which is what ONNX external data refers to: (file, offset, length).
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,13 @@ ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
 }
+
+# What early checkpoints call the attention of a VAE or a UNet2DModel; diffusers renames it as it loads them.
+_EARLY_ATTENTION = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+# What early transformers saved and no state dict has any more.
+_LEFTOVER = "text_model.embeddings.position_ids"
 
 _SHARD_BYTES = 1 << 30
 
@@ -58,7 +66,7 @@ class Stored:
 
 
 def locate(files: Iterable[Path]) -> dict[str, Stored]:
-    """Read the headers of a checkpoint's safetensors files.
+    """Read the headers of a checkpoint's safetensors files: where each tensor of the state dict lies.
 
     Raises:
         CheckpointError: a file that is no safetensors file, or is cut short.
@@ -75,13 +83,13 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
                 raise ValueError(f"its header wants {length} bytes, the file has {size}")
             header = json.loads(stream.read(length))
             for name, entry in header.items():
-                if name == "__metadata__":
+                if name in ("__metadata__", _LEFTOVER):
                     continue
                 begin, end = entry["data_offsets"]
                 if 8 + length + end > size:
                     raise ValueError(f"{name} ends at byte {8 + length + end}, the file at {size}")
                 yield (
-                    name,
+                    _name_in_state_dict(name),
                     Stored(
                         file=file,
                         offset=8 + length + begin,
@@ -92,6 +100,11 @@ def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
                 )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} is no usable safetensors file: {error}; download or save it again") from error
+
+
+def _name_in_state_dict(name: str) -> str:
+    early = _EARLY_ATTENTION.fullmatch(name)
+    return f"{early[1]}.{_ATTENTION[early[2]]}.{early[3]}" if early else name
 
 
 def fingerprint(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> str:

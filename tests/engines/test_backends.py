@@ -5,6 +5,7 @@ import platform
 import sys
 
 import pytest
+import torch
 
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnknownNameError
@@ -56,9 +57,23 @@ def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:
         backends.resolve(name, "cpu")
 
 
-def test_a_backend_on_a_device_that_it_does_not_run_on_names_the_cure() -> None:
-    with pytest.raises(BackendError, match=r"'onnxruntime' runs on cpu .* is on cuda; move it with pipe\.to\('cpu'\)"):
-        backends.resolve("onnxruntime", "cuda")
+def test_a_backend_on_a_device_that_it_does_not_run_on_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_no_gpu", lambda: None)
+    with pytest.raises(BackendError, match=r"'tensorrt' runs on cuda .* is on cpu; move it with pipe\.to\('cuda'\)"):
+        backends.resolve("tensorrt", "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", backends.COMPILED)
+def test_without_a_gpu_building_ahead_for_another_is_offered(name: str) -> None:
+    with pytest.raises(BackendError, match=rf"'{name}' needs an NVIDIA GPU.*--backend tensorrt-rtx --target sm86"):
+        backends.resolve(name, "cpu")
+
+
+def test_only_tensorrt_rtx_builds_for_a_gpu_elsewhere() -> None:
+    assert backends.resolve_ahead("auto", "sm86") == "tensorrt-rtx"
+    with pytest.raises(BackendError, match="'onnxruntime' builds for the device that it runs on, not for sm86"):
+        backends.resolve_ahead("onnxruntime", "sm86")
 
 
 @pytest.mark.parametrize("name", ["auto", "torch"])
@@ -76,18 +91,22 @@ def test_doctor_asks_every_backend_and_says_what_to_install() -> None:
     assert rows["torch", "cpu"].works
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-tensorrt", "tensorrt-rtx", "torch"])
 def test_every_backend_has_a_version_for_the_keys_of_its_engines(name: str) -> None:
     assert backends.version_of(name).split(".")[0].isdigit()
 
 
 def test_the_device_of_an_engine_on_a_cpu_is_the_instruction_set() -> None:
-    assert backends.device_tag("cpu") == f"cpu-{platform.machine()}"
+    assert backends.device_tag("onnxruntime", "cpu") == f"cpu-{platform.machine()}"
+
+
+def test_an_engine_that_is_built_ahead_belongs_to_its_target() -> None:
+    assert backends.device_tag("tensorrt-rtx", "cuda", "sm86") == "sm86"
 
 
 @pytest.mark.parametrize(
     ("name", "gpu", "device"),
-    [("auto", True, "cuda"), ("torch", True, "cuda"), ("onnxruntime", True, "cpu"), ("torch", False, "cpu")],
+    [("auto", True, "cuda"), ("torch", True, "cuda"), ("onnxruntime", True, "cuda"), ("torch", False, "cpu")],
 )
 def test_the_command_takes_the_gpu_where_the_backend_can(
     name: str, gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch

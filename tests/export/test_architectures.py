@@ -1,79 +1,42 @@
-"""One export for each architecture; every cut of it computes the same, bit for bit."""
+"""One export for each denoiser; every cut of it computes the same, bit for bit."""
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import onnx
 import pytest
 import torch
 
-from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import UnknownNameError
-from deepcache_trt.export import parity, weights
+from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
-from deepcache_trt.models.architectures import OUTPUT
+from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.models.taps import Variant
-from deepcache_trt.pipelines.build import GRAPH, graph_artefact, weights_artefact
-from deepcache_trt.pipelines.denoiser import Denoiser, from_model
-from deepcache_trt.progress import logged
 from tests import tiny
-
-
-@dataclass(frozen=True)
-class Exported:
-    denoiser: Denoiser
-    graph: onnx.ModelProto
-    about: dict[str, Any]
-    folder: Path  # with the weights in it
-
-    @property
-    def taps(self) -> list[str]:
-        return [tap.name for tap in self.denoiser.architecture.taps]
-
-    def save(self, variant: Variant) -> Path:
-        path = self.folder / f"{variant.name}.onnx"
-        model = cut(self.graph, variant)
-        weights.save_bound(model, weights.locate(sorted(self.folder.glob("*.safetensors"))), path)
-        return path
-
-    def inputs(self, **sizes: int) -> dict[str, torch.Tensor]:
-        return parity.example_inputs(self.denoiser.architecture, sizes, seed=sum(sizes.values()))
-
-
-def _export(name: str, store_root: Path, folder: Path) -> Exported:
-    store = Store(store_root)
-    denoiser = from_model(tiny.denoiser(name), name=name)
-    artefact = graph_artefact(denoiser, store, logged)
-    weights.link(sorted(weights_artefact(denoiser, store, logged).folder.glob("*.safetensors")), folder)
-    graph = onnx.load(artefact.folder / GRAPH, load_external_data=False)
-    return Exported(denoiser, graph, artefact.about, folder)
+from tests.export.exported import Exported, export
 
 
 @pytest.fixture(scope="module", params=tiny.UNETS)
 def unet(request: pytest.FixtureRequest, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(request.param, store_root, tmp_path_factory.mktemp(request.param))
+    name = request.param
+    return export(tiny.denoiser(name), name, store_root, tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture(scope="module")
 def dit(store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export("dit", store_root, tmp_path_factory.mktemp("dit"))
+    return export(tiny.denoiser("dit"), "dit", store_root, tmp_path_factory.mktemp("dit"))
 
 
 def _sizes(exported: Exported, batch: int, rows: int, columns: int) -> dict[str, int]:
-    multiple = max(exported.denoiser.architecture.size_multiple, 1)
+    multiple = max(exported.component.architecture.size_multiple, 1)
     return {"batch": batch, "sequence": 5, "height": rows * multiple, "width": columns * multiple}
 
 
 def test_every_weight_of_the_graph_is_a_tensor_of_the_state_dict(unet: Exported) -> None:
-    external = {i.name for i in unet.graph.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL}
-    assert external == set(tiny.denoiser(unet.denoiser.name).state_dict())
+    assert unet.weights == set(unet.model.state_dict())
 
 
 def test_the_graph_file_holds_no_weights(unet: Exported) -> None:
-    inline = [i for i in unet.graph.graph.initializer if i.data_location != onnx.TensorProto.EXTERNAL]
-    assert max(onnx.numpy_helper.to_array(i).size for i in inline) <= 1024
+    assert max(constant.numel() for constant in unet.constants.values()) <= 1024
 
 
 def test_batch_height_width_and_sequence_are_dynamic(unet: Exported) -> None:
@@ -82,7 +45,7 @@ def test_batch_height_width_and_sequence_are_dynamic(unet: Exported) -> None:
 
 
 def test_the_number_of_taps_is_the_number_of_residuals(unet: Exported) -> None:
-    layers = sum(len(block.resnets) for block in tiny.denoiser(unet.denoiser.name).up_blocks)
+    layers = sum(len(block.resnets) for block in unet.model.up_blocks)
     assert len(unet.taps) == layers
 
 
@@ -95,8 +58,7 @@ def test_the_export_was_checked_against_the_model(unet: Exported) -> None:
 def test_the_graph_equals_torch_at_unseen_shapes(unet: Exported, batch: int, rows: int, columns: int) -> None:
     inputs = unet.inputs(**_sizes(unet, batch, rows, columns))
     whole = Variant(name="whole", emits=tuple(unet.taps))
-    model = tiny.denoiser(unet.denoiser.name)
-    expected = parity.run_model(model, unet.denoiser.architecture, whole, inputs)
+    expected = parity.run_model(unet.model, unet.component.architecture, whole, inputs)
     errors = parity.check_model(expected, unet.save(whole), inputs, dtype="float32")
     assert max(errors.values()) < 1e-5
 
@@ -110,7 +72,7 @@ def test_the_cut_is_exact_at_every_branch(unet: Exported) -> None:
 
 def test_the_torch_override_equals_the_whole_model_at_every_branch(unet: Exported) -> None:
     inputs = unet.inputs(**_sizes(unet, 2, 1, 2))
-    model, architecture = tiny.denoiser(unet.denoiser.name), unet.denoiser.architecture
+    model, architecture = unet.model, unet.component.architecture
     emitted = parity.run_model(model, architecture, Variant(name="whole", emits=tuple(unet.taps)), inputs)
     for tap in unet.taps:
         cached = parity.run_model(
@@ -150,11 +112,9 @@ def test_any_mask_of_a_dits_sublayers_cuts_exactly(dit: Exported, seed: int) -> 
 
 
 def test_a_dit_graph_keeps_the_position_table_that_no_checkpoint_has(dit: Exported) -> None:
-    model = tiny.denoiser("dit")
-    assert "pos_embed.pos_embed" not in model.state_dict()
-    stored = {i.name: i for i in dit.graph.graph.initializer}
-    table = torch.from_numpy(onnx.numpy_helper.to_array(stored["pos_embed.pos_embed"]).copy())
-    assert torch.equal(table, dict(model.named_buffers())["pos_embed.pos_embed"])
+    assert "pos_embed.pos_embed" not in dit.model.state_dict()
+    buffers = dict(dit.model.named_buffers())
+    assert torch.equal(dit.constants["pos_embed.pos_embed"], buffers["pos_embed.pos_embed"])
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
@@ -162,8 +122,7 @@ def test_half_precision_exports_and_cuts_exactly(name: str, store_root: Path, tm
     model_class, config = tiny.ARCHITECTURES[name]
     torch.manual_seed(0)
     model = model_class(**config).half().eval()
-    store = Store(store_root)
-    about = graph_artefact(from_model(model, name=f"{name}-fp16"), store, logged).about
+    about = export(model, name, store_root, tmp_path).about
     assert about["dtype"] == "float16"
     assert max(about["parity"]["relative_error"].values()) < 2e-2
     assert about["parity"]["cut_difference"] == 0.0

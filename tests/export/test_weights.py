@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import UNBOUND
+from tests import tiny
 
 STATE = {
     "a.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -63,6 +64,32 @@ def test_the_fingerprint_changes_with(change) -> None:
     before = weights.fingerprint(state, state.__getitem__)
     change(state)
     assert weights.fingerprint(state, state.__getitem__) != before
+
+
+def test_an_early_vae_is_located_under_the_names_that_diffusers_gives_it(tmp_path: Path) -> None:
+    """The VAEs of SD1.5 and SD2.1, and the U-Net of ddpm-cifar10, name their attention as diffusers once did."""
+    model = tiny.new_part("vae")
+    model.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    early = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for new, old in early.items():
+            name = name.replace(f".{new}.", f".{old}.")
+        state[name] = tensor
+    save_file(state, file, metadata={"format": "pt"})
+    assert not set(model.state_dict()) <= set(state)
+    loaded = type(model).from_pretrained(tmp_path).state_dict()
+    stored = weights.locate([file])
+    assert set(stored) == set(loaded)
+    assert all(torch.equal(stored[name].tensor(), tensor) for name, tensor in loaded.items())
+
+
+def test_the_position_ids_that_early_text_encoders_hold_are_left_out(tmp_path: Path) -> None:
+    model = tiny.part("clip")
+    state = {**model.state_dict(), "text_model.embeddings.position_ids": torch.arange(16)[None]}
+    save_file(state, tmp_path / "model.safetensors")
+    assert set(weights.locate([tmp_path / "model.safetensors"])) == set(model.state_dict())
 
 
 def test_a_bound_graph_reads_the_checkpoints_own_bytes(tmp_path: Path) -> None:

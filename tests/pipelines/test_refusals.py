@@ -8,7 +8,6 @@ import torch
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import (
-    BackendError,
     CheckpointError,
     DeepCacheError,
     NotBuiltError,
@@ -18,8 +17,8 @@ from deepcache_trt.errors import (
 )
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import tensors_from_call
-from deepcache_trt.pipelines.build import widest_profile
-from deepcache_trt.pipelines.cached_denoiser import call_sizes
+from deepcache_trt.pipelines.live_component import call_sizes
+from deepcache_trt.pipelines.shapes import widest_profile
 from tests import tiny
 from tests.pipelines.test_parity import draw
 
@@ -30,13 +29,14 @@ def pipe() -> Any:
 
 
 def _call(name: str = "sd15", **arguments: Any) -> dict[str, torch.Tensor]:
-    architecture = architecture_of(tiny.denoiser(name), dtype="float32")
+    model = tiny.denoiser(name)
+    architecture = architecture_of(model, dtype="float32")
     call = {
         "sample": torch.zeros(2, 4, 8, 8),
         "timestep": torch.tensor(7),
         "encoder_hidden_states": torch.zeros(2, 5, 32 if name == "sd15" else 64),
     }
-    return tensors_from_call(architecture, {**call, **arguments})
+    return tensors_from_call(architecture, model, {**call, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def _call(name: str = "sd15", **arguments: Any) -> dict[str, torch.Tensor]:
 )
 def test_an_argument_that_the_graph_does_not_have(argument: str, value: Any, cure: str) -> None:
     name = "image_embeds" if argument == "added_cond_kwargs" else argument
-    with pytest.raises(UnsupportedError, match=rf"(?s){name}=.* is not an input of the graph; .*{cure}"):
+    with pytest.raises(UnsupportedError, match=rf"(?s){name}=.* is not an input of the graph of UNet2D.*; .*{cure}"):
         _call(**{argument: value})
 
 
@@ -94,7 +94,7 @@ def test_one_timestep_for_each_image_is_refused() -> None:
 def test_a_shape_that_the_graph_cannot_take(change: dict[str, Any], message: str) -> None:
     architecture = architecture_of(tiny.denoiser("sd15"), dtype="float32")
     with pytest.raises(ShapeError, match=message):
-        call_sizes(architecture, _call(**change), widest_profile(architecture))
+        call_sizes(architecture, _call(**change))
 
 
 def test_a_video_batch_counts_its_frames() -> None:
@@ -181,13 +181,6 @@ def test_a_pipeline_without_a_covered_denoiser() -> None:
     plain.unet = torch.nn.Linear(2, 2)
     with pytest.raises(UnsupportedError, match="Linear is not covered; covered are UNet2DConditionModel"):
         DeepCachePipeline.from_pipe(plain)
-
-
-def test_a_backend_of_another_device(pipe: Any) -> None:
-    from deepcache_trt.engines import backends
-
-    with pytest.raises(BackendError, match=r"runs on cpu and the pipeline is on cuda; move it with pipe.to\('cpu'"):
-        backends.resolve("onnxruntime", "cuda")
 
 
 @pytest.mark.parametrize(

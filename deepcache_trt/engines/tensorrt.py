@@ -1,0 +1,288 @@
+"""TensorRT and TensorRT-RTX: a plan, run on torch's own memory and stream."""
+
+import logging
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.engine import Engine, check_binding
+from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
+from deepcache_trt.errors import BackendError, ShapeError, StoreError
+from deepcache_trt.tensors import TensorSpec, axis_sizes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BuildOptions", "TensorRTEngine", "build_plan"]
+
+_log = logging.getLogger(__name__)
+
+_ALIGNMENT = 256  # bytes; TensorRT's kernels assume it of every address
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+@dataclass
+class _Context:
+    """An execution context for one profile and what it has been told, so that nothing is told twice."""
+
+    context: Any
+    memory: int = 0
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    addresses: dict[str, int] = field(default_factory=dict)
+
+
+class TensorRTEngine(Engine):
+    """A plan, loaded onto torch's current GPU; inputs and outputs are torch tensors, bound without a copy.
+
+    Several engines may be given the same workspace if they run one after the other on one stream. After a change of
+    shape, tensor, workspace or weights, `run` once outside a CUDA graph before it is captured: TensorRT sets itself up
+    in that first call. A graph that was captured before the change must be captured anew.
+    """
+
+    capturable = True
+
+    def __init__(
+        self,
+        plan: Path,
+        *,
+        backend: str,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        profiles: Sequence[ShapeProfile],
+        runtime_cache: Path | None = None,
+    ) -> None:
+        """Load `plan`, built for `profiles` in this order. `backend` is "tensorrt" or "tensorrt-rtx".
+
+        TensorRT-RTX compiles the rest on the GPU when it first runs; it keeps the result in the file `runtime_cache`.
+
+        Raises:
+            BackendError: the backend or a GPU is missing, or the plan is not for this version and GPU.
+            StoreError: there is no plan.
+        """
+        import torch
+
+        self._trt = versions.load(backend)
+        if not plan.is_file():
+            raise StoreError(f"there is no plan at {plan}; build it again")
+        if not torch.cuda.is_available():  # TensorRT 8.6 ends the process instead of saying so
+            raise BackendError(f"backend {backend!r} needs an NVIDIA GPU and torch sees none; install a driver")
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
+        self._profiles = profiles
+        self._device = torch.cuda.current_device()
+        self._runtime = self._trt.Runtime(versions.logger(self._trt))
+        self._engine = _deserialize(self._trt, self._runtime, plan)
+        self.workspace_bytes = versions.workspace_bytes(self._engine)
+        self._dtypes = _dtypes(self._engine, plan, inputs, outputs)
+        self._config = versions.runtime_config(self._trt, self._engine)
+        self._cache_path = None if self._config is None else runtime_cache
+        self._cache = None if self._cache_path is None else _load_cache(self._config, self._cache_path)
+        self._contexts: dict[int, _Context] = {}  # by profile
+        self._current: _Context | None = None
+        self._bound: dict[str, torch.Tensor] = {}
+        self._narrowed: dict[str, torch.Tensor] = {}  # int32 copies for TensorRT 8.6, which has no int64
+        self._memory: torch.Tensor | None = None
+        self._stale = True  # something changed since the context last ran outside a capture
+
+    def bind(self, name: str, tensor: "torch.Tensor") -> None:
+        """Use the tensor's memory; its shape meets the others' at the next `run`."""
+        check_binding(self.inputs.get(name) or self.outputs[name], tensor, "cuda")
+        self._check_place(name, tensor)
+        bound = self._bound.get(name)
+        if bound is None or bound.data_ptr() != tensor.data_ptr() or bound.shape != tensor.shape:
+            self._stale = True
+        self._bound[name] = tensor
+
+    def use_workspace(self, memory: "torch.Tensor") -> None:
+        """Use `memory` in every context from now on."""
+        assert memory.nbytes >= self.workspace_bytes, f"{memory.nbytes} of {self.workspace_bytes} bytes"
+        self._check_place("the workspace", memory)
+        self._stale = self._stale or self._memory is None or self._memory.data_ptr() != memory.data_ptr()
+        self._memory = memory
+
+    def run(self) -> None:
+        """Enqueue one inference on torch's current stream.
+
+        Raises:
+            ShapeError: the bound shapes do not go together, or no profile covers them.
+            BackendError: TensorRT refuses.
+        """
+        import torch
+
+        stream = torch.cuda.current_stream(self._device)
+        if self._stale:
+            # Capturing what TensorRT does in its first call would repeat it at every replay, or fail.
+            assert not torch.cuda.is_current_stream_capturing(), "run once after a change, before capturing"
+            self._prepare(stream.cuda_stream)
+        assert self._current is not None
+        for name, narrow in self._narrowed.items():
+            narrow.copy_(self._bound[name])
+        with versions.errors_of(self._trt) as errors:
+            done = self._current.context.execute_async_v3(stream.cuda_stream)
+        if not done:
+            self._stale = True
+            raise BackendError(f"TensorRT could not run the engine: {versions.reason(errors)}")
+        self._stale = False
+
+    def refit(self, graph: Path) -> None:
+        """Take the weights of `graph`, waiting for the GPU first. If it fails, some weights may be new: close then."""
+        import torch
+
+        if not self._engine.refittable:
+            raise BackendError("this plan was not built to be refitted; build another one for these weights")
+        torch.cuda.synchronize(self._device)
+        versions.refit(self._trt, self._engine, graph)
+        self._stale = True
+
+    def close(self) -> None:
+        """Wait for the GPU, save what TensorRT-RTX compiled, and drop the engine and the bound tensors."""
+        import torch
+
+        if self._runtime is None:
+            return
+        torch.cuda.synchronize(self._device)
+        if self._cache_path is not None:
+            _save_cache(self._cache, self._cache_path)
+        self._bound.clear()
+        self._narrowed.clear()
+        self._memory = self._current = None
+        self._contexts.clear()  # contexts, then their engine, then its runtime: each needs the next one
+        self._cache = self._config = None
+        self._engine = None
+        self._runtime = None
+
+    def _check_place(self, name: str, tensor: "torch.Tensor") -> None:
+        if tensor.get_device() != self._device:
+            raise ShapeError(
+                f"{name} is on cuda:{tensor.get_device()}, the engine was loaded on cuda:{self._device}; "
+                "move it, or load the engine while torch.cuda.device of that GPU is set"
+            )
+        if tensor.data_ptr() % _ALIGNMENT:
+            raise ShapeError(
+                f"{name} starts {tensor.data_ptr() % _ALIGNMENT} bytes past a multiple of {_ALIGNMENT}, where "
+                "TensorRT cannot read it; pass it through .clone()"
+            )
+
+    def _prepare(self, stream: int) -> None:
+        """Tell the context of the nearest profile what changed."""
+        missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
+        assert not missing, f"unbound: {missing}"
+        assert self._memory is not None or not self.workspace_bytes, "use_workspace comes before run"
+        current = self._context(self._profile(), stream)
+        if self._memory is not None and current.memory != self._memory.data_ptr():
+            versions.give_memory(current.context, self._memory.data_ptr(), self._memory.nbytes)
+            current.memory = self._memory.data_ptr()
+        for name, dtype in self._dtypes.items():
+            tensor = self._tensor_for(name, dtype)
+            if name in self.inputs and current.shapes.get(name) != tuple(tensor.shape):
+                self._must(current.context.set_input_shape, name, tuple(tensor.shape))
+                current.shapes[name] = tuple(tensor.shape)
+            if current.addresses.get(name) != tensor.data_ptr():
+                self._must(current.context.set_tensor_address, name, tensor.data_ptr())
+                current.addresses[name] = tensor.data_ptr()
+        self._current = current
+
+    def _profile(self) -> int:
+        """The profile that is nearest to the bound shapes, all of which have been checked against one another."""
+        shapes = {name: tuple(self._bound[name].shape) for name in (*self.inputs, *self.outputs)}
+        sizes = axis_sizes(self.inputs, {name: shapes[name] for name in self.inputs})
+        for name, spec in {**self.inputs, **self.outputs}.items():
+            if shapes[name] != spec.resolve(sizes):
+                raise ShapeError(
+                    f"{name} has shape {list(shapes[name])} where the other tensors ask for "
+                    f"{list(spec.resolve(sizes))}; bind tensors of one batch and size"
+                )
+        chosen = nearest(self._profiles, sizes)
+        if chosen is None:
+            offered = " or ".join(
+                ", ".join(f"{axis} {getattr(profile, axis)}" for axis in sizes) for profile in self._profiles
+            )
+            asked = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+            raise ShapeError(f"{asked} is outside what the engine was built for: {offered}")
+        return chosen
+
+    def _context(self, profile: int, stream: int) -> _Context:
+        if profile not in self._contexts:
+            with versions.errors_of(self._trt) as errors:
+                context = versions.create_context(self._trt, self._engine, self._config)
+            if context is None:
+                raise BackendError(f"TensorRT cannot set up profile {profile}: {versions.reason(errors)}")
+            self._must(context.set_optimization_profile_async, profile, stream)
+            self._contexts[profile] = _Context(context)
+        return self._contexts[profile]
+
+    def _tensor_for(self, name: str, dtype: str) -> "torch.Tensor":
+        """What TensorRT reads or fills: the bound tensor, or an int32 copy of one that it cannot take as int64."""
+        tensor = self._bound[name]
+        if (self.inputs.get(name) or self.outputs[name]).dtype == dtype:
+            return tensor
+        narrow = self._narrowed.get(name)
+        if narrow is None or narrow.shape != tensor.shape:
+            narrow = self._narrowed[name] = tensor.int()
+        return narrow
+
+    def _must(self, call: Any, *args: Any) -> None:
+        """Make a call that returns False where it fails."""
+        with versions.errors_of(self._trt) as errors:
+            done = call(*args)
+        if not done:
+            raise BackendError(f"TensorRT refused {call.__name__}{args}: {versions.reason(errors)}")
+
+
+def _deserialize(trt: Any, runtime: Any, plan: Path) -> Any:
+    with versions.errors_of(trt) as errors:
+        engine = None
+        if plan.stat().st_size:
+            with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise BackendError(
+            f"{plan} does not load with {trt.__name__} {trt.__version__} on this GPU ({versions.reason(errors)}); "
+            "a plan serves one version and one kind of GPU, build it again for these"
+        )
+    return engine
+
+
+def _dtypes(
+    engine: Any, plan: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> dict[str, str]:
+    """The dtype of each of the plan's tensors: that of its spec, but 8.6 reads int32 where the graph has int64."""
+    specs = {**inputs, **outputs}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {name: _DTYPES.get(engine.get_tensor_dtype(name).name, "another") for name in names}
+    for name, dtype in found.items():
+        wanted = specs[name].dtype if name in specs else "nothing"
+        if dtype != wanted and (name not in inputs or (dtype, wanted) != ("int32", "int64")):
+            raise BackendError(f"{plan}: {name!r} is {dtype} there and {wanted} in its manifest; build it again")
+    return found
+
+
+def _load_cache(config: Any, path: Path) -> Any:
+    """The runtime cache of `config`, filled from a file that may be missing or from another machine."""
+    cache = config.create_runtime_cache()
+    if path.is_file() and not cache.deserialize(path.read_bytes()):
+        _log.info("%s is from another GPU, driver or version; TensorRT-RTX compiles anew", path)
+    config.set_runtime_cache(cache)
+    return cache
+
+
+def _save_cache(cache: Any, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(cache.serialize())
+        partial.replace(path)
+    except OSError as error:  # the engine did its work; the next one compiles again
+        _log.warning("TensorRT-RTX's compiled kernels were not saved to %s: %s", path, error.strerror)
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""What one part of a pipeline is as a graph: a denoiser, a VAE decoder or a text encoder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.models.taps import Tap
+from deepcache_trt.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+# What a denoiser gives; every other output of its graph is a tap.
+OUTPUT = "noise_pred"
+TAP_PREFIX = "tap_"
+
+# diffusers' Upsample2D takes another path from 64 images on, so a traced U-Net or VAE is valid below that.
+MAX_IMAGES = 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The ids that a text encoder takes: 0 … vocabulary-1, of which `end` closes the text and is where it is pooled."""
+
+    vocabulary: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One part of a pipeline as a graph.
+
+    Attributes:
+        inputs: what `call` and the graph take.
+        outputs: what they give, beside the taps.
+        call: runs the model's own `forward` on named tensors.
+        max_batch: the largest batch that the graph is valid for.
+        taps: the outputs of its sub-modules that can be cached; only denoisers have them.
+        size_multiple: latent height and width must be multiples of this; 0: only `fixed_size` fits.
+        fixed_size: the one latent height and width that the model has been made for.
+        module: path of the sub-module whose `forward` the graph stands for; "" is the model itself.
+        tokens: what the `input_ids` of a text encoder can be.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    call: Callable[[Any, Mapping[str, "torch.Tensor"]], dict[str, "torch.Tensor"]]
+    max_batch: int
+    taps: tuple[Tap, ...] = ()
+    size_multiple: int = 1
+    fixed_size: int | None = None
+    module: str = ""
+    tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        assert all(tap.name.startswith(TAP_PREFIX) for tap in self.taps)
+        assert not any(output.name.startswith(TAP_PREFIX) for output in self.outputs)
+
+
+def part_dtype(config: Mapping[str, Any], dtype: str) -> str:
+    """The precision to build a part in where the pipeline is in `dtype`.
+
+    The activations of SDXL's VAE overflow half precision; its config says so, and diffusers upcasts it too. A VAE whose
+    checkpoint says nothing (SD1.5, SD2.1) has `force_upcast` by default, and runs in half precision in diffusers.
+    """
+    stated = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())
+    return "float32" if stated and dtype == "float16" else dtype

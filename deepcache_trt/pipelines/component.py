@@ -1,0 +1,252 @@
+"""A component of a pipeline as material for a build: what it is, and where its weights come from."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepcache_trt.errors import CheckpointError, UnsupportedError
+from deepcache_trt.export import weights
+from deepcache_trt.export.trace import fake_model, model_from_config
+from deepcache_trt.models.architectures import COVERED, architecture_of
+from deepcache_trt.models.part import Architecture, part_dtype
+
+# The names under which pipelines keep their denoiser.
+DENOISERS = ("unet", "transformer")
+
+# What configs say about other things than the computation.
+_NOT_IN_THE_GRAPH = {
+    *("sample_size", "scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast"),
+    *("architectures", "dtype", "torch_dtype", "transformers_version"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One model of a pipeline, such as its U-Net, in one precision.
+
+    Attributes:
+        name: of the pipeline's model, as the user gave it.
+        part: the component's name in the pipeline, such as "unet".
+        model_class: its class in diffusers or transformers.
+        config: its complete config.
+        dtype: of the weights, "float32", "float16" or "bfloat16".
+        architecture: inputs, outputs and taps.
+        parameters: how many numbers its weights hold.
+        fingerprint: a hash of the weights.
+        files: safetensors files that hold exactly these weights, to be linked; None: write `tensors` instead.
+        tensors: the state dict, one tensor at a time.
+        module: the real model with these weights.
+        base: the same component without the adapters that are merged into these weights.
+    """
+
+    name: str
+    part: str
+    model_class: Any
+    config: Mapping[str, Any]
+    dtype: str
+    architecture: Architecture
+    parameters: int
+    fingerprint: str
+    files: tuple[Path, ...] | None
+    tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
+    module: Callable[[], torch.nn.Module]
+    base: "Component | None" = None
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"{self.name} {self.part}"
+
+    @property
+    def graph_config(self) -> dict[str, Any]:
+        """The part of the config that decides the graph."""
+        # A U-Net takes any size; for a DiT the position table depends on it.
+        unread = _NOT_IN_THE_GRAPH - ({"sample_size"} if self.architecture.fixed_size else set())
+        return {k: v for k, v in self.config.items() if not k.startswith("_") and k not in unread}
+
+
+def dtype_of(model: torch.nn.Module) -> str:
+    """The precision of a model's weights, as "float16"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def from_model(
+    model: Any,
+    *,
+    name: str,
+    part: str,
+    state: Mapping[str, torch.Tensor] | None = None,
+    base: Component | None = None,
+) -> Component:
+    """A live model as it is now.
+
+    Args:
+        model: of a covered class.
+        name: of the pipeline's model.
+        part: its place in the pipeline.
+        state: other weights for it than its own, as a model with adapters needs them; None: its own.
+        base: see `Component`.
+    """
+    dtype, config = dtype_of(model), _plain_config(model)
+    weights_now = model.state_dict() if state is None else state
+    fingerprint = weights.fingerprint(weights_now, weights_now.__getitem__)
+
+    def module() -> torch.nn.Module:
+        if state is None:
+            return model
+        with_state = model_from_config(type(model), config)
+        with_state.load_state_dict(state)
+        return with_state.to(device=model.device, dtype=getattr(torch, dtype))
+
+    return Component(
+        name=name,
+        part=part,
+        model_class=type(model),
+        config=config,
+        dtype=dtype,
+        architecture=architecture_of(model, dtype=dtype),
+        parameters=sum(tensor.numel() for tensor in weights_now.values()),
+        fingerprint=fingerprint,
+        files=_files_with(fingerprint, Path(config.get("_name_or_path") or "")),
+        tensors=lambda: iter((model.state_dict() if state is None else state).items()),
+        module=module,
+        base=base,
+    )
+
+
+def _files_with(fingerprint: str, folder: Path) -> tuple[Path, ...] | None:
+    """The checkpoint files that a live model was loaded from, if it still holds exactly their values."""
+    try:
+        files = checkpoint_files(folder, variant=None)
+        stored = weights.locate(files)
+    except CheckpointError:
+        return None
+    return files if weights.fingerprint(stored, lambda n: stored[n].tensor()) == fingerprint else None
+
+
+def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = None) -> Component:
+    """A component's folder as diffusers saves it (`unet/` of a pipeline); its weights are never loaded as a whole.
+
+    Args:
+        folder: holds `config.json` and safetensors files.
+        name: of the pipeline's model, as the user gave it.
+        dtype: the pipeline's precision, whatever that of the files.
+        variant: as in diffusers, "fp16" for `….fp16.safetensors`.
+
+    Raises:
+        CheckpointError: no config, or no safetensors files.
+    """
+    files = checkpoint_files(folder, variant=variant)
+    stored = weights.locate(files)
+    kept = {tensor.dtype for tensor in stored.values()}
+    model_class, config = read_config(folder)
+    own = part_dtype(config, dtype)
+
+    def read(tensor_name: str) -> torch.Tensor:
+        # A pipeline that is loaded in half precision and computes in float32 has rounded weights.
+        return stored[tensor_name].tensor().to(getattr(torch, dtype)).to(getattr(torch, own))
+
+    def module() -> torch.nn.Module:
+        model = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), variant=variant)
+        return (model if own == dtype else model.to(getattr(torch, own))).eval()
+
+    fake: Any = fake_model(model_class, config, own)
+    return Component(
+        name=name,
+        part=folder.name,
+        model_class=model_class,
+        config=_plain_config(fake),
+        dtype=own,
+        architecture=architecture_of(fake, dtype=own),
+        parameters=sum(math.prod(tensor.shape) for tensor in stored.values()),
+        fingerprint=weights.fingerprint(stored, read),
+        files=files if kept <= {dtype} and dtype == own else None,
+        tensors=lambda: ((tensor_name, read(tensor_name)) for tensor_name in stored),
+        module=module,
+    )
+
+
+def from_architecture(
+    model_class: Any, config: Mapping[str, Any], *, name: str, part: str, dtype: str, seed: int = 0
+) -> Component:
+    """A model of a real architecture with seeded random weights: for building and timing without a download."""
+    dtype = part_dtype(config, dtype)
+    fake: Any = fake_model(model_class, config, dtype)
+    shapes = {tensor_name: tensor.shape for tensor_name, tensor in fake.state_dict().items()}
+
+    def module() -> torch.nn.Module:
+        model: Any = model_from_config(model_class, config).to(getattr(torch, dtype))
+        model.load_state_dict(dict(weights.seeded(shapes, dtype=dtype, seed=seed)))
+        return model
+
+    return Component(
+        name=name,
+        part=part,
+        model_class=model_class,
+        config=_plain_config(fake),
+        dtype=dtype,
+        architecture=architecture_of(fake, dtype=dtype),
+        parameters=sum(shape.numel() for shape in shapes.values()),
+        fingerprint=weights.fingerprint_of_seed(shapes, dtype=dtype, seed=seed),
+        files=None,
+        tensors=lambda: weights.seeded(shapes, dtype=dtype, seed=seed),
+        module=module,
+    )
+
+
+# The stems of weight files: those of diffusers and those of transformers.
+_STEMS = ("diffusion_pytorch_model", "model")
+
+
+def checkpoint_files(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
+    """The safetensors files of a model folder: one, or the shards that its index lists.
+
+    Raises:
+        CheckpointError: there are none; says so where there is a pickle instead.
+    """
+    for stem in _STEMS:
+        single = folder / f"{stem}{f'.{variant}' if variant else ''}.safetensors"
+        if single.is_file():
+            return (single,)
+        # diffusers has written the variant on either side.
+        for index in (Path(f"{single}.index.json"), folder / f"{stem}.safetensors.index.{variant}.json"):
+            if index.is_file():
+                shards = set(json.loads(index.read_text())["weight_map"].values())
+                return tuple(folder / file for file in sorted(shards))
+    if any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{folder} holds its weights only as a pickle, which can run code when it is loaded; "
+            f"if you trust it, say so with --allow-pickle (use_safetensors=False in Python)"
+        )
+    wanted = f"{_STEMS[0]}{f'.{variant}' if variant else ''}.safetensors"
+    raise CheckpointError(f"{folder} holds no {wanted}; choose another --variant or a complete checkpoint")
+
+
+def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The class, of diffusers or transformers, and the config of a model folder.
+
+    Raises:
+        CheckpointError: no config of such a model.
+        UnsupportedError: a class that is not covered.
+    """
+    import diffusers
+    import transformers
+
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        kind = config.get("_class_name") or config["architectures"][0]
+    except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no config of a model of diffusers or transformers: {error}") from error
+    if kind not in COVERED:
+        raise UnsupportedError(f"{kind} is not covered; covered are {', '.join(COVERED)}")
+    return getattr(diffusers if "_class_name" in config else transformers, kind), config
+
+
+def _plain_config(model: Any) -> dict[str, Any]:
+    return model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)

@@ -1,0 +1,290 @@
+"""A model of a live pipeline whose calls go to engines.
+
+The real model stays registered in the pipeline; only a `forward` is replaced on the instance, for as long as it is
+installed.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.store import Store, default_root
+from deepcache_trt.engines.tensorrt_build import BuildOptions
+from deepcache_trt.errors import ShapeError, UnknownNameError, UnsupportedError
+from deepcache_trt.models.architectures import COVERED, architecture_of
+from deepcache_trt.models.calls import check_untouched, tensors_from_call, wrap_output
+from deepcache_trt.models.part import Architecture
+from deepcache_trt.pipelines.adapters import adapter_state, base_weights, check_mergeable, has_adapters, plain_state
+from deepcache_trt.pipelines.build import Target, open_session
+from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
+from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text, widest_profile
+from deepcache_trt.progress import Progress, shown
+from deepcache_trt.runtime.session import Session
+from deepcache_trt.tensors import axis_sizes
+
+# Elements of each weight that are looked at before each image.
+_SAMPLES = 8
+
+BUILD_MODES = ("auto", "never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Which engines a pipeline uses and where they are kept.
+
+    Attributes:
+        backend: "auto", or a name that `deepcache-trt doctor` lists.
+        store: the folder of built engines; None: `$DEEPCACHE_TRT_STORE` or the user's cache folder.
+        build: "auto" builds what is missing at first use, "never" refuses instead and names the command.
+        components: the pipeline's components that run on engines beside the denoiser, as ("vae", "text_encoder");
+            None: all that are covered.
+        size: pixels that compiled engines (TensorRT) are built for, as 1024, "768x1024", "512-1024", or several of
+            them; None: whatever is called for, each at first use.
+        batch: images of one call that they are built for, as 1, "1-4", or several of them.
+        refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
+        optimization_level: of TensorRT's builder, 0 to 5; None: its default.
+    """
+
+    backend: str = "auto"
+    store: Path | str | None = None
+    build: str = "auto"
+    components: tuple[str, ...] | None = None
+    size: int | str | Sequence[int | str] | None = None
+    batch: int | str | Sequence[int | str] | None = None
+    refit: bool = False
+    optimization_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.build not in BUILD_MODES:
+            raise UnknownNameError(f"unknown build={self.build!r}; there are {', '.join(map(repr, BUILD_MODES))}")
+        backends.check_name(self.backend)
+        _ = self.shapes, self.build_options  # refuse what they refuse now, not at the first image
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """What `size` and `batch` mean; None where neither is given."""
+        if self.size is None and self.batch is None:
+            return None
+        return shapes_from_text(_texts(self.size), _texts(self.batch))
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """How TensorRT builds."""
+        return BuildOptions(optimization_level=self.optimization_level, refittable=self.refit)
+
+
+def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
+    if given is None:
+        return []
+    return [str(given)] if isinstance(given, int | str) else [str(one) for one in given]
+
+
+class LiveComponent:
+    """One model of a pipeline; while it is installed, its calls run on engines for its weights as they are."""
+
+    branch = 0  # what it is built with; only a denoiser has taps to choose from
+
+    def __init__(
+        self, pipe: Any, part: str, options: EngineOptions, *, name: str | None = None, progress: Progress = shown
+    ) -> None:
+        """Nothing is built before the first call.
+
+        Args:
+            pipe: the pipeline.
+            part: the attribute of the pipeline that holds the model.
+            options: which engines.
+            name: what messages call the pipeline's model.
+            progress: told about every stage of a build.
+        """
+        self.part = part
+        self.options = options
+        self.name = name or pipe.config.get("_name_or_path") or type(pipe).__name__
+        self._pipe = pipe
+        self._progress = progress
+        self._installed_on: Any = None
+        self._site: Any = None  # the module whose `forward` is replaced
+        self._site_forward: Any = None
+        self._architecture: Architecture | None = None
+        self._session: Session | None = None
+        self._close_session: Callable[[], object] | None = None
+        self._opened_with: Any = None
+        self._is_checked = False
+        self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
+
+    @property
+    def model(self) -> Any:
+        """The model that the pipeline has now."""
+        return getattr(self._pipe, self.part)
+
+    def install(self) -> None:
+        """Send the calls of the model here until `remove`."""
+        model = self.model
+        if self._installed_on is model:
+            return
+        self.remove()
+        # Of a VAE this is the decoder, which serves whole images, slices and tiles.
+        self._site = model.get_submodule(architecture_of(model, dtype=dtype_of(model)).module)
+        self._site_forward = self._site.__dict__.get("forward")
+        self._installed_on = model
+        self._is_checked = False
+        self._site.forward = self._forward
+
+    def remove(self) -> None:
+        """Give the model its own `forward` back."""
+        if self._installed_on is not None:
+            self._restore()
+        self._installed_on = self._site = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """`install` for the length of a block; nothing of an earlier block reaches into it."""
+        nested = self._installed_on is not None
+        self.install()
+        try:
+            yield
+        finally:
+            if not nested:
+                self.remove()
+
+    def close(self) -> None:
+        """Let go of the engines; the next call loads them again."""
+        if self._close_session is not None:
+            self._close_session()
+        self._session = self._close_session = self._opened_with = None
+        self._is_checked = False
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        model = self._installed_on
+        assert model is not None
+        bound = inspect.signature(type(self._site).forward).bind(self._site, *args, **kwargs)
+        arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
+        arguments |= bound.arguments.get("kwargs", {})
+        with self._own_forward():
+            outputs = self._run(model, arguments)
+        return wrap_output(model, outputs, arguments)
+
+    @contextmanager
+    def _own_forward(self) -> Iterator[None]:
+        """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
+        self._restore()
+        try:
+            yield
+        finally:
+            self._site.forward = self._forward
+
+    def _restore(self) -> None:
+        if self._site_forward is None:
+            self._site.__dict__.pop("forward", None)
+        else:
+            self._site.forward = self._site_forward
+
+    def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        tensors, sizes = self._tensors(model, arguments)
+        return self._session_for(model, tensors, sizes).run("full", tensors, sizes)
+
+    def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+        """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
+        if not self._is_checked:
+            check_untouched(model)
+            if has_adapters(model):
+                check_mergeable(model)
+            self._architecture = architecture_of(model, dtype=dtype_of(model))
+        assert self._architecture is not None
+        tensors = tensors_from_call(self._architecture, model, arguments)
+        return tensors, call_sizes(self._architecture, tensors)
+
+    def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
+        """The open session if it is for this model, its weights and this shape, else another one."""
+        device = next(iter(tensors.values())).device.type
+        state = self._opened_with
+        if not self._is_checked:
+            state = (id(model), self.branch, self.options, device, _version_of(model))
+        if self._session is None or state != self._opened_with or not self._session.serves(sizes):
+            self.close()
+            self._session = self._open(model, device, sizes)
+            # Engines save what they learnt when they are closed, and a pipeline may merely be forgotten.
+            self._close_session = weakref.finalize(self, self._session.close)
+            self._opened_with = state
+        self._is_checked = True
+        return self._session
+
+    def _open(self, model: Any, device: str, sizes: Mapping[str, int]) -> Session:
+        target = Target(
+            backend=backends.resolve(self.options.backend, device),
+            device=device,
+            store=Store(Path(self.options.store) if self.options.store else default_root()),
+            build=self.options.build,
+            shapes=self.options.shapes,
+            options=self.options.build_options,
+        )
+        return open_session(self._component(model), self.branch, target, sizes=sizes, progress=self._progress)
+
+    def _component(self, model: Any) -> Component:
+        """The model as material for a build, with the adapters that count now merged into its weights."""
+        if not has_adapters(model):
+            return from_model(model, name=self.name, part=self.part)
+        self._base_weights = base_weights(model, self._base_weights)
+        base = None
+        if self.options.refit:
+            state = plain_state(model, self._base_weights, adapters=False)
+            base = from_model(model, name=self.name, part=self.part, state=state)
+        state = plain_state(model, self._base_weights, adapters=True)
+        return from_model(model, name=self.name, part=self.part, state=state, base=base)
+
+
+def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The size of each dynamic axis of one call, checked before anything is built for it.
+
+    Raises:
+        ShapeError: a size that the graph cannot take, or two inputs that disagree about an axis.
+    """
+    specs = {spec.name: spec for spec in architecture.inputs}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = axis_sizes(specs, shapes)
+    widest_profile(architecture).check(sizes, size_multiple=architecture.size_multiple)
+    for name, shape in shapes.items():
+        if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
+            raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
+    return sizes
+
+
+def live_components(pipe: Any, options: EngineOptions, *, name: str | None) -> list[LiveComponent]:
+    """The components beside the denoiser that run on engines.
+
+    Raises:
+        UnsupportedError: one that was asked for by name and is not covered, or not there.
+    """
+    covered = [
+        part for part, model in pipe.components.items() if part not in DENOISERS and type(model).__name__ in COVERED
+    ]
+    wanted = covered if options.components is None else [part for part in options.components if part not in DENOISERS]
+    for part in wanted:
+        if part not in covered:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
+                f"it has {', '.join(covered) or 'none'}"
+            )
+    return [LiveComponent(pipe, part, options, name=name) for part in wanted]
+
+
+def _version_of(model: Any) -> tuple[Any, ...]:
+    """Changes whenever a weight is replaced or written to, but not when the model is moved or cast.
+
+    torch counts writes, but not those through `.data`, which is how adapters are fused; so a few elements of each
+    weight are read as well. A hash of everything would take seconds for each image of a large model.
+    """
+    parameters = list(model.parameters())
+    samples = torch.cat([_samples(parameter.detach()) for parameter in parameters])
+    writes = tuple((id(parameter), parameter._version) for parameter in parameters)
+    return adapter_state(model), writes, samples.cpu().numpy().tobytes()
+
+
+def _samples(weight: torch.Tensor) -> torch.Tensor:
+    return weight.reshape(-1)[:: max(1, weight.numel() // _SAMPLES)].float()

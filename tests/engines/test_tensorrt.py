@@ -1,0 +1,717 @@
+"""Running a plan: what TensorRT is told, in which order, and no more than that; and on a GPU, what comes out.
+
+A machine without a GPU cannot load a plan, so the first half runs on a double of TensorRT's execution API that records
+every call. It has no names but those of the real classes, which a test compares.
+"""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from deepcache_trt.engines import tensorrt
+from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.engine import check_binding
+from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
+from deepcache_trt.engines.tensorrt import BuildOptions, TensorRTEngine, build_plan
+from deepcache_trt.engines.tensorrt_build import targets
+from deepcache_trt.errors import BackendError, ShapeError, StoreError
+from deepcache_trt.progress import logged
+from tests.engines.graphs import Net, by_name, spec, square
+
+INPUTS = by_name(spec("sample", "float32", "batch", 4, "height", "width"), spec("timestep", "int64", 1))
+OUTPUTS = by_name(spec("out", "float32", "batch", 4, "height", "width"))
+SMALL, LARGE = square(8, 8, 8), square(16, 16, 32)
+WORKSPACE = 4096
+
+
+class Recorder:
+    """What every class of the double shares: the log of all calls, and what shall fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.failing: set[str] = set()
+        self.loadable = True
+        self.missing_weights: list[str] = []
+        self.int64 = "INT64"
+        self.errors: Any = None
+
+    def record(self, name: str, *args: Any) -> bool:
+        self.calls.append((name, *args))
+        if name in self.failing:
+            self.errors.append(f"{name} went wrong")
+        return name not in self.failing
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """The calls since the last time."""
+        taken, self.calls = self.calls, []
+        return taken
+
+
+class Context:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        return self._recorder.record("set_optimization_profile_async", index, stream)
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self._recorder.record("set_device_memory", address, size)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return self._recorder.record("set_input_shape", name, shape)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return self._recorder.record("set_tensor_address", name, address)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        return self._recorder.record("execute_async_v3", stream)
+
+
+class RuntimeCache:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def deserialize(self, blob: bytes) -> bool:
+        return self._recorder.record("deserialize", blob)
+
+    def serialize(self) -> bytes:
+        return b"compiled kernels"
+
+
+class RuntimeConfig:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        assert strategy == "user managed"
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self._recorder)
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        return self._recorder.record("set_runtime_cache")
+
+
+class CudaEngine:
+    device_memory_size_v2 = WORKSPACE
+    num_io_tensors = 3
+    refittable = True
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def get_tensor_name(self, index: int) -> str:
+        return ["sample", "timestep", "out"][index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=self._recorder.int64 if name == "timestep" else "FLOAT")
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self._recorder)
+
+    def create_execution_context(self, config: RuntimeConfig) -> Context | None:
+        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
+        return Context(self._recorder) if self._recorder.record("create_execution_context") else None
+
+
+class Runtime:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def deserialize_cuda_engine(self, data: Any) -> CudaEngine | None:
+        assert data[:] == b"a plan"
+        return CudaEngine(self._recorder) if self._recorder.record("deserialize_cuda_engine") else None
+
+
+class Refitter:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def get_missing_weights(self) -> list[str]:
+        return self._recorder.missing_weights
+
+    def refit_cuda_engine(self) -> bool:
+        return self._recorder.record("refit_cuda_engine")
+
+
+class OnnxParserRefitter:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def refit_from_file(self, path: str) -> bool:
+        return self._recorder.record("refit_from_file", path)
+
+
+REAL_NAMES = {
+    Context: "IExecutionContext",
+    RuntimeCache: "IRuntimeCache",
+    RuntimeConfig: "IRuntimeConfig",
+    CudaEngine: "ICudaEngine",
+    Runtime: "Runtime",
+    Refitter: "Refitter",
+    OnnxParserRefitter: "OnnxParserRefitter",
+}
+
+
+@pytest.mark.parametrize("double", REAL_NAMES, ids=REAL_NAMES.values())
+def test_the_double_has_no_name_that_tensorrt_lacks(double: type) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="compares with tensorrt-rtx's classes")
+    real = getattr(trt, REAL_NAMES[double])
+    assert [name for name in vars(double) if not name.startswith("_") and not hasattr(real, name)] == []
+
+
+class Module:
+    """Stands for `tensorrt_rtx`."""
+
+    __name__ = "tensorrt_rtx"
+    __version__ = "1.7.1"
+    ILogger = type("ILogger", (), {})
+    IRuntimeCache = RuntimeCache
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.Runtime = lambda logger: Runtime(recorder)
+        self.Refitter = lambda engine, logger: Refitter(recorder)
+        self.OnnxParserRefitter = lambda refitter, logger: OnnxParserRefitter(recorder)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """A machine with TensorRT-RTX's double, where torch's CPU passes for GPU number -1."""
+    recorder = Recorder()
+    module = Module(recorder)
+    monkeypatch.setattr(versions, "load", lambda backend: module)
+    monkeypatch.setattr(Recorder, "record", _with_errors(Recorder.record, versions.logger(module)), raising=True)
+    monkeypatch.setattr(tensorrt, "check_binding", lambda spec, tensor, device: check_binding(spec, tensor, "cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: recorder.calls.append(("synchronize",)))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return recorder
+
+
+def _with_errors(record: Any, logger: Any) -> Any:
+    def recorded(self: Recorder, name: str, *args: Any) -> bool:
+        self.errors = logger.errors
+        return record(self, name, *args)
+
+    return recorded
+
+
+def aligned(*shape: int, dtype: torch.dtype = torch.float32, past: int = 0) -> torch.Tensor:
+    """Zeros that start `past` elements after a multiple of 256 bytes, as torch's GPU memory does for 0."""
+    size = torch.Size(shape).numel()
+    memory = torch.zeros(size + 256, dtype=dtype)
+    start = next(i for i in range(256) if (memory.data_ptr() + i * memory.itemsize) % 256 == 0)
+    return memory[start + past : start + past + size].view(shape)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "engine.plan"
+    path.write_bytes(b"a plan")
+    return path
+
+
+def load(plan: Path, **changes: Any) -> TensorRTEngine:
+    arguments = {"inputs": INPUTS, "outputs": OUTPUTS, "profiles": [SMALL, LARGE], **changes}
+    return TensorRTEngine(plan, backend="tensorrt-rtx", **arguments)
+
+
+@pytest.fixture
+def engine(plan: Path, recorder: Recorder) -> TensorRTEngine:
+    engine = load(plan)
+    engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
+    recorder.take()
+    return engine
+
+
+def bind(engine: TensorRTEngine, batch: int, side: int) -> dict[str, torch.Tensor]:
+    tensors = {
+        "sample": aligned(batch, 4, side, side),
+        "timestep": aligned(1, dtype=torch.int64),
+        "out": aligned(batch, 4, side, side),
+    }
+    for name, tensor in tensors.items():
+        engine.bind(name, tensor)
+    return tensors
+
+
+RUN = ("execute_async_v3", 77)
+
+
+def test_a_context_is_told_its_profile_then_memory_shapes_and_addresses(
+    engine: TensorRTEngine, recorder: Recorder
+) -> None:
+    tensors = bind(engine, 2, 8)
+    engine.run()
+    assert engine._memory is not None
+    assert recorder.take() == [
+        ("create_execution_context",),
+        ("set_optimization_profile_async", 0, 77),
+        ("set_device_memory", engine._memory.data_ptr(), WORKSPACE),
+        ("set_input_shape", "sample", (2, 4, 8, 8)),
+        ("set_tensor_address", "sample", tensors["sample"].data_ptr()),
+        ("set_input_shape", "timestep", (1,)),
+        ("set_tensor_address", "timestep", tensors["timestep"].data_ptr()),
+        ("set_tensor_address", "out", tensors["out"].data_ptr()),
+        RUN,
+    ]
+
+
+def test_nothing_is_told_twice(engine: TensorRTEngine, recorder: Recorder) -> None:
+    tensors = bind(engine, 2, 8)
+    engine.run()
+    recorder.take()
+    engine.run()
+    for name, tensor in tensors.items():
+        engine.bind(name, tensor)
+    engine.run()
+    assert recorder.take() == [RUN, RUN]
+
+
+def test_another_tensor_of_the_same_shape_is_another_address_only(engine: TensorRTEngine, recorder: Recorder) -> None:
+    bind(engine, 2, 8)
+    engine.run()
+    recorder.take()
+    other = aligned(2, 4, 8, 8)
+    engine.bind("sample", other)
+    engine.run()
+    assert recorder.take() == [("set_tensor_address", "sample", other.data_ptr()), RUN]
+
+
+def test_another_shape_at_the_same_address_is_another_shape_only(engine: TensorRTEngine, recorder: Recorder) -> None:
+    tensors = bind(engine, 4, 8)
+    engine.run()
+    recorder.take()
+    for name in ("sample", "out"):
+        engine.bind(name, tensors[name][:2])
+    engine.run()
+    assert recorder.take() == [("set_input_shape", "sample", (2, 4, 8, 8)), RUN]
+
+
+def test_each_profile_has_its_context_and_all_share_the_workspace(engine: TensorRTEngine, recorder: Recorder) -> None:
+    assert engine._memory is not None
+    memory = ("set_device_memory", engine._memory.data_ptr(), WORKSPACE)
+    bind(engine, 2, 8)
+    engine.run()
+    small = bind(engine, 2, 16)
+    engine.run()
+    calls = recorder.take()
+    assert [call for call in calls if call[0] == "set_optimization_profile_async"] == [
+        ("set_optimization_profile_async", 0, 77),
+        ("set_optimization_profile_async", 1, 77),
+    ]
+    assert calls.count(memory) == calls.count(("create_execution_context",)) == calls.count(RUN) == 2
+    bind(engine, 2, 8)
+    engine.run()
+    again = bind(engine, 2, 16)
+    del small
+    engine.run()
+    calls = recorder.take()
+    assert ("create_execution_context",) not in calls
+    assert not [call for call in calls if call[0] in ("set_input_shape", "set_optimization_profile_async")]
+    assert ("set_tensor_address", "sample", again["sample"].data_ptr()) in calls
+
+
+def test_another_workspace_reaches_the_context_that_runs_next(engine: TensorRTEngine, recorder: Recorder) -> None:
+    bind(engine, 2, 8)
+    engine.run()
+    recorder.take()
+    memory = aligned(2 * WORKSPACE, dtype=torch.uint8)
+    engine.use_workspace(memory)
+    engine.use_workspace(memory)
+    engine.run()
+    assert recorder.take() == [("set_device_memory", memory.data_ptr(), 2 * WORKSPACE), RUN]
+
+
+@pytest.mark.parametrize(("batch", "side"), [(5, 8), (2, 12), (2, 40)])
+def test_a_shape_outside_every_profile_is_refused_with_all_of_them(
+    engine: TensorRTEngine, recorder: Recorder, batch: int, side: int
+) -> None:
+    bind(engine, batch, side)
+    message = (
+        rf"batch {batch}, height {side}, width {side} is outside what the engine was built for: "
+        r"batch 1–4, height 8, width 8 or batch 1–4, height 16–32, width 16–32"
+    )
+    with pytest.raises(ShapeError, match=message):
+        engine.run()
+    assert recorder.take() == []
+    bind(engine, 2, 8)
+    engine.run()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8, 8), (2, 4, 16, 8), (1, 4, 8, 8)])
+def test_an_output_of_another_size_than_the_input_is_refused(
+    engine: TensorRTEngine, recorder: Recorder, shape: tuple[int, ...]
+) -> None:
+    """TensorRT would write past its end."""
+    bind(engine, 2, 8)
+    engine.bind("out", aligned(*shape))
+    with pytest.raises(ShapeError, match=r"out has shape .* where the other tensors ask for \[2, 4, 8, 8\]"):
+        engine.run()
+    assert recorder.take() == []
+
+
+def test_a_tensor_that_tensorrt_cannot_read_is_refused(engine: TensorRTEngine) -> None:
+    with pytest.raises(ShapeError, match=r"sample starts 4 bytes past a multiple of 256, .*\.clone\(\)"):
+        engine.bind("sample", aligned(2, 4, 8, 8, past=1))
+    with pytest.raises(ShapeError, match=r"sample is float16, the engine takes float32"):
+        engine.bind("sample", aligned(2, 4, 8, 8, dtype=torch.float16))
+    with pytest.raises(ShapeError, match=r"the workspace starts 1 bytes past"):
+        engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8, past=1))
+    with pytest.raises(AssertionError, match="10 of 4096 bytes"):
+        engine.use_workspace(aligned(10, dtype=torch.uint8))
+
+
+def test_a_tensor_of_another_gpu_is_refused(engine: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda self: 1)
+    with pytest.raises(ShapeError, match=r"sample is on cuda:1, the engine was loaded on cuda:-1"):
+        engine.bind("sample", aligned(2, 4, 8, 8))
+
+
+def test_running_without_a_tensor_or_a_workspace_is_a_bug(plan: Path, recorder: Recorder) -> None:
+    engine = load(plan)
+    with pytest.raises(AssertionError, match=r"unbound: \['sample', 'timestep', 'out'\]"):
+        engine.run()
+    bind(engine, 2, 8)
+    with pytest.raises(AssertionError, match="use_workspace comes before run"):
+        engine.run()
+
+
+def change_tensor(engine: TensorRTEngine) -> None:
+    bind(engine, 2, 8)
+
+
+def change_shape(engine: TensorRTEngine) -> None:
+    bind(engine, 1, 8)
+
+
+def change_workspace(engine: TensorRTEngine) -> None:
+    engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
+
+
+def change_weights(engine: TensorRTEngine) -> None:
+    engine.refit(Path("other.onnx"))
+
+
+@pytest.mark.parametrize("change", [change_tensor, change_shape, change_workspace, change_weights])
+def test_the_first_run_after_a_change_cannot_be_captured(
+    engine: TensorRTEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    def capturing(yes: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: yes)
+
+    kept = bind(engine, 2, 8)
+    engine.run()
+    capturing(True)
+    engine.run()
+    change(engine)
+    with pytest.raises(AssertionError, match="run once after a change, before capturing"):
+        engine.run()
+    capturing(False)
+    engine.run()
+    capturing(True)
+    engine.run()
+    del kept
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("execute_async_v3", "could not run the engine: execute_async_v3 went wrong"),
+        ("set_input_shape", r"refused set_input_shape\('sample', \(2, 4, 8, 8\)\): set_input_shape went wrong"),
+        ("set_tensor_address", "refused set_tensor_address"),
+        ("set_optimization_profile_async", r"refused set_optimization_profile_async\(0, 77\)"),
+        ("create_execution_context", "cannot set up profile 0: create_execution_context went wrong"),
+    ],
+)
+def test_a_call_that_fails_is_an_error_with_tensorrts_reason_and_can_be_tried_again(
+    engine: TensorRTEngine, recorder: Recorder, call: str, message: str
+) -> None:
+    bind(engine, 2, 8)
+    recorder.failing = {call}
+    with pytest.raises(BackendError, match=message):
+        engine.run()
+    recorder.failing = set()
+    engine.run()
+    assert recorder.calls[-1] == RUN
+
+
+def test_version_8_gets_an_int32_copy_of_each_int64_input_at_every_run(plan: Path, recorder: Recorder) -> None:
+    recorder.int64 = "INT32"
+    engine = load(plan)
+    engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
+    timestep = bind(engine, 2, 8)["timestep"]
+    for step in (999, 7):
+        timestep.fill_(step)
+        # torch's CPU memory is not aligned for TensorRT; its GPU memory is.
+        engine.run()
+        copy = engine._narrowed["timestep"]
+        assert (copy.dtype, copy.tolist()) == (torch.int32, [step])
+    assert ("set_tensor_address", "timestep", copy.data_ptr()) in recorder.calls
+
+
+# Loading and letting go.
+
+
+def test_a_plan_that_does_not_load_is_an_error_with_tensorrts_reason(plan: Path, recorder: Recorder) -> None:
+    recorder.failing = {"deserialize_cuda_engine"}
+    with pytest.raises(
+        BackendError,
+        match=r"engine\.plan does not load with tensorrt_rtx 1\.7\.1 on this GPU \(deserialize.* went wrong\); .*again",
+    ):
+        load(plan)
+    plan.write_bytes(b"")
+    with pytest.raises(BackendError, match=r"engine\.plan does not load .*it gave no reason"):
+        load(plan)
+
+
+def test_a_missing_plan_is_named_with_the_cure(tmp_path: Path, recorder: Recorder) -> None:
+    with pytest.raises(StoreError, match=r"no plan at .*gone\.plan; build it again"):
+        load(tmp_path / "gone.plan")
+
+
+def test_a_plan_that_its_manifest_does_not_describe_is_refused(plan: Path, recorder: Recorder) -> None:
+    half = by_name(spec("out", "float16", "batch", 4, "height", "width"))
+    with pytest.raises(BackendError, match=r"'out' is float32 there and float16 in its manifest; build it again"):
+        load(plan, outputs=half)
+    with pytest.raises(BackendError, match=r"'out' is float32 there and nothing in its manifest"):
+        load(plan, outputs={})
+
+
+def test_without_a_gpu_nothing_of_tensorrt_is_touched(
+    plan: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendError, match=r"'tensorrt-rtx' needs an NVIDIA GPU and torch sees none"):
+        load(plan)
+    assert recorder.calls == []
+
+
+def test_compiled_kernels_are_kept_between_two_engines(plan: Path, recorder: Recorder, tmp_path: Path) -> None:
+    cache = tmp_path / "kernels.cache"
+    load(plan, runtime_cache=cache).close()
+    assert cache.read_bytes() == b"compiled kernels"
+    assert ("set_runtime_cache",) in recorder.take()
+    load(plan, runtime_cache=cache)
+    assert ("deserialize", b"compiled kernels") in recorder.take()
+    recorder.failing = {"deserialize"}  # from another driver
+    load(plan, runtime_cache=cache).close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["engine.plan", "kernels.cache"]
+
+
+def test_kernels_that_cannot_be_saved_are_a_warning(
+    plan: Path, recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(plan, runtime_cache=tmp_path / "gone" / "kernels.cache").close()
+    assert "were not saved to" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failing", "missing", "message"),
+    [
+        ({"refit_from_file"}, [], "cannot take the weights of other.onnx: refit_from_file went wrong"),
+        ({"refit_cuda_engine"}, [], "cannot take the weights of other.onnx: refit_cuda_engine went wrong"),
+        (set(), ["conv_in.weight", "b"], r"other\.onnx lacks 2 weights of the engine, 'conv_in\.weight' among them"),
+    ],
+)
+def test_weights_that_do_not_fit_are_an_error(
+    engine: TensorRTEngine, recorder: Recorder, failing: set[str], missing: list[str], message: str
+) -> None:
+    recorder.failing, recorder.missing_weights = failing, missing
+    with pytest.raises(BackendError, match=message):
+        engine.refit(Path("other.onnx"))
+    assert not missing or ("refit_cuda_engine",) not in recorder.calls
+
+
+def test_a_refit_waits_for_the_gpu_and_keeps_the_contexts(engine: TensorRTEngine, recorder: Recorder) -> None:
+    bind(engine, 2, 8)
+    engine.run()
+    recorder.take()
+    engine.refit(Path("other.onnx"))
+    engine.run()
+    assert recorder.take() == [("synchronize",), ("refit_from_file", "other.onnx"), ("refit_cuda_engine",), RUN]
+
+
+def test_a_plan_that_was_not_built_for_it_is_not_refitted(
+    engine: TensorRTEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CudaEngine, "refittable", False)
+    with pytest.raises(BackendError, match="not built to be refitted; build another one"):
+        engine.refit(Path("other.onnx"))
+    assert recorder.take() == []
+
+
+def test_close_lets_go_in_order_and_may_be_repeated(
+    engine: TensorRTEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for double in (Context, CudaEngine, Runtime):
+        name = double.__name__
+        monkeypatch.setattr(
+            double, "__del__", lambda self, name=name: recorder.calls.append(("drop", name)), raising=False
+        )
+    tensors = bind(engine, 2, 8)
+    engine.run()
+    alive = [weakref.ref(tensor) for tensor in tensors.values()]
+    recorder.take()
+    engine.close()
+    engine.close()
+    del tensors
+    gc.collect()
+    assert recorder.take() == [("synchronize",), ("drop", "Context"), ("drop", "CudaEngine"), ("drop", "Runtime")]
+    assert [ref() for ref in alive] == [None] * 3
+
+
+# On a GPU.
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def backend(request: pytest.FixtureRequest) -> str:
+    try:
+        trt = versions.load(request.param)
+    except BackendError as error:
+        pytest.skip(str(error))
+    major, minor = torch.cuda.get_device_capability()
+    if request.param == "tensorrt-rtx" and f"sm{major}{minor}" not in targets(trt):
+        pytest.skip(f"TensorRT-RTX {trt.__version__} is not for compute capability {major}.{minor}")
+    return request.param
+
+
+@pytest.fixture
+def stream() -> Iterator[torch.cuda.Stream]:
+    with torch.cuda.stream(torch.cuda.Stream()) as context:
+        yield context
+
+
+def on_the_gpu(net: Net, backend: str, **options: Any) -> TensorRTEngine:
+    plan, profiles = net.path.with_suffix(".plan"), [SMALL, LARGE]
+    build_plan(
+        net.path,
+        plan,
+        backend=backend,
+        inputs=net.inputs,
+        profiles=profiles,
+        target=None,
+        options=BuildOptions(**options),
+        timing_cache=net.path.with_name("timings"),
+        progress=logged,
+        stage="building",
+    )
+    cache = net.path.with_name("kernels")
+    return TensorRTEngine(
+        plan, backend=backend, inputs=net.inputs, outputs=net.outputs, profiles=profiles, runtime_cache=cache
+    )
+
+
+def tensors_for(net: Net, batch: int, side: int, device: str) -> dict[str, torch.Tensor]:
+    dtype = getattr(torch, net.outputs["out"].dtype)
+    sample = torch.randn(batch, 8, side, side, generator=torch.Generator().manual_seed(side)).to(dtype)
+    tensors = {"sample": sample, "timestep": torch.tensor([3]), "out": torch.full_like(sample, torch.nan)}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def give(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        engine.bind(name, tensor)
+
+
+def reference(net: Net, batch: int, side: int) -> torch.Tensor:
+    engine, tensors = OnnxRuntimeEngine(net.path), tensors_for(net, batch, side, "cpu")
+    give(engine, tensors)
+    engine.run()
+    return tensors["out"]
+
+
+def assert_close(out: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.cuda.synchronize()
+    error = (out.cpu().double() - expected.double()).norm() / expected.double().norm()
+    assert error < (1e-2 if out.dtype == torch.float16 else 1e-4)
+
+
+def workspace(*engines: TensorRTEngine) -> torch.Tensor:
+    memory = torch.empty(max(1, *(e.workspace_bytes for e in engines)), dtype=torch.uint8, device="cuda")
+    for engine in engines:
+        engine.use_workspace(memory)
+    return memory
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_engine_computes_what_onnxruntime_does_at_the_shapes_of_both_profiles(
+    tmp_path: Path, backend: str, stream: Any, dtype: str
+) -> None:
+    net = Net(tmp_path / "net.onnx", dtype=dtype)
+    engine = on_the_gpu(net, backend)
+    workspace(engine)
+    for batch, side in [(2, 8), (3, 16), (1, 8), (4, 32), (2, 8)]:
+        tensors = tensors_for(net, batch, side, "cuda")
+        give(engine, tensors)
+        engine.run()
+        assert_close(tensors["out"], reference(net, batch, side))
+    engine.close()
+
+
+@on_gpu
+def test_two_engines_share_one_workspace_and_a_captured_graph(tmp_path: Path, backend: str, stream: Any) -> None:
+    nets = [Net(tmp_path / f"{seed}.onnx", seed=seed) for seed in (1, 2)]
+    engines = [on_the_gpu(net, backend) for net in nets]
+    memory = workspace(*engines)
+    bound = [tensors_for(net, 2, 16, "cuda") for net in nets]
+    for engine, tensors in zip(engines, bound, strict=True):
+        give(engine, tensors)
+        engine.run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        for engine in engines:
+            engine.run()
+    for tensors in bound:
+        tensors["out"].fill_(torch.nan)
+    memory.fill_(255)
+    graph.replay()
+    for net, tensors in zip(nets, bound, strict=True):
+        assert_close(tensors["out"], reference(net, 2, 16))
+    del graph
+    for engine in engines:
+        engine.close()
+
+
+@on_gpu
+def test_a_refitted_engine_computes_with_the_other_weights(tmp_path: Path, backend: str, stream: Any) -> None:
+    first, second = Net(tmp_path / "first.onnx", seed=1), Net(tmp_path / "second.onnx", seed=2)
+    engine = on_the_gpu(first, backend, refittable=True)
+    workspace(engine)
+    tensors = tensors_for(first, 2, 8, "cuda")
+    give(engine, tensors)
+    results = []
+    for net in (first, second, first):
+        engine.refit(net.path)
+        engine.run()
+        assert_close(tensors["out"], reference(net, 2, 8))
+        results.append(tensors["out"].clone())
+    assert torch.equal(results[0], results[2])
+    engine.close()
+
+
+@on_gpu
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no plan" * 100])
+def test_a_damaged_plan_does_not_load(tmp_path: Path, backend: str, damage: Any) -> None:
+    net = Net(tmp_path / "net.onnx")
+    on_the_gpu(net, backend).close()
+    plan = net.path.with_suffix(".plan")
+    plan.write_bytes(damage(plan.read_bytes()))
+    with pytest.raises(BackendError, match=r"net\.plan does not load"):
+        TensorRTEngine(plan, backend=backend, inputs=net.inputs, outputs=net.outputs, profiles=[SMALL, LARGE])

@@ -1,0 +1,60 @@
+"""A test-size model, exported once for all tests, and its graphs with the weights beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from deepcache_trt.engines.store import Store
+from deepcache_trt.export import parity, weights
+from deepcache_trt.export.cut import cut
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.pipelines.component import Component, from_model
+from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact, weights_artefact
+from deepcache_trt.progress import logged
+
+WHOLE = Variant(name="whole")
+
+
+@dataclass(frozen=True)
+class Exported:
+    component: Component
+    model: Any
+    graph: onnx.ModelProto
+    about: dict[str, Any]
+    folder: Path  # with the weights in it
+
+    @property
+    def taps(self) -> list[str]:
+        return [tap.name for tap in self.component.architecture.taps]
+
+    @property
+    def weights(self) -> set[str]:
+        """The names of what the graph reads from the checkpoint."""
+        return {i.name for i in self.graph.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL}
+
+    @property
+    def constants(self) -> dict[str, torch.Tensor]:
+        """What the graph holds itself."""
+        inline = [i for i in self.graph.graph.initializer if i.data_location != onnx.TensorProto.EXTERNAL]
+        return {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in inline}
+
+    def save(self, variant: Variant = WHOLE) -> Path:
+        path = self.folder / f"{variant.name}.onnx"
+        model = cut(self.graph, variant)
+        weights.save_bound(model, weights.locate(sorted(self.folder.glob("*.safetensors"))), path)
+        return path
+
+    def inputs(self, **sizes: int) -> dict[str, torch.Tensor]:
+        return parity.example_inputs(self.component.architecture, sizes, seed=sum(sizes.values()))
+
+
+def export(model: Any, name: str, store_root: Path, folder: Path) -> Exported:
+    store = Store(store_root)
+    component = from_model(model, name="tiny", part=name)
+    artefact = graph_artefact(component, store, logged)
+    weights.link(sorted(weights_artefact(component, store, logged).folder.glob("*.safetensors")), folder)
+    graph = onnx.load(artefact.folder / GRAPH, load_external_data=False)
+    return Exported(component, model, graph, artefact.about, folder)

@@ -1,0 +1,63 @@
+"""The catalogue's architectures are those of the published checkpoints."""
+
+import pytest
+from diffusers import AutoencoderKL
+
+from deepcache_trt.export.trace import fake_model
+from deepcache_trt.models.architectures import COVERED, part_dtype
+from deepcache_trt.models.catalogue import CATALOGUE
+
+# As published; for text encoders without the position_ids that old ones hold.
+PARAMETERS = {
+    ("sd15", "unet"): 859_520_964,
+    ("sd15", "vae"): 83_653_863,
+    ("sd15", "text_encoder"): 123_060_480,
+    ("sd21", "unet"): 865_910_724,
+    ("sd21", "vae"): 83_653_863,
+    ("sd21", "text_encoder"): 340_387_840,
+    ("sdxl", "unet"): 2_567_463_684,
+    ("sdxl", "vae"): 83_653_863,
+    ("sdxl", "text_encoder"): 123_060_480,
+    ("sdxl", "text_encoder_2"): 694_659_840,
+    ("svd", "unet"): 1_524_623_082,
+    ("ddpm-cifar10", "unet"): 35_746_307,
+}
+
+
+def test_every_part_is_covered() -> None:
+    parts = {(name, folder): part for name, entry in CATALOGUE.items() for folder, part in entry.parts.items()}
+    assert set(parts) == set(PARAMETERS)
+    assert {part.class_name for part in parts.values()} <= set(COVERED)
+
+
+@pytest.mark.parametrize(("name", "folder"), PARAMETERS)
+def test_a_part_has_as_many_parameters_as_its_checkpoint(name: str, folder: str) -> None:
+    part = CATALOGUE[name].parts[folder]
+    model = fake_model(part.model_class(), part.config, "float16")
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name, folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "dtype", "built"),
+    [
+        ("sdxl", "vae", "float16", "float32"),
+        ("sdxl", "vae", "bfloat16", "bfloat16"),
+        ("sdxl", "vae", "float32", "float32"),
+        ("sd15", "vae", "float16", "float16"),
+        ("sdxl", "unet", "float16", "float16"),
+        ("sdxl", "text_encoder_2", "float16", "float16"),
+    ],
+)
+def test_only_a_vae_that_says_that_it_overflows_is_built_in_full_precision(
+    name: str, folder: str, dtype: str, built: str
+) -> None:
+    assert part_dtype(CATALOGUE[name].parts[folder].config, dtype) == built
+
+
+@pytest.mark.parametrize(
+    ("stated", "built"), [({}, "float16"), ({"force_upcast": True}, "float32"), ({"force_upcast": False}, "float16")]
+)
+def test_a_live_vae_is_built_as_its_checkpoint_says(stated: dict[str, bool], built: str) -> None:
+    """diffusers fills in `force_upcast=True` where a config says nothing, and reads it for SDXL only."""
+    model = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **stated)
+    assert part_dtype(model.config, "float16") == built
