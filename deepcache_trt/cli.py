@@ -83,6 +83,9 @@ def build(
     optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="Of TensorRT's builder. [default: TensorRT's]")
     ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB of scratch memory that TensorRT may use. [default: all]")
+    ] = None,
     store: StoreFolder = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
@@ -108,7 +111,11 @@ def build(
         store=_store(store),
         shapes=shapes_from_text(size or (), batch or ()),
         capability=target,
-        options=BuildOptions(optimization_level=optimization_level, refittable=refit),
+        options=BuildOptions(
+            optimization_level=optimization_level,
+            workspace_bytes=None if workspace is None else int(workspace * 2**30),
+            refittable=refit,
+        ),
     )
     if not chosen.compiled and (size or batch):
         raise DeepCacheError(f"backend {chosen.backend!r} takes every size and batch; leave --size and --batch out")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image, ImageChops, ImageStat
 
 from deepcache_trt import __version__, cli
@@ -27,6 +28,8 @@ class Result:
 
 
 Run = Callable[..., Result]
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is said on a machine without a GPU")
 
 
 @pytest.fixture
@@ -66,6 +69,12 @@ def built(store_root: Path) -> Path:
             cli.main()
     assert ended.value.code == 0
     return store_root
+
+
+@pytest.fixture(scope="module")
+def no_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which no engine can be built."""
+    return tmp_path_factory.mktemp("no-engines")
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +161,19 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
             "generate one --height 64 --width 72",
             r"width of 9 \(72 pixels.* no multiple .*'s 8; use 8 or 16 \(64 or 128",
         ),
+        ("build --model digits --size big", r"--size 'big' is no number and no range; write for example --size 4"),
+        ("build --model digits --size 1024-512", r"--size 1024-512: a range goes from 1 or more upwards"),
+        ("build --model digits --batch 0", r"--batch 0: a range goes from 1 or more upwards"),
+        ("build --model digits --optimization-level 9", r"'--optimization-level': .*5; see deepcache-trt build"),
+        ("build --model digits --workspace 0", r"'--workspace': .*0\.001; see deepcache-trt build"),
+        (
+            "build --model digits --backend onnxruntime --target sm86",
+            r"backend 'onnxruntime' builds for the device that it runs on, not for sm86; use --backend tensorrt-rtx",
+        ),
+        (
+            "build --model digits --component unett",
+            r"digits has no component 'unett' \(did you mean 'unet'\?\); it has",
+        ),
         ("build --model my-own --random-weights", r"--random-weights needs a catalogue name, not 'my-own'; there are"),
     ],
 )
@@ -159,6 +181,47 @@ def test_what_the_user_can_mend_is_one_line_with_the_value_and_the_cure(run: Run
     result = run(*arguments.split())
     assert_one_line(result)
     assert re.search(message, result.err)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--size 100", r"--size 100: the pixels of digits unet must be multiples of 8; use 96"),
+        (
+            "--size 72",
+            r"latent height of 9 \(72 pixels.* no multiple of the U-Net's 8; use 8 or 16 \(64 or 128 pixels\)",
+        ),
+        ("--size 64x8000", r"latent width of 1000 .* is outside the profile 1–512; choose 8 to 4096 pixels"),
+        ("--batch 64", r"a batch of 64 is outside the profile 1–63"),
+    ],
+)
+def test_shapes_that_a_model_cannot_take_are_refused_before_anything_is_built(
+    run: Run, tmp_path: Path, options: str, message: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    store = tmp_path / "store"
+    result = run("build", "--model", "digits", "--target", "sm86", *options.split(), "--store", store)
+    assert_one_line(result)
+    assert re.search(message, result.err)
+    assert not store.exists()
+
+
+@no_gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_without_a_gpu_offers_to_build_for_one_elsewhere(run: Run, tmp_path: Path, backend: str) -> None:
+    result = run("build", "--model", "digits", "--backend", backend, "--store", tmp_path / "store")
+    assert_one_line(result)
+    assert f"backend '{backend}' needs an NVIDIA GPU, and torch " in result.err
+    assert "--backend tensorrt-rtx --target sm86" in result.err
+    assert not (tmp_path / "store").exists()
+
+
+@no_gpu
+@pytest.mark.parametrize("options", [["--size", 64], ["--batch", 2], ["--size", 64, "--batch", "1-4"]])
+def test_shapes_for_a_backend_that_takes_every_one_are_refused(run: Run, options: list[Any]) -> None:
+    result = run("build", "--model", "digits", "--backend", "onnxruntime", *options)
+    assert_one_line(result)
+    assert "backend 'onnxruntime' takes every size and batch; leave --size and --batch out" in result.err
 
 
 @pytest.mark.parametrize("command", ["build", "generate one"])
@@ -268,6 +331,52 @@ def test_inspect_prints_the_same_as_tables(run: Run, built: Path, monkeypatch: p
     assert str(built) in "".join(result.out.split())
     assert "full k=0" in result.out
     assert "shallow k=0" in result.out
+
+
+# Building for a GPU elsewhere.
+
+
+def test_a_plan_for_a_gpu_elsewhere_is_built_once_and_listed_with_what_it_is_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    options = ["--component", "text_encoder", "--target", "sm86", "--size", 64, "--batch", 1, "--batch", "2-4"]
+    command = ["build", "--model", "digits", *options, "--store", tmp_path]
+    first = run(*command)
+    assert first.code == 0
+    title, _, folder = first.out.strip().rpartition(" in ")
+    assert title == "digits text_encoder full: tensorrt-rtx engine (float16)"
+    before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in sorted(Path(folder).iterdir())]
+    assert run(*command).out == first.out
+    assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in sorted(Path(folder).iterdir())] == before
+
+    (engine,) = json.loads(run("inspect", "--store", tmp_path, "--json").out)["engines"]
+    assert (engine["backend"], engine["device"], engine["dtype"]) == ("tensorrt-rtx", "sm86", "float16")
+    assert engine["built"]["built_for"] == "sm86"
+    assert [profile["batch"] for profile in engine["profiles"]] == [
+        {"min": 1, "opt": 1, "max": 1},
+        {"min": 1, "opt": 2, "max": 4},
+    ]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert re.search(r"digits text_encoder .*tensorrt-rtx float16 .*sm86", run("inspect", "--store", tmp_path).out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--target sm68", r"cannot build for 'sm68' \(did you mean 'sm8.'\?\); it can for .*sm86, sm89"),
+        ("--target sm86 --refit", r"a refittable plan can only be built on the GPU .* not ahead for 'sm86'"),
+        ("--target sm86 --workspace 0.001", r"TensorRT cannot build graph\.onnx: .*; allow more workspace, or"),
+    ],
+)
+def test_what_cannot_be_built_ahead_leaves_no_engine(run: Run, no_engines: Path, options: str, message: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    command = ["build", "--model", "digits", "--component", "text_encoder", *options.split(), "--store", no_engines]
+    result = run(*command)
+    assert result.code == 2
+    assert re.search(message, result.err.splitlines()[-1])
+    assert not list(no_engines.glob("engines/*"))
+    assert not list(no_engines.glob("tmp/*"))
 
 
 # Building and drawing.

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     DiTTransformer2DModel,
     EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -147,6 +150,25 @@ def denoiser(name: str) -> Any:
 
 
 @functools.cache
+def controlnet(unet: str = "sd15", *, seed: int = 0, pooled: bool = False) -> Any:
+    """A ControlNet for the U-Net called `unet`, whose residuals are not zero as those of a new one are.
+
+    Args:
+        unet: as in `denoiser`.
+        seed: of its last layers.
+        pooled: give residuals of one row and one column, as a shuffle ControlNet does.
+    """
+    model = ControlNetModel.from_unet(denoiser(unet)).eval()
+    model.register_to_config(global_pool_conditions=pooled)
+    torch.manual_seed(seed)
+    for zero in (*model.controlnet_down_blocks, model.controlnet_mid_block):
+        zero.reset_parameters()
+    # The control image has faded in the random layers before.
+    torch.nn.init.normal_(model.controlnet_cond_embedding.conv_out.weight)
+    return model
+
+
+@functools.cache
 def part(name: str) -> Any:
     """The part called `name`, one instance for each test process; tests must not change it."""
     return new_part(name)
@@ -211,6 +233,24 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
         scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_controlnet(controlnets: Any = None) -> StableDiffusionControlNetPipeline:
+    """`stable_diffusion` with one ControlNet or with several."""
+    plain = stable_diffusion()
+    pipe = StableDiffusionControlNetPipeline(
+        **plain.components, controlnet=controlnets or controlnet(), requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stable_diffusion_xl_controlnet() -> StableDiffusionXLControlNetPipeline:
+    """`stable_diffusion_xl` with a ControlNet."""
+    plain = stable_diffusion_xl()
+    pipe = StableDiffusionXLControlNetPipeline(**plain.components, controlnet=controlnet("sdxl"), add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -116,9 +116,9 @@ class Store:
         for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
             try:
                 described = json.loads(manifest.read_text())["about"]
-                fits = all(described.get(name) == value for name, value in wanted.items())
-            except (OSError, ValueError, KeyError, AttributeError):  # `find` reports a damaged one when it is asked for
-                continue
+                fits = wanted.items() <= described.items()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # `find` reports a damaged one when it is asked for
             found = self.find(kind, manifest.parent.name) if fits else None
             if found is not None:
                 yield found
@@ -129,9 +129,9 @@ class Store:
         with self._locked(artefact.kind, artefact.key), _as_store_errors(self.root):
             manifest = json.loads(path.read_text())
             manifest["about"] |= entries
-            temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-            temporary.write_text(json.dumps(manifest, indent=2))
-            temporary.replace(path)
+            with self.scratch() as folder:
+                (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+                (folder / MANIFEST).replace(path)
         return replace(artefact, about=manifest["about"])
 
     @contextmanager
@@ -152,7 +152,7 @@ class Store:
             with _as_store_errors(self.root):
                 self._remove_abandoned()
                 temporary.mkdir(parents=True)
-                about = build(temporary)
+                about = json.loads(json.dumps(build(temporary)))  # as it will be found
                 files = {file.name: _record(file) for file in sorted(temporary.iterdir())}
                 manifest = {"about": about, "files": files, "created": int(time.time())}
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 from deepcache_trt.engines import tensorrt_versions as versions
 from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.engines.profile import ShapeProfile, nearest
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec, axis_sizes
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["BuildOptions", "TensorRTEngine", "build_plan"]
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ class TorchEngine(Engine):
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self._function = function
+        self._function: TensorFunction | None = function
         self._device = device
         self._bound: dict[str, torch.Tensor] = {}
 
@@ -41,6 +41,7 @@ class TorchEngine(Engine):
 
     def run(self) -> None:
         """Call the function on the bound inputs and copy what it returns into the bound outputs."""
+        assert self._function is not None
         results = self._function({name: self._bound[name] for name in self.inputs})
         for name in self.outputs:
             self._bound[name].copy_(results[name])
@@ -48,4 +49,4 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """Drop the function, and with it the model."""
         self._bound.clear()
-        del self._function
+        self._function = None

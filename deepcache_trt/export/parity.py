@@ -148,7 +148,10 @@ def check_graph(
     expected = run_model(model, architecture, whole, {name: tensor.to(device) for name, tensor in tensors.items()})
     errors = check_model(expected, save(whole), tensors, dtype=dtype)
     difference = 0.0
-    for name in dict.fromkeys((*names[:1], *names[-1:])):
+    # ONNX Runtime adds half precision in float32 on the CPU, and the mid block's output, to which a residual is added,
+    # is rounded before that only where it is an input: the cut at the last tap is right to rounding there.
+    last = names[-2:-1] if architecture.controlled and dtype == "float16" else names[-1:]
+    for name in dict.fromkeys((*names[:1], *last)):
         full, shallow = Variant(name="full", emits=(name,)), Variant(name="shallow", consumes=(name,))
         difference = max(difference, check_cut(save(full), save(shallow), shallow, tensors))
     return Parity(sizes=sizes, relative_error=errors, cut_difference=difference)

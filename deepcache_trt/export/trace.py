@@ -22,7 +22,7 @@ from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.taps import tapped
 from deepcache_trt.progress import Progress, logged
-from deepcache_trt.tensors import TensorSpec
+from deepcache_trt.tensors import TensorSpec, resolve_dim
 
 # Latents of 512 are images of 4096 pixels.
 MAX_LATENT_SIZE = 512
@@ -66,6 +66,7 @@ def onnx_from_config(
     config: Mapping[str, Any],
     *,
     dtype: str,
+    controlled: bool = False,
     progress: Progress = logged,
 ) -> onnx_ir.Model:
     """Export the architecture once, with every tap as an output.
@@ -74,6 +75,8 @@ def onnx_from_config(
         model_class: a class that `architecture_of` covers.
         config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
+        controlled: as for `architecture_of`.
+        progress: told about each stage.
 
     Returns:
         A model whose initializers named in the state dict carry no data.
@@ -82,12 +85,13 @@ def onnx_from_config(
         UnsupportedError: the class, a block type, or a constant without a source.
     """
     model = fake_model(model_class, config, dtype)
-    architecture = architecture_of(model, dtype=dtype)
+    architecture = architecture_of(model, dtype=dtype, controlled=controlled)
     with progress("tracing the model"), _quiet():
         exported = _exported_program(model, architecture)
     with progress("translating to ONNX"), _quiet():
         graph = _translate(exported, model)
     with progress("optimizing the graph"), _quiet():
+        _read_sizes_off_first_inputs(graph, architecture)
         _optimize(graph)
         _name_axes(graph, architecture)
         _give_buffers(graph, model, config, dtype)
@@ -113,12 +117,7 @@ class _Tapped(torch.nn.Module):
 
 def _exported_program(model: torch.nn.Module, architecture: Architecture) -> torch.export.ExportedProgram:
     multiple = max(architecture.size_multiple, 1)
-    dims = {
-        "batch": torch.export.Dim("batch", min=1, max=architecture.max_batch),
-        "sequence": torch.export.Dim("sequence", min=1, max=MAX_SEQUENCE),
-        "height": _multiple_of(multiple, "height"),
-        "width": _multiple_of(multiple, "width"),
-    }
+    dims = _traced_dims(architecture, multiple)
     # Sizes that differ from each other, so that the tracer cannot take two axes for one.
     sizes = {"batch": 2, "sequence": 11, "height": 4 * multiple, "width": 6 * multiple}
     mode = _fake_mode_of(model)
@@ -132,10 +131,21 @@ def _exported_program(model: torch.nn.Module, architecture: Architecture) -> tor
         return torch.export.export(_Tapped(model, architecture), args, dynamic_shapes=(shapes,), strict=False)
 
 
-def _multiple_of(multiple: int, name: str) -> Any:
-    if multiple == 1:
-        return torch.export.Dim(name, min=1, max=MAX_LATENT_SIZE)
-    return multiple * torch.export.Dim(f"{name}_units", min=1, max=MAX_LATENT_SIZE // multiple)
+def _traced_dims(architecture: Architecture, multiple: int) -> dict[str, Any]:
+    """Every symbolic dimension of the inputs, an axis or a fraction of one, as torch.export knows them.
+
+    torch takes whole multiples only, so they are all counted in units of their axis, of which height and width have
+    `multiple` each: where that is 8, "height" is `8 * height_units` and "height/2" is `4 * height_units`.
+    """
+    latent = (multiple, MAX_LATENT_SIZE // multiple)
+    units = {"batch": (1, architecture.max_batch), "sequence": (1, MAX_SEQUENCE), "height": latent, "width": latent}
+    torch_units = {axis: torch.export.Dim(f"{axis}_units", min=1, max=most) for axis, (_, most) in units.items()}
+    sizes = {axis: size for axis, (size, _) in units.items()}
+    dims = {}
+    for dim in {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str)}:
+        unit, factor = torch_units[dim.partition("/")[0]], resolve_dim(dim, sizes)
+        dims[dim] = unit if factor == 1 else factor * unit
+    return dims
 
 
 def _fake_mode_of(model: torch.nn.Module) -> FakeTensorMode:
@@ -158,6 +168,30 @@ def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -
             value.const_value = None
             value.name = name.removeprefix("model.")
     return graph
+
+
+def _read_sizes_off_first_inputs(model: onnx_ir.Model, architecture: Architecture) -> None:
+    """Take every size from the first input that has its axis; torch takes any, and each cut would keep it."""
+    specs = dict(zip(model.graph.inputs, architecture.inputs, strict=True))
+    first: dict[str | int, tuple[onnx_ir.Value, int]] = {}
+    for value, spec in specs.items():
+        for position, dim in enumerate(spec.shape):
+            first.setdefault(dim, (value, position))
+    for node in list(model.graph):
+        read = node.inputs[0] if node.op_type == "Shape" else None
+        if read not in specs:
+            continue
+        start, end = (node.attributes.get_int(name, 0) for name in ("start", "end"))
+        if end != start + 1:
+            continue  # several sizes: a reshape of this very input
+        axis, _, divisor = str(specs[read].shape[start]).partition("/")
+        value, position = first[axis]
+        nodes = [onnx_ir.node("Shape", [value], {"start": position, "end": position + 1})]
+        if divisor:
+            by = onnx_ir.node("Constant", [], {"value_ints": [int(divisor)]})
+            nodes += [by, onnx_ir.node("Div", [nodes[0].outputs[0], by.outputs[0]])]
+        model.graph.insert_before(node, nodes)
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
 
 
 def _optimize(model: onnx_ir.Model) -> None:
@@ -183,7 +217,7 @@ def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
     for value, spec in zip(model.graph.inputs, architecture.inputs, strict=True):
         value.name = spec.name
         for dim, axis in zip(value.shape or (), spec.shape, strict=True):
-            if isinstance(axis, str) and not isinstance(dim, int):
+            if isinstance(axis, str) and axis.isidentifier() and not isinstance(dim, int):
                 traced = sympy.sympify(dim.value)
                 (symbol,) = traced.free_symbols
                 known[symbol] = sympy.solve(traced - sympy.Symbol(axis, integer=True, positive=True), symbol)[0]

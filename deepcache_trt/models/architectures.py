@@ -22,16 +22,26 @@ _DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
     "CLIPTextModelWithProjection": text_encoders.text_encoder,
 }
 
+_DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
+    "UNet2DConditionModel": denoisers.controlled_unet_condition,
+}
+
 COVERED = tuple(_DESCRIBE)
 
 
-def architecture_of(model: Any, *, dtype: str) -> Architecture:
-    """Describe `model`, which may be on fake tensors; `dtype` is that of its weights.
+def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Architecture:
+    """Describe `model` as a graph.
+
+    Args:
+        model: may be on fake tensors.
+        dtype: of its weights.
+        controlled: called with the residuals of a ControlNet, which makes another graph of it.
 
     Raises:
         UnsupportedError: a model class or block type that is not covered.
     """
-    kind = type(model).__name__
-    if kind not in _DESCRIBE:
-        raise UnsupportedError(f"{kind} is not covered; covered are {', '.join(_DESCRIBE)}")
-    return _DESCRIBE[kind](model, dtype)
+    kind, described = type(model).__name__, _DESCRIBE_CONTROLLED if controlled else _DESCRIBE
+    if kind not in described:
+        called = f"{kind} with ControlNet residuals" if controlled else kind
+        raise UnsupportedError(f"{called} is not covered; covered are {', '.join(described)}")
+    return described[kind](model, dtype)

@@ -4,11 +4,11 @@ Arguments that the graph does not have are refused, never ignored.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.part import OUTPUT, Architecture
+from deepcache_trt.models.part import DOWN_RESIDUAL, MID_RESIDUAL, OUTPUT, Architecture
 from deepcache_trt.models.text_encoders import HIDDEN_STATE
 from deepcache_trt.tensors import TensorSpec
 
@@ -38,16 +38,25 @@ _FORMS = ("return_dict", "output_hidden_states")
 
 _FALSE_IS_NONE = ("cross_attention_kwargs", "added_cond_kwargs", "output_attentions")
 
+# What a U-Net is called with that a ControlNet steers.
+_DOWN, _MID = "down_block_additional_residuals", "mid_block_additional_residual"
+
 _CURES = {
     "attention_mask": "leave it out; the prompt can be shortened instead",
     "encoder_attention_mask": "leave it out; the prompt can be shortened instead",
-    "cross_attention_kwargs": "leave it out; to use a LoRA call pipe.fuse_lora(lora_scale=…) and "
-    "pipe.unload_lora_weights() first",
-    "down_block_additional_residuals": "run ControlNet and T2I-adapter pipelines without the cache for now",
-    "mid_block_additional_residual": "run ControlNet pipelines without the cache for now",
+    "cross_attention_kwargs": "leave it out; how strongly a LoRA counts is set with pipe.set_adapters(name, scale) or "
+    "pipe.fuse_lora(lora_scale=scale)",
+    _DOWN: f"without {_MID} diffusers takes them for those of a T2I-adapter; "
+    "run T2I-adapter pipelines without the cache for now",
+    _MID: f"diffusers ignores it without {_DOWN}: give both, or run this pipeline without the cache",
     "down_intrablock_additional_residuals": "run T2I-adapter pipelines without the cache for now",
     "image_embeds": "run IP-Adapter pipelines without the cache for now",
 }
+
+
+def is_controlled(arguments: Mapping[str, Any]) -> bool:
+    """Whether a U-Net is called with the residuals of a ControlNet, by the rule of diffusers: with both kinds."""
+    return arguments.get(_DOWN) is not None and arguments.get(_MID) is not None
 
 
 def tensors_from_call(
@@ -70,6 +79,8 @@ def tensors_from_call(
         if name not in _FORMS and not _is_empty(name, value, architecture)
     }
     given.update(given.pop("added_cond_kwargs", None) or {})
+    if architecture.controlled and is_controlled(given):
+        given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
     tensors: dict[str, torch.Tensor] = {}
     for spec in architecture.inputs:
         if given.get(spec.name) is None:
@@ -82,6 +93,16 @@ def tensors_from_call(
             f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
         )
     return tensors
+
+
+def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, kind: str) -> dict[str, Any]:
+    expected = sum(spec.name.startswith(DOWN_RESIDUAL) for spec in architecture.inputs)
+    if len(down) != expected:
+        raise UnsupportedError(
+            f"{_DOWN} has {len(down)} tensors, {kind} has {expected} residuals; "
+            f"take a ControlNet that was made for this U-Net"
+        )
+    return {MID_RESIDUAL: mid} | {f"{DOWN_RESIDUAL}{i}": residual for i, residual in enumerate(down)}
 
 
 def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
@@ -108,8 +129,19 @@ def _to_spec(value: Any, spec: TensorSpec, first: "torch.Tensor | None") -> "tor
     dtype = getattr(torch, spec.dtype)
     if spec.name == "timestep":
         value = _timestep(value, spec, first)
+    if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)):
+        value = _broadcast(value, spec, first)
     device = value.device if first is None else first.device
     return value.to(device=device, dtype=dtype).contiguous()
+
+
+def _broadcast(residual: "torch.Tensor", spec: TensorSpec, sample: "torch.Tensor | None") -> "torch.Tensor":
+    """As adding it does: a ControlNet that pools its conditions gives residuals of one row and one column."""
+    assert sample is not None
+    if residual.shape[2:] != (1, 1):
+        return residual
+    _, _, height, width = spec.resolve({"batch": len(sample), "height": sample.shape[-2], "width": sample.shape[-1]})
+    return residual.expand(-1, -1, height, width)
 
 
 def _timestep(value: Any, spec: TensorSpec, sample: "torch.Tensor | None") -> "torch.Tensor":
@@ -153,11 +185,6 @@ def wrap_output(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Ma
 def check_untouched(model: Any) -> None:
     """Raise UnsupportedError where the live model computes something else than its exported graph would."""
     kind = type(model).__name__
-    if getattr(model, "peft_config", None):
-        raise UnsupportedError(
-            f"{kind} has unfused LoRA adapters, which its graph does not; "
-            f"call pipe.fuse_lora() and pipe.unload_lora_weights() first"
-        )
     if any(getattr(block, "s1", None) for block in getattr(model, "up_blocks", ())):
         raise UnsupportedError("FreeU is switched on, which the graph does not have; call pipe.disable_freeu()")
     if getattr(model.config, "output_attentions", False):

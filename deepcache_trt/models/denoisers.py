@@ -1,10 +1,11 @@
 """The denoisers of diffusers: their inputs, their taps and the sizes they take. Sizes are those of the latents."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.part import MAX_IMAGES, OUTPUT, Architecture
+from deepcache_trt.models.part import DOWN_RESIDUAL, MAX_IMAGES, MID_RESIDUAL, OUTPUT, Architecture
 from deepcache_trt.models.taps import dit_taps, unet_taps
 from deepcache_trt.tensors import Dim, TensorSpec
 
@@ -68,8 +69,38 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
     )
 
 
+def controlled_unet_condition(model: Any, dtype: str) -> Architecture:
+    """UNet2DConditionModel that ControlNets steer: what they add to its residuals are inputs too."""
+    plain = unet_condition(model, dtype)
+    residuals = _residuals(model, dtype)
+    assert len(residuals) == len(plain.taps) + 1, "a tap for each residual, and the mid block's"
+    return replace(plain, inputs=(*plain.inputs, *residuals))
+
+
+def _residuals(model: Any, dtype: str) -> list[TensorSpec]:
+    """One input for each entry of the residual list, in its order, and one for the mid block."""
+
+    def spec(name: str, channels: int, level: int) -> TensorSpec:
+        height, width = (f"{axis}/{2**level}" if level else axis for axis in ("height", "width"))
+        return TensorSpec(name=name, dtype=dtype, shape=("batch", channels, height, width))
+
+    level = 0
+    outputs = [(model.conv_in.out_channels, level)]
+    for block in model.down_blocks:
+        outputs += [(resnet.out_channels, level) for resnet in block.resnets]
+        if block.downsamplers:
+            level += 1
+            outputs.append((block.downsamplers[0].out_channels, level))
+    mid = model.mid_block.resnets[-1].out_channels
+    return [
+        *(spec(f"{DOWN_RESIDUAL}{i}", *output) for i, output in enumerate(outputs)),
+        spec(MID_RESIDUAL, mid, level),
+    ]
+
+
 def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     added = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
+    count = sum(name.startswith(DOWN_RESIDUAL) for name in tensors)
     (prediction,) = model(
         tensors["sample"],
         tensors["timestep"],
@@ -77,6 +108,8 @@ def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> d
         class_labels=tensors.get("class_labels"),
         timestep_cond=tensors.get("timestep_cond"),
         added_cond_kwargs=added or None,
+        down_block_additional_residuals=tuple(tensors[f"{DOWN_RESIDUAL}{i}"] for i in range(count)) or None,
+        mid_block_additional_residual=tensors.get(MID_RESIDUAL),
         return_dict=False,
     )
     return {OUTPUT: prediction}

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 OUTPUT = "noise_pred"
 TAP_PREFIX = "tap_"
 
+# What ControlNets add to a U-Net's residuals, numbered as these are, and to the output of its mid block.
+DOWN_RESIDUAL = "down_residual_"
+MID_RESIDUAL = "mid_residual"
+
 # diffusers' Upsample2D takes another path from 64 images on, so a traced U-Net or VAE is valid below that.
 MAX_IMAGES = 63
 
@@ -55,6 +59,11 @@ class Architecture:
     def __post_init__(self) -> None:
         assert all(tap.name.startswith(TAP_PREFIX) for tap in self.taps)
         assert not any(output.name.startswith(TAP_PREFIX) for output in self.outputs)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the graph takes the residuals of a ControlNet."""
+        return any(spec.name == MID_RESIDUAL for spec in self.inputs)
 
 
 def part_dtype(config: Mapping[str, Any], dtype: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ from deepcache_trt.tensors import TensorSpec
 _log = logging.getLogger(__name__)
 
 ENGINE_GRAPH, PLAN = "engine.onnx", "engine.plan"
+
+# Backends whose engines can take other weights.
+REFITTABLE = ("tensorrt", "tensorrt-rtx")
+
+_AT_FIRST_USE = "since engines for ControlNet are built at first use, not by a command"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,7 @@ def build_variants(
     """
     variants = variants_of(component, branch)
     backends.check_dtype(target.backend, target.device, component.dtype)
-    profiles = _profiles(component, branch, variants[0], target, sizes)
+    target, profiles = _settle(component, branch, variants[0], target, sizes)
     artefacts = {variant.name: _engine(component, branch, variant, target, profiles, progress) for variant in variants}
     return {
         variant.name: _trusted(component, variant, artefacts[variant.name], target, progress) for variant in variants
@@ -185,6 +190,8 @@ def _open_engine(component: Component, variant: Variant, artefact: Artefact, tar
     def function(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         return parity.run_model(model, component.architecture, variant, tensors)
 
+    # The model's own `forward` asks for what a supplied tap makes superfluous.
+    inputs |= {spec.name: spec for spec in component.architecture.inputs}
     return TorchEngine(function, inputs=inputs, outputs=outputs, device=target.device)
 
 
@@ -193,7 +200,7 @@ def _open_refitted(
 ) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
     """The base model's engines with this component's weights, where the backend can do that; else None."""
     base = component.base
-    if base is None or target.backend not in ("tensorrt", "tensorrt-rtx") or not target.options.refittable:
+    if base is None or target.backend not in REFITTABLE or not target.options.refittable:
         return None
     variants = variants_of(component, branch)
     artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
@@ -215,27 +222,44 @@ def _open_refitted(
     return engines, artefacts
 
 
-def _profiles(
+def _settle(
     component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
-) -> tuple[ShapeProfile, ...]:
+) -> tuple[Target, tuple[ShapeProfile, ...]]:
     """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
     if not target.compiled:
-        return (widest_profile(component.architecture),)
+        return target, (widest_profile(component.architecture),)
     if target.shapes is not None or sizes is None:
         profiles = profiles_for(component, target.shapes or Shapes())
         if sizes is not None and nearest(profiles, sizes) is None:
+            cure = f"build for it with: {_command(component, branch, target, sizes)}"
+            if component.architecture.controlled:
+                cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE}"
             raise ShapeError(
-                f"{component.title} is called with {in_words(sizes)}, which is outside what its engines are for; "
-                f"build for it with: {_command(component, branch, target, sizes)}"
+                f"{component.title} is called with {in_words(component, sizes)}, which is outside what its engines are "
+                f"for; {cure}"
             )
-        return profiles
-    ingredients = _engine_ingredients(component, variant, target)
-    found = target.store.search("engines", ingredients)
-    built = [artefact for artefact in found if nearest(_profiles_of(artefact), sizes) is not None]
+        return target, profiles
+    same = _engine_ingredients(component, variant, target)
+    same.pop("build_options", None)
+    built = [
+        artefact
+        for artefact in target.store.search("engines", same)
+        if nearest(_profiles_of(artefact), sizes) is not None and _honours(artefact, target.options)
+    ]
     if not built:
-        return profiles_around(component, sizes)
+        return target, profiles_around(component, sizes)
     best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in _profiles_of(artefact)))
-    return _profiles_of(best)
+    return replace(target, options=_options_of(best)), _profiles_of(best)
+
+
+def _honours(artefact: Artefact, options: BuildOptions) -> bool:
+    """Whether an engine was built as asked; what is left at its default may be anything."""
+    built, default = asdict(_options_of(artefact)), asdict(BuildOptions())
+    return all(value in (default[name], built[name]) for name, value in asdict(options).items())
+
+
+def _options_of(artefact: Artefact) -> BuildOptions:
+    return BuildOptions(**artefact.about.get("build_options", {}))
 
 
 def _profiles_of(artefact: Artefact) -> tuple[ShapeProfile, ...]:
@@ -264,12 +288,17 @@ def _engine(
     progress: Progress,
 ) -> Artefact:
     ingredients = _engine_ingredients(component, variant, target) | {"profiles": [asdict(p) for p in profiles]}
-    if target.build == "never" and target.store.find("engines", key_of(ingredients)) is None:
-        raise NotBuiltError(
+    if target.store.find("engines", key_of(ingredients)) is None:
+        missing = (
             f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {component.title} "
-            f"({component.dtype}, branch {branch}) for {target.device_tag}{_elsewhere(ingredients, target)}; "
-            f"allow build='auto' once, or run: {_command(component, branch, target, profiles[0].at('opt'))}"
+            f"({component.dtype}, branch {branch}) for {target.device_tag}{_elsewhere(ingredients, target)}"
         )
+        if target.build == "never":
+            cure = f"or run: {_command(component, branch, target, profiles[0].at('opt'))}"
+            if component.architecture.controlled:
+                cure = _AT_FIRST_USE
+            raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
+        _log.info("%s; building it", missing)
 
     def build(folder: Path) -> dict[str, Any]:
         about = {
@@ -333,7 +362,9 @@ def _trusted(
         ):
             engine = _open_engine(component, variant, artefact, target)
             try:
-                sizes = _profiles_of(artefact)[0].at("opt" if target.compiled else "min")
+                sizes = parity.unseen_sizes(component.architecture)
+                if target.compiled:
+                    sizes = _profiles_of(artefact)[0].at("opt")
                 found = check_engine(
                     engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
                 )

@@ -5,18 +5,29 @@ strengths and sizes all start from a fresh plan and empty taps.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.pipelines.build import check_branch
 from deepcache_trt.pipelines.component import DENOISERS, dtype_of
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
 from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FULL, CacheParams, Plan, make_plan
+from deepcache_trt.runtime.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstCall:
+    """The first call of a generation: the session whose buffers hold it, and what the model returned."""
+
+    session: Session
+    prediction: torch.Tensor
 
 
 class CachedDenoiser(LiveComponent):
@@ -38,9 +49,12 @@ class CachedDenoiser(LiveComponent):
             UnknownNameError: no such branch.
         """
         super().__init__(pipe, _denoiser_of(pipe), options, name=name, progress=progress)
+        self.plan = Plan(variants=())  # of the last generation
+        self.first_call: FirstCall | None = None  # while it is the only one of its generation
         self._timesteps: Any = None
-        self._plan = Plan(variants=())
         self._calls = 0
+        self._is_finished = False
+        self._last: dict[str, torch.Tensor] = {}
         self.params = params
         self.check(params)
 
@@ -68,9 +82,20 @@ class CachedDenoiser(LiveComponent):
             self._timesteps = None
         super().install()
 
+    @property
+    def engine_seconds(self) -> float:
+        """Spent in the engines that are open now."""
+        return self._session.seconds if self._session is not None else 0.0
+
+    def finish(self) -> None:
+        """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""
+        self._is_finished = True
+
     def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         timesteps = self._pipe.scheduler.timesteps
         begins = timesteps is not self._timesteps
+        if self._is_finished and not begins:
+            return self._last
         if begins:
             self._is_checked = False
         tensors, sizes = self._tensors(model, arguments)
@@ -78,11 +103,13 @@ class CachedDenoiser(LiveComponent):
         if begins:
             session.forget_taps()
             self._timesteps = timesteps
-            self._plan = self._new_plan()
-            self._calls = 0
-        variant = self._plan.variants[self._calls] if self._calls < len(self._plan) else FULL
+            self.plan = self._new_plan()
+            self._calls, self._is_finished = 0, False
+        variant = self.plan.variants[self._calls] if self._calls < len(self.plan) else FULL
         self._calls += 1
-        return session.run(variant if session.holds_taps(sizes) else FULL, tensors, sizes)
+        self._last = session.run(variant if session.holds_taps(sizes) else FULL, tensors, sizes)
+        self.first_call = FirstCall(session=session, prediction=self._last[OUTPUT]) if begins else None
+        return self._last
 
     def _new_plan(self) -> Plan:
         # Pipelines that shorten the table, as image to image does, keep the number of calls here.

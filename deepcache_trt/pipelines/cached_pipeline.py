@@ -12,9 +12,13 @@ from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameErr
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent, live_components
+from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
 
 _OPTIONS = [field.name for field in fields(EngineOptions)]
+
+# What diffusers takes and looks like a misspelt option of ours.
+_ALIKE = {"cache_dir", "controlnet"}
 
 
 class DeepCachePipeline:
@@ -29,6 +33,7 @@ class DeepCachePipeline:
     _cached_denoiser: CachedDenoiser | None = None
     _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
     _cache_enabled = True
+    last_run: Run | None = None  # what happened in the last call
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -60,7 +65,7 @@ class DeepCachePipeline:
         before = getattr(pipeline, "_cached_denoiser", None)
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
-        for attribute in ("_cached_denoiser", "_live_components", "_cache_enabled"):
+        for attribute in ("_cached_denoiser", "_live_components", "_cache_enabled", "last_run"):
             plain.__dict__.pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
             base = cls._plain_class or type(plain)
@@ -122,9 +127,13 @@ def cached_class(base: Any) -> Any:
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)
         self._denoiser().check_size(arguments.get("height"), arguments.get("width"))
+        denoiser, others = self._denoiser(), self._live_components
+        loop = WholeLoop(self, denoiser, arguments)
         with contextlib.ExitStack() as stack:
-            for component in (self._denoiser(), *self._live_components):
+            for component in (denoiser, *others):
                 stack.enter_context(component.installed())
+            stack.enter_context(recorded(self, denoiser, others, loop))
+            stack.enter_context(loop.installed())
             return base.__call__(self, *args, **kwargs)
 
     namespace = {
@@ -155,7 +164,7 @@ def _split(kwargs: Mapping[str, Any]) -> tuple[CacheParams, EngineOptions, dict[
     """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning."""
     known = [*CacheParams.names(), *_OPTIONS]
     rest = {name: value for name, value in kwargs.items() if name not in known}
-    for name in rest:
+    for name in rest.keys() - _ALIKE:
         if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
             raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
     params = CacheParams(**{name: kwargs[name] for name in CacheParams.names() if name in kwargs})

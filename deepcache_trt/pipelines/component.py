@@ -60,7 +60,7 @@ class Component:
     @property
     def title(self) -> str:
         """What messages call it."""
-        return f"{self.name} {self.part}"
+        return f"{self.name} {self.part}{' with ControlNet' if self.architecture.controlled else ''}"
 
     @property
     def graph_config(self) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def from_model(
     *,
     name: str,
     part: str,
+    controlled: bool = False,
     state: Mapping[str, torch.Tensor] | None = None,
     base: Component | None = None,
 ) -> Component:
@@ -89,6 +90,7 @@ def from_model(
         model: of a covered class.
         name: of the pipeline's model.
         part: its place in the pipeline.
+        controlled: as for `architecture_of`.
         state: other weights for it than its own, as a model with adapters needs them; None: its own.
         base: see `Component`.
     """
@@ -99,9 +101,7 @@ def from_model(
     def module() -> torch.nn.Module:
         if state is None:
             return model
-        with_state = model_from_config(type(model), config)
-        with_state.load_state_dict(state)
-        return with_state.to(device=model.device, dtype=getattr(torch, dtype))
+        return _with_weights(type(model), config, state).to(device=model.device)
 
     return Component(
         name=name,
@@ -109,7 +109,7 @@ def from_model(
         model_class=type(model),
         config=config,
         dtype=dtype,
-        architecture=architecture_of(model, dtype=dtype),
+        architecture=architecture_of(model, dtype=dtype, controlled=controlled),
         parameters=sum(tensor.numel() for tensor in weights_now.values()),
         fingerprint=fingerprint,
         files=_files_with(fingerprint, Path(config.get("_name_or_path") or "")),
@@ -117,6 +117,16 @@ def from_model(
         module=module,
         base=base,
     )
+
+
+def _with_weights(model_class: Any, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """A model that takes over the tensors of `state`; none are drawn to be thrown away."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = model_from_config(model_class, config)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False)
 
 
 def _files_with(fingerprint: str, folder: Path) -> tuple[Path, ...] | None:
@@ -180,9 +190,7 @@ def from_architecture(
     shapes = {tensor_name: tensor.shape for tensor_name, tensor in fake.state_dict().items()}
 
     def module() -> torch.nn.Module:
-        model: Any = model_from_config(model_class, config).to(getattr(torch, dtype))
-        model.load_state_dict(dict(weights.seeded(shapes, dtype=dtype, seed=seed)))
-        return model
+        return _with_weights(model_class, config, dict(weights.seeded(shapes, dtype=dtype, seed=seed)))
 
     return Component(
         name=name,

@@ -63,7 +63,11 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
 
     def build(folder: Path) -> dict[str, Any]:
         model = onnx_from_config(
-            component.model_class, component.graph_config, dtype=component.dtype, progress=progress
+            component.model_class,
+            component.graph_config,
+            dtype=component.dtype,
+            controlled=component.architecture.controlled,
+            progress=progress,
         )
         onnx_ir.save(model, folder / GRAPH)
         return {
@@ -93,13 +97,14 @@ def bound_graph(component: Component, variant: Variant, store: Store, progress: 
 
 
 def _graph_ingredients(component: Component) -> dict[str, Any]:
-    return {
+    ingredients = {
         "class": component.model_class.__name__,
         "config": component.graph_config,
         "dtype": component.dtype,
         "format": _GRAPH_FORMAT,
         "torch": torch.__version__.split("+")[0],
     }
+    return ingredients | ({"controlled": True} if component.architecture.controlled else {})
 
 
 def _check_parity(component: Component, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:

@@ -5,10 +5,12 @@ installed.
 """
 
 import inspect
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,14 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import ShapeError, UnknownNameError, UnsupportedError
 from deepcache_trt.models.architectures import COVERED, architecture_of
-from deepcache_trt.models.calls import check_untouched, tensors_from_call, wrap_output
+from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.adapters import adapter_state, base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.build import Target, open_session
 from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
 from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text, widest_profile
 from deepcache_trt.progress import Progress, shown
-from deepcache_trt.runtime.session import Session
+from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
 
 # Elements of each weight that are looked at before each image.
@@ -105,7 +107,8 @@ class LiveComponent:
         """
         self.part = part
         self.options = options
-        self.name = name or pipe.config.get("_name_or_path") or type(pipe).__name__
+        self.name = str(name or pipe.config.get("_name_or_path") or type(pipe).__name__)
+        self.seconds = 0.0  # spent in calls of the model
         self._pipe = pipe
         self._progress = progress
         self._installed_on: Any = None
@@ -166,8 +169,10 @@ class LiveComponent:
         bound = inspect.signature(type(self._site).forward).bind(self._site, *args, **kwargs)
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
+        started = time.perf_counter()
         with self._own_forward():
             outputs = self._run(model, arguments)
+        self.seconds += time.perf_counter() - started
         return wrap_output(model, outputs, arguments)
 
     @contextmanager
@@ -191,21 +196,27 @@ class LiveComponent:
 
     def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
+        controlled = is_controlled(arguments)
+        self._is_checked = self._is_checked and controlled == self._controlled
         if not self._is_checked:
             check_untouched(model)
             if has_adapters(model):
                 check_mergeable(model)
-            self._architecture = architecture_of(model, dtype=dtype_of(model))
+            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled)
         assert self._architecture is not None
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
 
+    @property
+    def _controlled(self) -> bool:
+        return self._architecture is not None and self._architecture.controlled
+
     def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
         """The open session if it is for this model, its weights and this shape, else another one."""
-        device = next(iter(tensors.values())).device.type
+        device = next(iter(tensors.values())).device
         state = self._opened_with
         if not self._is_checked:
-            state = (id(model), self.branch, self.options, device, _version_of(model))
+            state = (id(model), self.branch, self.options, device, self._controlled, _version_of(model))
         if self._session is None or state != self._opened_with or not self._session.serves(sizes):
             self.close()
             self._session = self._open(model, device, sizes)
@@ -215,28 +226,28 @@ class LiveComponent:
         self._is_checked = True
         return self._session
 
-    def _open(self, model: Any, device: str, sizes: Mapping[str, int]) -> Session:
+    def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> Session:
         target = Target(
-            backend=backends.resolve(self.options.backend, device),
-            device=device,
+            backend=backends.resolve(self.options.backend, device.type),
+            device=device.type,
             store=Store(Path(self.options.store) if self.options.store else default_root()),
             build=self.options.build,
             shapes=self.options.shapes,
             options=self.options.build_options,
         )
-        return open_session(self._component(model), self.branch, target, sizes=sizes, progress=self._progress)
+        with on_device(device):
+            return open_session(self._component(model), self.branch, target, sizes=sizes, progress=self._progress)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
+        live = partial(from_model, model, name=self.name, part=self.part, controlled=self._controlled)
         if not has_adapters(model):
-            return from_model(model, name=self.name, part=self.part)
+            return live()
         self._base_weights = base_weights(model, self._base_weights)
         base = None
         if self.options.refit:
-            state = plain_state(model, self._base_weights, adapters=False)
-            base = from_model(model, name=self.name, part=self.part, state=state)
-        state = plain_state(model, self._base_weights, adapters=True)
-        return from_model(model, name=self.name, part=self.part, state=state, base=base)
+            base = live(state=plain_state(model, self._base_weights, adapters=False))
+        return live(state=plain_state(model, self._base_weights, adapters=True), base=base)
 
 
 def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

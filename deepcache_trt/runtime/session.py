@@ -4,7 +4,9 @@ The full engine's output buffer *is* the shallow engine's input buffer. Every en
 buffers, bound once for each shape, so that compiled engines see the same addresses at every run.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from deepcache_trt.engines.engine import Engine
@@ -30,6 +32,7 @@ class Session:
         """
         self.engines = engines
         self.profiles = profiles
+        self.seconds = 0.0  # spent in `Engine.run`; on a GPU that only enqueues
         self._outputs = outputs
         self._buffers: dict[str, torch.Tensor] = {}
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
@@ -62,22 +65,55 @@ class Session:
             The outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
         """
         engine = self.engines[variant]
-        self._prepare(sizes, next(iter(tensors.values())).device)
-        for name in engine.inputs:
-            assert name in tensors or self.holds_taps(sizes), "a cached step before a full one"
-            if name in tensors:
-                self._buffers[name].copy_(tensors[name])
-        engine.run()
-        if any(name not in self._outputs for name in engine.outputs):
+        device = next(iter(tensors.values())).device
+        with on_device(device):
+            self._prepare(sizes, device)
+            for name in engine.inputs:
+                assert name in tensors or self.holds_taps(sizes), "a cached step before a full one"
+                if name in tensors:
+                    self._buffers[name].copy_(tensors[name])
+            gives_taps = any(name not in self._outputs for name in engine.outputs)
+            if gives_taps:
+                self.forget_taps()  # a run that fails may have written half of them
+            engine.run()
+        if gives_taps:
             self._taps_at = dict(sizes)
         return {name: self._buffers[name].clone() for name in engine.outputs if name in self._outputs}
+
+    def feed(self, latents: "torch.Tensor", timestep: "torch.Tensor", *, copies: int) -> None:
+        """Replace latents and timestep of the call that the buffers hold; the conditioning stays.
+
+        Args:
+            latents: [B, C, …]; where the model takes further channels, such as a mask, those stay too.
+            timestep: a scalar.
+            copies: how often the batch repeats the latents.
+        """
+        self.latents_like(latents).unflatten(0, (copies, -1)).copy_(latents)
+        self._buffers["timestep"].copy_(timestep)
+
+    def latents_like(self, latents: "torch.Tensor") -> "torch.Tensor":
+        """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …]."""
+        axis = latents.ndim - 3  # of the channels: 1 of an image, 2 of a video
+        return self._buffers["sample"].narrow(axis, 0, latents.shape[axis])
+
+    def enqueue(self, variant: str) -> "torch.Tensor":
+        """Run a variant on what the buffers hold; its prediction is overwritten by the next run."""
+        engine = self.engines[variant]
+        with on_device(self._buffers["sample"].device):
+            self._time(engine)
+        return self._buffers[self._outputs[0]]
 
     def close(self) -> None:
         """Close every engine and let go of the buffers."""
         for engine in self.engines.values():
             engine.close()
         self._buffers.clear()
-        self._buffers_for = self._workspace = None
+        self._buffers_for = self._workspace = self._taps_at = None
+
+    def _time(self, engine: Engine) -> None:
+        started = time.perf_counter()
+        engine.run()
+        self.seconds += time.perf_counter() - started
 
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
         """Bind every engine to buffers of these sizes, and to one workspace: they run one after the other."""
@@ -85,7 +121,7 @@ class Session:
 
         if self._buffers_for == (sizes, device):
             return
-        self._taps_at = None
+        self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
         self._buffers = {}
         for engine in self.engines.values():
             for name, spec in (engine.inputs | engine.outputs).items():
@@ -99,6 +135,13 @@ class Session:
                 if engine.workspace_bytes:
                     engine.use_workspace(self._workspace)
         self._buffers_for = (dict(sizes), device)
+
+
+def on_device(device: "torch.device") -> AbstractContextManager[object]:
+    """Make a GPU the current one, to which engines are bound; a pipeline may be on another than torch's first."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _buffer(spec: TensorSpec, sizes: Mapping[str, int], device: "torch.device") -> "torch.Tensor":

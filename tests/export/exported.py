@@ -51,9 +51,9 @@ class Exported:
         return parity.example_inputs(self.component.architecture, sizes, seed=sum(sizes.values()))
 
 
-def export(model: Any, name: str, store_root: Path, folder: Path) -> Exported:
+def export(model: Any, name: str, store_root: Path, folder: Path, *, controlled: bool = False) -> Exported:
     store = Store(store_root)
-    component = from_model(model, name="tiny", part=name)
+    component = from_model(model, name="tiny", part=name, controlled=controlled)
     artefact = graph_artefact(component, store, logged)
     weights.link(sorted(weights_artefact(component, store, logged).folder.glob("*.safetensors")), folder)
     graph = onnx.load(artefact.folder / GRAPH, load_external_data=False)

@@ -11,14 +11,22 @@ from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
 from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.models.taps import Variant
+from deepcache_trt.pipelines.component import from_model
+from deepcache_trt.pipelines.graphs import graph_key, weights_key
 from tests import tiny
 from tests.export.exported import Exported, export
 
 
-@pytest.fixture(scope="module", params=tiny.UNETS)
+@pytest.fixture(scope="module", params=[*tiny.UNETS, "sd15+controlnet"])
 def unet(request: pytest.FixtureRequest, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    name = request.param
-    return export(tiny.denoiser(name), name, store_root, tmp_path_factory.mktemp(name))
+    name, _, controlled = request.param.partition("+")
+    folder = tmp_path_factory.mktemp(request.param)
+    return export(tiny.denoiser(name), name, store_root, folder, controlled=bool(controlled))
+
+
+@pytest.fixture(scope="module")
+def controlled(store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(tiny.denoiser("sd15"), "sd15", store_root, tmp_path_factory.mktemp("controlled"), controlled=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +102,21 @@ def test_a_shallow_graph_has_no_dead_inputs(unet: Exported) -> None:
         assert {value.name for value in model.graph.input} <= read
 
 
+def test_a_cached_step_reads_only_the_control_residuals_that_its_layers_add(controlled: Exported) -> None:
+    last = len(controlled.taps) - 1
+    for k, tap in enumerate(controlled.taps):
+        model = cut(controlled.graph, Variant(name="shallow", consumes=(tap,)))
+        read = [value.name for value in model.graph.input if "residual" in value.name]
+        # The last tap is the output of the mid block, to which its residual has yet to be added.
+        assert read == [f"down_residual_{i}" for i in range(k + 1)] + ["mid_residual"] * (k == last)
+
+
+def test_a_graph_with_control_residuals_is_another_one_for_the_same_weights(controlled: Exported) -> None:
+    plain = from_model(controlled.model, name="tiny", part="unet")
+    assert graph_key(controlled.component) != graph_key(plain)
+    assert weights_key(controlled.component) == weights_key(plain)
+
+
 def test_an_unknown_tap_is_refused_with_the_ones_there_are(unet: Exported) -> None:
     with pytest.raises(UnknownNameError, match=r"no tap 'tap_99' in this graph; it has tap_0"):
         cut(unet.graph, Variant(name="shallow", consumes=("tap_99",)))
@@ -117,12 +140,12 @@ def test_a_dit_graph_keeps_the_position_table_that_no_checkpoint_has(dit: Export
     assert torch.equal(dit.constants["pos_embed.pos_embed"], buffers["pos_embed.pos_embed"])
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_half_precision_exports_and_cuts_exactly(name: str, store_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "controlled"), [("sd15", True), ("sdxl", False)])
+def test_half_precision_exports_and_cuts_exactly(name: str, controlled: bool, store_root: Path, tmp_path: Path) -> None:
     model_class, config = tiny.ARCHITECTURES[name]
     torch.manual_seed(0)
     model = model_class(**config).half().eval()
-    about = export(model, name, store_root, tmp_path).about
+    about = export(model, name, store_root, tmp_path, controlled=controlled).about
     assert about["dtype"] == "float16"
     assert max(about["parity"]["relative_error"].values()) < 2e-2
     assert about["parity"]["cut_difference"] == 0.0

@@ -9,7 +9,7 @@ import torch
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, tensors_from_call, wrap_output
+from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
 from tests import tiny
 
 CLIPS = ["clip", "clip_projection"]
@@ -21,7 +21,7 @@ def _ids(batch: int = 2) -> torch.Tensor:
 
 def _answer(model: Any, **arguments: Any) -> Any:
     """What a caller gets whose call has been taken apart, run as a graph would run it, and put together again."""
-    architecture = architecture_of(model, dtype="float32")
+    architecture = architecture_of(model, dtype="float32", controlled=is_controlled(arguments))
     with torch.no_grad():
         outputs = architecture.call(model, tensors_from_call(architecture, model, arguments))
     return wrap_output(model, outputs, arguments)
@@ -141,6 +141,56 @@ def test_a_denoiser_answers_in_the_form_that_is_asked_for(name: str, form: dict[
     found = _answer(model, **call, **form)
     assert type(found) is type(expected)
     torch.testing.assert_close(found[0], expected[0])
+
+
+def _controlled_call(name: str, *, pooled: bool = False) -> dict[str, Any]:
+    call = _denoiser_call(name)
+    condition = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        down, mid = tiny.controlnet(name, pooled=pooled)(**call, controlnet_cond=condition, return_dict=False)
+    return {**call, "down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_unet_answers_a_call_with_the_residuals_of_a_controlnet(name: str, pooled: bool) -> None:
+    model, call = tiny.denoiser(name), _controlled_call(name, pooled=pooled)
+    with torch.no_grad():
+        expected, uncontrolled = model(**call).sample, model(**_denoiser_call(name)).sample
+    assert (expected - uncontrolled).abs().max() > 1e-2
+    torch.testing.assert_close(_answer(model, **call).sample, expected)
+
+
+def test_another_number_of_control_residuals_is_refused() -> None:
+    call = _controlled_call("sd15")
+    call["down_block_additional_residuals"] = call["down_block_additional_residuals"][:9]
+    with pytest.raises(UnsupportedError, match=r"has 9 tensors, UNet2DConditionModel has 12 residuals; take a Control"):
+        _answer(tiny.denoiser("sd15"), **call)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "message"),
+    [
+        ("down_block_additional_residuals", "diffusers ignores it without down_block_additional_residuals: give both"),
+        ("mid_block_additional_residual", "takes them for those of a T2I-adapter; run T2I-adapter pipelines without"),
+    ],
+)
+def test_one_kind_of_control_residuals_without_the_other_is_refused(dropped: str, message: str) -> None:
+    call = {**_controlled_call("sd15"), dropped: None}
+    with pytest.raises(UnsupportedError, match=message):
+        _answer(tiny.denoiser("sd15"), **call)
+
+
+def test_a_t2i_adapter_beside_a_controlnet_is_refused() -> None:
+    call = {**_controlled_call("sd15"), "down_intrablock_additional_residuals": [torch.ones(1)]}
+    with pytest.raises(UnsupportedError, match="run T2I-adapter pipelines without the cache"):
+        _answer(tiny.denoiser("sd15"), **call)
+
+
+def test_a_model_that_no_controlnet_steers_is_refused() -> None:
+    message = "UNet2DModel with ControlNet residuals is not covered; covered are UNet2DConditionModel"
+    with pytest.raises(UnsupportedError, match=message):
+        architecture_of(tiny.denoiser("ddpm"), dtype="float32", controlled=True)
 
 
 def _denoiser_call(name: str) -> dict[str, Any]:

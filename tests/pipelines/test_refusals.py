@@ -44,7 +44,7 @@ def _call(name: str = "sd15", **arguments: Any) -> dict[str, torch.Tensor]:
     [
         ("attention_mask", torch.ones(2, 5), "leave it out"),
         ("encoder_attention_mask", torch.ones(2, 5), "leave it out"),
-        ("cross_attention_kwargs", {"scale": 0.5}, "fuse_lora"),
+        ("cross_attention_kwargs", {"scale": 0.5}, "set_adapters"),
         ("cross_attention_kwargs", {"gligen": {}}, "leave it out"),
         ("down_block_additional_residuals", (torch.ones(1),), "without the cache"),
         ("mid_block_additional_residual", torch.ones(1), "without the cache"),
@@ -203,3 +203,12 @@ def test_a_checkpoint_that_is_only_a_pickle_is_refused_unless_the_user_says_so(t
     with pytest.raises(CheckpointError, match="cannot load"):
         DeepCachePipeline.from_pretrained(tmp_path)
     assert DeepCachePipeline.from_pretrained(tmp_path, use_safetensors=False)
+
+
+def test_arguments_of_diffusers_that_look_like_ours_are_handed_on() -> None:
+    from deepcache_trt.pipelines.cached_pipeline import _split
+
+    theirs = {"controlnet": object(), "cache_dir": "folder", "torch_dtype": torch.float16}
+    params, _, rest = _split({**theirs, "cache_interval": 5})
+    assert rest == theirs
+    assert params.cache_interval == 5

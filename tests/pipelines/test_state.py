@@ -8,7 +8,7 @@ import torch
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from tests import tiny
-from tests.pipelines.test_parity import difference, draw
+from tests.pipelines.test_parity import difference, draw, record_runs
 
 CALLS = [
     ({"cache_interval": 3}, {"steps": 7}),
@@ -47,10 +47,10 @@ def test_a_second_image_to_image_strength_does_not_start_on_a_stale_cache() -> N
     for strength in (1.0, 0.3, 0.7, 0.1):
         fresh = DeepCachePipeline.from_pipe(plain, cache_interval=3)
         assert torch.equal(edit(used, strength), edit(fresh, strength))
-        assert used._cached_denoiser._calls == round(10 * strength)
+        assert len(used.last_run.plan) == round(10 * strength)
 
 
-def test_a_batch_that_shrinks_mid_run_forces_a_full_step() -> None:
+def test_a_batch_that_shrinks_mid_run_forces_a_full_step(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny.stable_diffusion()
     pipe = DeepCachePipeline.from_pipe(plain, cache_interval=10)
 
@@ -62,9 +62,7 @@ def test_a_batch_that_shrinks_mid_run_forces_a_full_step() -> None:
 
     call = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
     draw(pipe, **call)
-    session, ran = pipe._cached_denoiser._session, []
-    run = session.run
-    session.run = lambda variant, *rest: ran.append(variant) or run(variant, *rest)
+    ran = record_runs(pipe, monkeypatch)
     draw(pipe, **call)
     assert ran == ["full", "shallow", "shallow", "full", "shallow", "shallow"]
 
@@ -97,7 +95,7 @@ def test_helper_parameters_may_change_while_it_is_enabled() -> None:
     helper.disable()
     assert difference(images[0], draw(plain)) <= 1e-4
     fresh = DeepCachePipeline.from_pipe(plain, cache_interval=4, components=())
-    assert torch.equal(images[1], draw(fresh))
+    assert difference(images[1], draw(fresh)) <= 1e-4
 
 
 def _write(weight: torch.nn.Parameter) -> None:

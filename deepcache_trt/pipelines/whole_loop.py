@@ -1,0 +1,245 @@
+"""The whole-loop way in: from its first `scheduler.step` on, a pipeline's denoising runs without the pipeline.
+
+The first call of the denoiser has told us the conditioning, the first `step` the latents. What the pipeline made of
+them is compared with what the loop would make of them, and only if they agree does the loop run all further calls. The
+pipeline's remaining iterations then cost nothing: its denoiser answers with what it said last, `step` with the final
+latents. No `__call__` of diffusers is copied.
+"""
+
+import functools
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.pipelines.live_component import LiveComponent
+from deepcache_trt.runtime.loop import Guidance, denoise
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable, probe, state_key
+
+# Pipelines that do nothing between two calls of their denoiser but guidance and `step`. Those that inpaint with a
+# U-Net without channels for the mask also paste the known part back at every step.
+_STRAIGHT = {
+    *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+    *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    *("StableVideoDiffusionPipeline", "DDPMPipeline"),
+}
+_PASTE_WITHOUT_MASK_CHANNELS = {"StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"}
+_MASK_CHANNELS = 9
+
+# How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.
+_ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+_TABLES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What happened in one call of a pipeline.
+
+    Attributes:
+        way: "whole loop" or "per step".
+        reason: why it was not the whole loop; "" where it was.
+        plan: the variant of each call of the denoiser.
+        seconds: spent in the calls of each component, in the "loop", in the denoiser's "engines" (in both of these
+            ways), and in "total". On a GPU they count what the host waited for.
+    """
+
+    way: str
+    reason: str
+    plan: Plan
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class WholeLoop:
+    """Takes over a pipeline's loop for one call, where that makes the same image."""
+
+    def __init__(self, pipe: Any, denoiser: CachedDenoiser, arguments: Mapping[str, Any]) -> None:
+        """Look at the pipeline and the arguments of its call; nothing is changed before `installed`."""
+        self._pipe = pipe
+        self._denoiser = denoiser
+        self._bar: _Bar | None = None
+        self._final: torch.Tensor | None = None
+        self.seconds = 0.0  # spent in the loop
+        self.refusal = _why_per_step(pipe, arguments)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to `scheduler.step` and move the progress bar for the length of a block."""
+        if self.refusal:
+            yield
+            return
+        scheduler = self._pipe.scheduler
+        self._real_step = scheduler.step
+
+        @functools.wraps(self._real_step)  # pipelines read its signature to decide what to pass
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return self._step(*args, **kwargs)
+
+        scheduler.step = step
+        real_bar = self._pipe.progress_bar
+
+        def progress_bar(iterable: Any = None, total: int | None = None) -> Any:
+            bar = real_bar(iterable, total)
+            if iterable is not None:
+                return bar
+            self._bar = _Bar(bar)
+            return self._bar
+
+        self._pipe.progress_bar = progress_bar
+        try:
+            yield
+        finally:
+            scheduler.__dict__.pop("step", None)
+            self._pipe.__dict__.pop("progress_bar", None)
+
+    def _step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **arguments: Any) -> Any:
+        if self._final is None and not self.refusal:
+            self.refusal = self._take_over(model_output, timestep, sample, arguments)
+        if self._final is None:
+            return self._real_step(model_output, timestep, sample, **arguments)
+        if not arguments.get("return_dict", True):
+            return (self._final,)
+        from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+        return SchedulerOutput(prev_sample=self._final)
+
+    def _take_over(
+        self, model_output: torch.Tensor, timestep: Any, latents: torch.Tensor, arguments: Mapping[str, Any]
+    ) -> str:
+        """Run the loop and keep its result; else say what the pipeline does that the loop does not."""
+        first = self._denoiser.first_call
+        if first is None:
+            return "step was called before the denoiser"
+        plan = self._denoiser.plan
+        timesteps = _timesteps_from(self._pipe.scheduler.timesteps, timestep, len(plan))
+        if timesteps is None:
+            return f"{len(plan)} calls from timestep {float(timestep):g} are no part of the scheduler's table"
+        table = self._table(timesteps, arguments)
+        if isinstance(table, NoTable):
+            return f"{type(self._pipe.scheduler).__name__}: {table.reason}"
+        guidance = _guidance_of(self._pipe, first.prediction, latents)
+        if guidance is None or not _agree(guidance(first.prediction), model_output):
+            return "the pipeline combines predictions in a way of its own"
+        if not _agree(first.session.latents_like(latents), _repeated(latents * table.input_scales[0], guidance.copies)):
+            return "the denoiser is not given the scaled latents"
+        started = time.perf_counter()
+        self._final = denoise(
+            first.session,
+            plan,
+            table,
+            guidance,
+            latents=latents,
+            prediction=first.prediction,
+            timesteps=timesteps,
+            generator=arguments.get("generator"),
+            on_step=lambda call: self._bar.move_to((call + 1) / len(plan)) if self._bar is not None else None,
+        )
+        self.seconds = time.perf_counter() - started
+        self._denoiser.finish()
+        return ""
+
+    def _table(self, timesteps: list[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:
+        """The table of the pipeline's scheduler as it was before it was listened to."""
+        scheduler = self._pipe.scheduler
+        listening = scheduler.__dict__.pop("step")
+        try:
+            key = state_key(scheduler, timesteps, arguments)
+            if key not in _tables:
+                _tables[key] = probe(scheduler, timesteps, arguments)
+                if len(_tables) > _TABLES:
+                    _tables.popitem(last=False)
+            _tables.move_to_end(key)
+            return _tables[key]
+        finally:
+            scheduler.step = listening
+
+
+_tables: OrderedDict[str, SamplerTable | NoTable] = OrderedDict()
+
+
+class _Bar:
+    """A progress bar that the loop moves; when it has, what the pipeline adds for its empty iterations is ignored."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._moved = False
+
+    def __enter__(self) -> "_Bar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._bar.__exit__(*error)
+
+    def update(self, steps: int = 1) -> None:
+        if not self._moved:
+            self._bar.update(steps)
+
+    def move_to(self, share: float) -> None:
+        self._moved = True
+        self._bar.update(round(share * self._bar.total) - self._bar.n)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bar, name)
+
+
+def _why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+    for name in ("callback_on_step_end", "callback"):
+        if arguments.get(name) is not None:
+            return f"{name} wants Python between the steps"
+    name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
+    masked = name in _PASTE_WITHOUT_MASK_CHANNELS and pipe.unet.config.in_channels == _MASK_CHANNELS
+    if name not in _STRAIGHT and not masked:
+        return f"{name} may do more between two steps than the loop knows"
+    return ""
+
+
+def _timesteps_from(table: torch.Tensor, first: Any, calls: int) -> list[torch.Tensor] | None:
+    """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, or its beginning."""
+    for begin in (len(table) - calls, 0):
+        if begin >= 0 and bool(table[begin] == first):
+            return list(table[begin : begin + calls])
+    return None
+
+
+def _guidance_of(pipe: Any, prediction: torch.Tensor, latents: torch.Tensor) -> Guidance | None:
+    copies, rest = divmod(len(prediction), len(latents))
+    if rest or copies > 2 or prediction.shape[1:] != latents.shape[1:]:
+        return None
+    if copies == 1:
+        return Guidance(scale=None)
+    return Guidance(scale=pipe.guidance_scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
+
+
+def _repeated(latents: torch.Tensor, copies: int) -> torch.Tensor:
+    return torch.cat([latents] * copies)
+
+
+def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    difference = (ours.float() - theirs.float()).norm()
+    return bool(difference <= _ROUNDING[theirs.dtype] * theirs.float().norm())
+
+
+@contextmanager
+def recorded(pipe: Any, denoiser: CachedDenoiser, others: Sequence[LiveComponent], loop: WholeLoop) -> Iterator[None]:
+    """Leave a `Run` about the block in `pipe.last_run`."""
+    components = (denoiser, *others)
+    before = {component.part: component.seconds for component in components}
+    engines, started = denoiser.engine_seconds, time.perf_counter()
+    yield
+    seconds = {component.part: component.seconds - before[component.part] for component in components}
+    seconds |= {"loop": loop.seconds, "engines": denoiser.engine_seconds - engines}
+    pipe.last_run = Run(
+        way="per step" if loop.refusal else "whole loop",
+        reason=loop.refusal,
+        plan=denoiser.plan,
+        seconds={**seconds, "total": time.perf_counter() - started},
+    )

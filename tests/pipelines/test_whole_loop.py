@@ -1,0 +1,229 @@
+"""The whole loop draws what the pipeline's own loop draws, and steps back where it would not."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from deepcache_trt import DeepCachePipeline
+from deepcache_trt.pipelines import whole_loop
+from tests import tiny
+from tests.pipelines.test_parity import difference, draw
+
+SCHEDULERS = [
+    ("DDIMScheduler", {"clip_sample": False}),
+    ("PNDMScheduler", {"skip_prk_steps": True}),
+    ("EulerDiscreteScheduler", {}),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("DPMSolverMultistepScheduler", {}),
+    ("HeunDiscreteScheduler", {}),
+    ("UniPCMultistepScheduler", {}),
+    ("SASolverScheduler", {}),
+    ("DDPMScheduler", {"clip_sample": False}),
+    ("LCMScheduler", {}),
+]
+
+
+def python_between_steps(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    return tensors
+
+
+def both_ways(pipe: Any, **call: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same call by the whole loop and per step, and the largest value that there is."""
+    whole = draw(pipe, **call)
+    assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
+    stepwise = draw(pipe, callback_on_step_end=python_between_steps, **call)
+    assert pipe.last_run.way == "per step"
+    assert "callback_on_step_end" in pipe.last_run.reason
+    return whole, stepwise
+
+
+def assert_same(whole: torch.Tensor, stepwise: torch.Tensor) -> None:
+    assert difference(whole, stepwise) <= 1e-5 * max(1, stepwise.abs().max().item())
+
+
+@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+def pipe(request: pytest.FixtureRequest) -> Any:
+    return DeepCachePipeline.from_pipe(tiny.PIPELINES[request.param](), cache_interval=3)
+
+
+@pytest.fixture(autouse=True)
+def _own_scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "pipe" in request.fixturenames:
+        assert "step" not in vars(request.getfixturevalue("pipe").scheduler)
+        assert "progress_bar" not in vars(request.getfixturevalue("pipe"))
+
+
+@pytest.mark.parametrize(("scheduler", "options"), SCHEDULERS, ids=[name for name, _ in SCHEDULERS])
+def test_every_way_of_sampling_gives_the_same_image(pipe: Any, scheduler: str, options: dict[str, Any]) -> None:
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
+    assert_same(*both_ways(pipe))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 12.0, "guidance_rescale": 0.7},
+        {"steps": 1},
+        {"height": 128, "width": 64},
+        {"num_images_per_prompt": 2},
+        {"eta": 0.5},
+    ],
+    ids=["no guidance", "rescaled", "one step", "tall", "two images each", "eta"],
+)
+def test_every_kind_of_call_gives_the_same_image(call: dict[str, Any]) -> None:
+    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=3)
+    assert_same(*both_ways(pipe, **call))
+
+
+def test_each_image_may_have_its_own_generator() -> None:
+    plain = tiny.stable_diffusion()
+    plain.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(plain.scheduler.config)
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+
+    def images(**call: Any) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
+        return pipe(["seven", "one"], num_inference_steps=6, generator=generators, output_type="latent", **call).images
+
+    assert_same(images(), images(callback_on_step_end=python_between_steps))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6, 0.2])
+def test_image_to_image(strength: float) -> None:
+    plain = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(tiny.stable_diffusion(), dtype=torch.float32)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=2)
+    pipe.set_progress_bar_config(disable=True)
+
+    def edit(**more: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        call = {"image": image, "strength": strength, "num_inference_steps": 10, "output_type": "latent"}
+        return pipe("seven", generator=generator, **call, **more).images
+
+    whole = edit()
+    assert pipe.last_run.way == "whole loop"
+    assert_same(whole, edit(callback_on_step_end=python_between_steps))
+
+
+def test_the_part_of_a_run_that_denoising_end_leaves() -> None:
+    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
+    assert_same(*both_ways(pipe, denoising_end=0.5))
+    assert len(pipe.last_run.plan) < 6
+
+
+def test_pixels_without_a_prompt() -> None:
+    unet_class, config = tiny.ARCHITECTURES["ddpm"]
+    torch.manual_seed(0)
+    plain = diffusers.DDPMPipeline(unet_class(**config).eval(), diffusers.DDPMScheduler(clip_sample=False))
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
+    for each in (plain, pipe):
+        each.set_progress_bar_config(disable=True)
+
+    def sample(which: Any) -> torch.Tensor:
+        return torch.as_tensor(
+            which(generator=torch.Generator().manual_seed(0), num_inference_steps=5, output_type="np").images
+        )
+
+    assert difference(sample(pipe), sample(plain)) <= 1e-4
+    assert pipe.last_run.way == "whole loop"
+
+
+# Where the loop would draw something else, the pipeline's own loop runs and the reason is told.
+
+
+def test_a_scheduler_that_is_not_linear_keeps_its_own_step() -> None:
+    plain = tiny.stable_diffusion()
+    plain.scheduler = diffusers.DDIMScheduler.from_config(plain.scheduler.config, clip_sample=True)
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
+    assert difference(draw(pipe), draw(plain)) <= 1e-3
+    assert pipe.last_run.way == "per step"
+    assert pipe.last_run.reason.startswith("DDIMScheduler: it clips the image")
+
+
+def test_inpainting_pastes_the_known_part_back_at_every_step() -> None:
+    plain = diffusers.StableDiffusionInpaintPipeline.from_pipe(tiny.stable_diffusion(), dtype=torch.float32)
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
+    for each in (plain, pipe):
+        each.set_progress_bar_config(disable=True)
+    image, mask = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1
+    call = {"image": image, "mask_image": mask, "num_inference_steps": 4, "output_type": "latent"}
+
+    def paint(which: Any) -> torch.Tensor:
+        return which("seven", generator=torch.Generator().manual_seed(1), **call).images
+
+    assert difference(paint(pipe), paint(plain)) <= 1e-4
+    assert pipe.last_run.reason == "StableDiffusionInpaintPipeline may do more between two steps than the loop knows"
+
+
+def test_a_pipeline_with_guidance_of_its_own_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny.stable_diffusion()
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
+    expected = draw(pipe)
+    monkeypatch.setattr(type(pipe), "guidance_scale", property(lambda self: 3.0 if self._asked else 7.5), raising=False)
+    monkeypatch.setattr(type(pipe), "_asked", False, raising=False)
+
+    def asks_again(*args: Any) -> Any:
+        type(pipe)._asked = True  # what the loop reads is not what the pipeline used
+        return guidance_of(*args)
+
+    guidance_of = whole_loop._guidance_of
+    monkeypatch.setattr(whole_loop, "_guidance_of", asks_again)
+    draw(pipe)
+    assert pipe.last_run.reason == "the pipeline combines predictions in a way of its own"
+    assert expected.isfinite().all()
+
+
+# The pipeline around it.
+
+
+def test_the_progress_bar_moves_and_ends_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.seen: list[int] = []
+            bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.seen.append(int(n or 0))
+            return super().update(n)
+
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.tqdm", Bar)
+    plain = tiny.stable_diffusion()
+    plain.scheduler = diffusers.HeunDiscreteScheduler.from_config(plain.scheduler.config)
+    pipe = DeepCachePipeline.from_pipe(plain)
+    pipe.set_progress_bar_config(disable=False, leave=False)
+    draw(pipe)
+    assert pipe.last_run.way == "whole loop"
+    (bar,) = bars
+    assert sum(bar.seen) == bar.total == 6
+    assert max(bar.seen) == 1
+
+
+def test_an_error_in_the_loop_leaves_the_pipeline_usable(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = draw(pipe)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_loop, "denoise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipe)
+    assert torch.equal(draw(pipe), expected)
+
+
+def test_the_last_run_tells_where_the_time_went(pipe: Any) -> None:
+    draw(pipe)
+    run = pipe.last_run
+    assert set(run.seconds) >= {"unet", "vae", "text_encoder", "loop", "engines", "total"}
+    assert 0 < run.seconds["engines"] <= run.seconds["loop"] + run.seconds["unet"] <= run.seconds["total"]
+    assert run.plan.full_steps == (0, 3)
