@@ -104,9 +104,9 @@ def build(
     from deepcache_trt.progress import quiet_libraries, shown
 
     quiet_libraries()
-    device = "cuda" if target else backends.best_device(backend)
+    device = backends.best_device(backend) if target is None else "cuda"
     chosen = Target(
-        backend=backends.resolve_ahead(backend, target) if target else backends.resolve(backend, device),
+        backend=backends.resolve(backend, device) if target is None else backends.resolve_ahead(backend, target),
         device=device,
         store=_store(store),
         shapes=shapes_from_text(size or (), batch or ()),
@@ -117,8 +117,11 @@ def build(
             refittable=refit,
         ),
     )
-    if not chosen.compiled and (size or batch):
-        raise DeepCacheError(f"backend {chosen.backend!r} takes every size and batch; leave --size and --batch out")
+    given: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
+    given |= {"--optimization-level": optimization_level, "--workspace": workspace}
+    ignored = [option for option, value in given.items() if value is not None]
+    if ignored and not chosen.compiled:
+        raise DeepCacheError(f"backend {chosen.backend!r} takes every shape as it is; leave {', '.join(ignored)} out")
     dtype, parts = _dtype(dtype, device), component or ()
     if random_weights:
         components = random_components(model, dtype=dtype, parts=parts)

@@ -73,7 +73,7 @@ def build_plan(
         )
     if not graph.is_file():
         raise StoreError(f"there is no graph at {graph}; build it again")
-    _check_target(trt, backend, target, options)
+    check_target(backend, target, options)
     job = {
         "graph": str(graph),
         "plan": str(plan),
@@ -105,7 +105,9 @@ def targets(trt: Any) -> list[str]:
     return [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
 
 
-def _check_target(trt: Any, backend: str, target: str | None, options: BuildOptions) -> None:
+def check_target(backend: str, target: str | None, options: BuildOptions) -> None:
+    """Raise what `build_plan` would, before anything is made for it: an unknown target, or no GPU to build on."""
+    trt = versions.load(backend)
     if target is None:
         import torch
 

@@ -1,6 +1,7 @@
 """From a component to a session: weights → graph → cut → engines, each step only if the store lacks its result."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,12 @@ from deepcache_trt import __version__
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine, TensorRtProvider
-from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.engines.profile import TOKENS, ShapeProfile, nearest
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.engines.tensorrt import TensorRTEngine
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
+from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, check_target
 from deepcache_trt.engines.torch import TorchEngine
-from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
+from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
 from deepcache_trt.export import parity, weights
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.taps import Variant, deepcache_variants
@@ -33,7 +34,7 @@ from deepcache_trt.pipelines.shapes import (
     profiles_for,
     widest_profile,
 )
-from deepcache_trt.pipelines.trust import check_engine
+from deepcache_trt.pipelines.trust import Check, check_engine
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec
@@ -234,6 +235,8 @@ def _settle(
             cure = f"build for it with: {_command(component, branch, target, sizes)}"
             if component.architecture.controlled:
                 cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE}"
+            if sizes.get("sequence", 0) > TOKENS:
+                cure = f"shorten the prompt of {sizes['sequence']} tokens to {TOKENS}, or leave size= and batch= out"
             raise ShapeError(
                 f"{component.title} is called with {in_words(component, sizes)}, which is outside what its engines are "
                 f"for; {cure}"
@@ -299,6 +302,8 @@ def _engine(
                 cure = _AT_FIRST_USE
             raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
         _log.info("%s; building it", missing)
+        if target.backend in ("tensorrt", "tensorrt-rtx"):  # before a graph is exported for it
+            check_target(target.backend, target.capability, target.options)
 
     def build(folder: Path) -> dict[str, Any]:
         about = {
@@ -356,21 +361,11 @@ def _trusted(
     """
     here = target.device == "cuda" and target.capability is None and target.backend != "torch"
     if here and "check" not in artefact.about:
-        with (
-            bound_graph(component, variant, target.store, progress) as graph,
-            progress(f"checking the {variant.name} engine of {component.title}"),
-        ):
-            engine = _open_engine(component, variant, artefact, target)
-            try:
-                sizes = parity.unseen_sizes(component.architecture)
-                if target.compiled:
-                    sizes = _profiles_of(artefact)[0].at("opt")
-                found = check_engine(
-                    engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
-                )
-            finally:
-                engine.close()
-        artefact = target.store.amend(artefact, check=asdict(found))
+        try:
+            found = _check(component, variant, artefact, target, progress)
+            artefact = target.store.amend(artefact, check=asdict(found))
+        except StoreError as error:  # an engine that was built ahead may lie where nobody can write
+            _log.warning("the %s engine of %s is used unchecked: %s", variant.name, component.title, error)
     check = artefact.about.get("check")
     if check is not None and not check["usable"]:
         raise BackendError(
@@ -378,6 +373,23 @@ def _trusted(
             f"choose another --backend or --dtype, or delete {artefact.folder} to build it again"
         )
     return artefact
+
+
+def _check(component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress) -> Check:
+    sizes = parity.unseen_sizes(component.architecture)
+    if target.compiled:
+        sizes = _profiles_of(artefact)[0].at("opt")
+    with (
+        bound_graph(component, variant, target.store, progress) as graph,
+        progress(f"checking the {variant.name} engine of {component.title}"),
+    ):
+        engine = _open_engine(component, variant, artefact, target)
+        try:
+            return check_engine(
+                engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
+            )
+        finally:
+            engine.close()
 
 
 def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
@@ -390,14 +402,15 @@ def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
 
 
 def _command(component: Component, branch: int, target: Target, sizes: Mapping[str, int]) -> str:
-    command = f"deepcache-trt build --model {component.name} --backend {target.backend} --dtype {component.dtype}"
+    model = shlex.quote(component.name)
+    command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
     command += f" --branch {branch}"
     if target.compiled:
         used = {axis: size for axis, size in sizes.items() if axis in axes(component.architecture)}
         command += f" {as_options(component, used)}"
     if target.capability:
         command += f" --target {target.capability}"
-    return f"{command} --store {target.store.root}"
+    return f"{command} --store {shlex.quote(str(target.store.root))}"
 
 
 def _cache(target: Target, kind: str, name: str) -> Path:

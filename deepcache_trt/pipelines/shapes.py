@@ -103,7 +103,7 @@ def profiles_around(component: Component, sizes: Mapping[str, int]) -> tuple[Sha
 
 def axes(architecture: Architecture) -> set[str]:
     """The dynamic axes of a graph."""
-    return {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str)}
+    return {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str) and dim.isidentifier()}
 
 
 def in_words(component: Component, sizes: Mapping[str, int]) -> str:

@@ -236,7 +236,7 @@ from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
 def progress(stage):
     yield lambda **report: print(report["detail"], flush=True)
 
-net = Net(Path(sys.argv[1]), depth=1500)
+net = Net(Path(sys.argv[1]), depth=4000)
 build_plan(net.path, net.path.with_suffix(".plan"), backend="tensorrt-rtx", inputs=net.inputs,
            profiles=[square(8, 64, 96)], target="sm86", options=BuildOptions(),
            timing_cache=None, progress=progress, stage="building")
