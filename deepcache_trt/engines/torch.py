@@ -1,24 +1,28 @@
-"""PyTorch eager: the model itself as an engine. The reference for every other backend."""
+"""PyTorch: the model itself as an engine, eager, as the reference for every other backend, or compiled."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepcache_trt.engines.engine import Engine, check_binding
+from deepcache_trt.errors import BackendError, first_line
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
 TensorFunction = Callable[[Mapping[str, "torch.Tensor"]], Mapping[str, "torch.Tensor"]]
+Mode = Literal["eager", "compile"]
 
 
 class TorchEngine(Engine):
     """A variant as a function of named tensors.
 
     Eager PyTorch cannot drop what a supplied tap makes superfluous, so a cached step costs as much as a full one here.
+    The compiler drops it.
     """
 
-    capturable = True
+    capturable = True  # compiled too, once it has run at the shapes to be captured
 
     def __init__(
         self,
@@ -27,10 +31,21 @@ class TorchEngine(Engine):
         inputs: dict[str, TensorSpec],
         outputs: dict[str, TensorSpec],
         device: str,
+        mode: Mode = "eager",
     ) -> None:
+        """Nothing is compiled before the first run.
+
+        Args:
+            function: gives `outputs`, and maybe more. To be compiled it must be one that torch can trace as a whole: it
+                registers no hooks.
+            inputs: what the function reads.
+            outputs: what of its results is kept.
+            device: "cpu" or "cuda".
+            mode: "compile" compiles at the first run for its shapes, and at the first with others for all other shapes.
+        """
         self.inputs = inputs
         self.outputs = outputs
-        self._function: TensorFunction | None = function
+        self._function: TensorFunction | None = function if mode == "eager" else Compiled(function)
         self._device = device
         self._bound: dict[str, torch.Tensor] = {}
 
@@ -40,13 +55,70 @@ class TorchEngine(Engine):
         self._bound[name] = tensor
 
     def run(self) -> None:
-        """Call the function on the bound inputs and copy what it returns into the bound outputs."""
+        """Call the function on the bound inputs and copy what it returns into the bound outputs.
+
+        Raises:
+            BackendError: torch cannot compile the function on this machine.
+        """
+        import torch
+
         assert self._function is not None
-        results = self._function({name: self._bound[name] for name in self.inputs})
-        for name in self.outputs:
-            self._bound[name].copy_(results[name])
+        with torch.no_grad():
+            results = self._function({name: self._bound[name] for name in self.inputs})
+            for name in self.outputs:
+                self._bound[name].copy_(results[name])
 
     def close(self) -> None:
-        """Drop the function, and with it the model."""
+        """Drop the function, and with it the model and what was compiled."""
         self._bound.clear()
         self._function = None
+
+
+class Compiled:
+    """A function of named tensors, compiled twice at most: for the first shapes that come, and for all the others.
+
+    torch's own rule makes one axis dynamic at a time, and each compilation of a U-Net takes minutes.
+    """
+
+    def __init__(self, function: TensorFunction) -> None:
+        self._for_first = _compile(function, dynamic=False)
+        self._for_others = _compile(function, dynamic=True)
+        self._first: list[torch.Size] | None = None
+
+    def __call__(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
+        """Call what is compiled for these shapes, or compile for them.
+
+        Raises:
+            BackendError: torch cannot compile the function on this machine.
+        """
+        import torch
+
+        shapes = [tensor.shape for tensor in tensors.values()]
+        if self._first is None:
+            self._first = shapes
+        compiled = self._for_first if shapes == self._first else self._for_others
+        try:
+            # Else two axes that are of one size when it compiles, a square's, are one axis from then on.
+            with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                return compiled(tensors)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise BackendError(f"torch.compile failed: {_reason(error)}") from error
+
+
+def _compile(function: TensorFunction, *, dynamic: bool) -> Any:
+    import torch
+
+    def call(tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
+        return function(tensors)
+
+    # torch keeps what it compiled, and counts it up to a limit, by code object: each engine gets one of its own.
+    own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=dynamic)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong and, where that is a missing compiler, the cure."""
+    text = first_line(error)
+    if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
+        text += "; install a C++ compiler such as g++ (and on CUDA triton), or use mode='eager'"
+    return text

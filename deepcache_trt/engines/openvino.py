@@ -1,0 +1,185 @@
+"""OpenVINO: a graph compiled for the CPU, on torch's own memory."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.engines.engine import Engine, check_binding
+from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.errors import BackendError, ShapeError, StoreError
+from deepcache_trt.tensors import TensorSpec, axis_sizes
+
+if TYPE_CHECKING:
+    import torch
+
+# OpenVINO's names of the dtypes.
+_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int64": "i64", "bool": "boolean"}
+
+
+class OpenVinoEngine(Engine):
+    """A graph on the CPU; inputs and outputs are torch tensors, bound without a copy.
+
+    It computes in the types of the graph: a bfloat16 graph in bfloat16 where the CPU has it and else, as a float16 one,
+    in float32. A profile of one size is compiled for just that size and is faster (cached step of SD1.5: by a tenth)
+    than one that spans several. Of several profiles each is compiled when it is first run; each compiled one holds the
+    weights anew.
+    """
+
+    capturable = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        profiles: Sequence[ShapeProfile],
+        cache: Path | None = None,
+    ) -> None:
+        """Take the graph at `path`; its weights lie beside it and are mapped into memory.
+
+        Args:
+            path: the graph.
+            inputs: of the graph: OpenVINO drops the names of the axes.
+            outputs: of the graph.
+            profiles: the shapes that it can be run at.
+            cache: a folder for what OpenVINO compiles, with the weights in it; None: compile each time.
+
+        Raises:
+            StoreError: there is no graph.
+            BackendError: OpenVINO is not installed, or cannot compile the graph.
+        """
+        self._ov = load()
+        if not path.is_file():
+            raise StoreError(f"there is no graph at {path}; build it again")
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
+        self._path = path
+        self._profiles = profiles
+        self._cache = cache
+        # One profile will be run, of several maybe only some.
+        self._requests = {0: self._compile(profiles[0])} if len(profiles) == 1 else {}  # by profile
+        self._current: Any = None  # the request that has been told of every bound tensor
+        self._bound: dict[str, torch.Tensor] = {}
+
+    def bind(self, name: str, tensor: "torch.Tensor") -> None:
+        """Use the tensor's memory; its shape meets the others' at the next `run`."""
+        check_binding(self.inputs.get(name) or self.outputs[name], tensor, "cpu")
+        bound = self._bound.get(name)
+        if bound is None or bound.data_ptr() != tensor.data_ptr() or bound.shape != tensor.shape:
+            self._current = None
+        self._bound[name] = tensor
+
+    def run(self) -> None:
+        """Run one inference; the outputs are filled when this returns. The first one of a profile compiles it.
+
+        Raises:
+            ShapeError: the bound shapes do not go together, or no profile covers them.
+            BackendError: OpenVINO cannot compile or run the graph.
+        """
+        if self._current is None:
+            self._current = self._prepare()
+        try:
+            self._current.infer()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed in {self._path.name}: {reason(error)}") from error
+
+    def close(self) -> None:
+        """Drop the compiled models and the references to bound tensors."""
+        self._bound.clear()
+        self._requests.clear()
+        self._current = None
+
+    def _prepare(self) -> Any:
+        """The request of the nearest profile, told of the memory of every bound tensor."""
+        missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
+        assert not missing, f"unbound: {missing}"
+        profile = self._profile()
+        if profile not in self._requests:
+            self._requests[profile] = self._compile(self._profiles[profile])
+        request = self._requests[profile]
+        for name, spec in {**self.inputs, **self.outputs}.items():
+            request.set_tensor(name, self._shared(self._bound[name], spec))
+        return request
+
+    def _profile(self) -> int:
+        """The profile that is nearest to the bound shapes, all of which have been checked against one another."""
+        shapes = {name: tuple(self._bound[name].shape) for name in (*self.inputs, *self.outputs)}
+        sizes = axis_sizes(self.inputs, {name: shapes[name] for name in self.inputs})
+        for name, spec in {**self.inputs, **self.outputs}.items():
+            if shapes[name] != spec.resolve(sizes):
+                raise ShapeError(
+                    f"{name} has shape {list(shapes[name])} where the other tensors ask for "
+                    f"{list(spec.resolve(sizes))}; bind tensors of one batch and size"
+                )
+        chosen = nearest(self._profiles, sizes)
+        if chosen is None:
+            offered = " or ".join(
+                ", ".join(f"{axis} {getattr(profile, axis)}" for axis in sizes) for profile in self._profiles
+            )
+            asked = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+            raise ShapeError(f"{asked} is outside what the engine was built for: {offered}")
+        return chosen
+
+    def _compile(self, profile: ShapeProfile) -> Any:
+        """A request of the graph, compiled for one profile."""
+        try:
+            model = _core().read_model(self._path)
+            model.reshape({name: self._partial_shape(spec, profile) for name, spec in self.inputs.items()})
+            return _core().compile_model(model, "CPU", self._config()).create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot compile {self._path.name}: {reason(error)}") from error
+
+    def _config(self) -> dict[str, str | int]:
+        # The default, bf16 where the CPU has it, rounds whatever a graph holds in float32: float32 pipelines, and in
+        # all others the timestep, of which 481 then gives the image of 480. This one keeps to the graph's own types.
+        config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if self._cache is not None:
+            config["CACHE_DIR"] = str(self._cache)
+        threads = _threads()
+        return config | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+
+    def _partial_shape(self, spec: TensorSpec, profile: ShapeProfile) -> Any:
+        low, high = (spec.resolve(profile.at(end)) for end in ("min", "max"))
+        return self._ov.PartialShape([self._ov.Dimension(*bounds) for bounds in zip(low, high, strict=True)])
+
+    def _shared(self, tensor: "torch.Tensor", spec: TensorSpec) -> Any:
+        """OpenVINO's view of the tensor's memory."""
+        import torch
+
+        # numpy has no bfloat16, and OpenVINO asks the array for its address only.
+        plain = tensor.detach().view(torch.int16) if spec.dtype == "bfloat16" else tensor.detach()
+        return self._ov.Tensor(plain.numpy(), list(tensor.shape), getattr(self._ov.Type, _TYPES[spec.dtype]))
+
+
+def load() -> Any:
+    """The module of OpenVINO.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendError("backend 'openvino' is not installed; pip install 'deepcache-trt[cpu]'") from error
+    return openvino
+
+
+@functools.cache  # each one loads the plugins anew
+def _core() -> Any:
+    return load().Core()
+
+
+def _threads() -> int | None:
+    """As many threads as torch was told to use; None where nobody told it: OpenVINO knows sockets and slow cores."""
+    import psutil
+    import torch
+
+    threads = torch.get_num_threads()
+    return threads if threads < (psutil.cpu_count(logical=False) or 1) else None
+
+
+def reason(error: BaseException) -> str:
+    """The last line of OpenVINO's message; those before it say where in its sources it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
