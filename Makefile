@@ -17,7 +17,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: half an hour
+check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: about an hour
 	$(BIN)/python -m pytest -m slow
 
 $(STAMP): setup.py constraints.txt
