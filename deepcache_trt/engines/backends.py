@@ -46,29 +46,18 @@ def _no_gpu() -> str | None:
     return f"torch {torch.__version__} sees no GPU; install an NVIDIA driver and torch's CUDA build"
 
 
-def _tensorrt() -> Backend:
+def _tensorrt(name: str) -> Backend:
     from deepcache_trt.engines.tensorrt_versions import load
 
     try:
-        module = load("tensorrt")
+        installed = load(name).__version__
     except BackendError as error:
-        return Backend(name="tensorrt", device="cuda", works=False, detail=str(error))
+        return Backend(name=name, device="cuda", works=False, detail=str(error))
     missing = _no_gpu()
-    return Backend(name="tensorrt", device="cuda", works=missing is None, detail=missing or module.__version__)
-
-
-def _tensorrt_rtx() -> Backend:
-    from deepcache_trt.engines.tensorrt_versions import load
-
-    try:
-        module = load("tensorrt-rtx")
-    except BackendError as error:
-        return Backend(name="tensorrt-rtx", device="cuda", works=False, detail=str(error))
-    missing = _no_gpu()
-    detail = module.__version__
-    if missing:
-        detail = f"{module.__version__} builds for another GPU here (--target sm86), but {missing}"
-    return Backend(name="tensorrt-rtx", device="cuda", works=missing is None, detail=detail)
+    detail = missing or installed
+    if missing and name == AHEAD:
+        detail = f"{installed} builds for another GPU here (--target sm86), but {missing}"
+    return Backend(name=name, device="cuda", works=missing is None, detail=detail)
 
 
 def _onnxruntime_gpu(name: str, provider: str) -> Backend:
@@ -114,8 +103,8 @@ def _torch(device: str) -> Backend:
 
 # In the order in which `auto` tries them on each device.
 _PROBES: dict[tuple[str, str], Callable[[], Backend]] = {
-    ("tensorrt", "cuda"): _tensorrt,
-    ("tensorrt-rtx", "cuda"): _tensorrt_rtx,
+    ("tensorrt", "cuda"): lambda: _tensorrt("tensorrt"),
+    ("tensorrt-rtx", "cuda"): lambda: _tensorrt("tensorrt-rtx"),
     ("onnxruntime", "cuda"): lambda: _onnxruntime_gpu("onnxruntime", "CUDAExecutionProvider"),
     ("torch", "cuda"): lambda: _torch("cuda"),
     ("onnxruntime-tensorrt", "cuda"): lambda: _onnxruntime_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),

@@ -1,10 +1,12 @@
 """What every backend offers: a variant, compiled for a device and a shape profile."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.errors import BackendError, ShapeError
-from deepcache_trt.tensors import TensorSpec
+from deepcache_trt.tensors import TensorSpec, axis_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -65,3 +67,30 @@ def check_binding(spec: TensorSpec, tensor: "torch.Tensor", device: str) -> None
         )
     if not tensor.is_contiguous():
         raise ShapeError(f"{spec.name} is not contiguous in memory; pass it through .contiguous()")
+
+
+def profile_for(
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    bound: Mapping[str, "torch.Tensor"],
+    profiles: Sequence[ShapeProfile],
+) -> int:
+    """The profile that is nearest to the bound shapes, all of which have been checked against one another.
+
+    Raises:
+        ShapeError: two tensors that disagree about an axis, or a shape outside every profile.
+    """
+    shapes = {name: tuple(bound[name].shape) for name in (*inputs, *outputs)}
+    sizes = axis_sizes(inputs, {name: shapes[name] for name in inputs})
+    for name, spec in {**inputs, **outputs}.items():
+        if shapes[name] != spec.resolve(sizes):
+            raise ShapeError(
+                f"{name} has shape {list(shapes[name])} where the other tensors ask for "
+                f"{list(spec.resolve(sizes))}; bind tensors of one batch and size"
+            )
+    chosen = nearest(profiles, sizes)
+    if chosen is None:
+        offered = " or ".join(", ".join(f"{axis} {getattr(profile, axis)}" for axis in sizes) for profile in profiles)
+        asked = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+        raise ShapeError(f"{asked} is outside what the engine was built for: {offered}")
+    return chosen

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.engines.engine import Engine, check_binding
-from deepcache_trt.engines.profile import ShapeProfile, nearest
-from deepcache_trt.errors import BackendError, ShapeError, StoreError
-from deepcache_trt.tensors import TensorSpec, axis_sizes
+from deepcache_trt.engines.engine import Engine, check_binding, profile_for
+from deepcache_trt.engines.profile import ShapeProfile
+from deepcache_trt.errors import BackendError, StoreError
+from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -94,32 +94,13 @@ class OpenVinoEngine(Engine):
         """The request of the nearest profile, told of the memory of every bound tensor."""
         missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
         assert not missing, f"unbound: {missing}"
-        profile = self._profile()
+        profile = profile_for(self.inputs, self.outputs, self._bound, self._profiles)
         if profile not in self._requests:
             self._requests[profile] = self._compile(self._profiles[profile])
         request = self._requests[profile]
         for name, spec in {**self.inputs, **self.outputs}.items():
             request.set_tensor(name, self._shared(self._bound[name], spec))
         return request
-
-    def _profile(self) -> int:
-        """The profile that is nearest to the bound shapes, all of which have been checked against one another."""
-        shapes = {name: tuple(self._bound[name].shape) for name in (*self.inputs, *self.outputs)}
-        sizes = axis_sizes(self.inputs, {name: shapes[name] for name in self.inputs})
-        for name, spec in {**self.inputs, **self.outputs}.items():
-            if shapes[name] != spec.resolve(sizes):
-                raise ShapeError(
-                    f"{name} has shape {list(shapes[name])} where the other tensors ask for "
-                    f"{list(spec.resolve(sizes))}; bind tensors of one batch and size"
-                )
-        chosen = nearest(self._profiles, sizes)
-        if chosen is None:
-            offered = " or ".join(
-                ", ".join(f"{axis} {getattr(profile, axis)}" for axis in sizes) for profile in self._profiles
-            )
-            asked = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
-            raise ShapeError(f"{asked} is outside what the engine was built for: {offered}")
-        return chosen
 
     def _compile(self, profile: ShapeProfile) -> Any:
         """A request of the graph, compiled for one profile."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines import tensorrt_versions as versions
-from deepcache_trt.engines.engine import Engine, check_binding
-from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.engines.engine import Engine, check_binding, profile_for
+from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
-from deepcache_trt.tensors import TensorSpec, axis_sizes
+from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +177,7 @@ class TensorRTEngine(Engine):
         missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
         assert not missing, f"unbound: {missing}"
         assert self._memory is not None or not self.workspace_bytes, "use_workspace comes before run"
-        current = self._context(self._profile(), stream)
+        current = self._context(profile_for(self.inputs, self.outputs, self._bound, self._profiles), stream)
         if self._memory is not None and current.memory != self._memory.data_ptr():
             versions.give_memory(current.context, self._memory.data_ptr(), self._memory.nbytes)
             current.memory = self._memory.data_ptr()
@@ -190,25 +190,6 @@ class TensorRTEngine(Engine):
                 self._must(current.context.set_tensor_address, name, tensor.data_ptr())
                 current.addresses[name] = tensor.data_ptr()
         self._current = current
-
-    def _profile(self) -> int:
-        """The profile that is nearest to the bound shapes, all of which have been checked against one another."""
-        shapes = {name: tuple(self._bound[name].shape) for name in (*self.inputs, *self.outputs)}
-        sizes = axis_sizes(self.inputs, {name: shapes[name] for name in self.inputs})
-        for name, spec in {**self.inputs, **self.outputs}.items():
-            if shapes[name] != spec.resolve(sizes):
-                raise ShapeError(
-                    f"{name} has shape {list(shapes[name])} where the other tensors ask for "
-                    f"{list(spec.resolve(sizes))}; bind tensors of one batch and size"
-                )
-        chosen = nearest(self._profiles, sizes)
-        if chosen is None:
-            offered = " or ".join(
-                ", ".join(f"{axis} {getattr(profile, axis)}" for axis in sizes) for profile in self._profiles
-            )
-            asked = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
-            raise ShapeError(f"{asked} is outside what the engine was built for: {offered}")
-        return chosen
 
     def _context(self, profile: int, stream: int) -> _Context:
         if profile not in self._contexts:
