@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
-CPU = ["onnxruntime>=1.22"]
+CPU = ["onnxruntime>=1.22", "openvino>=2026.4"]
 RTX = ["polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
 

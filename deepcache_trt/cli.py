@@ -98,9 +98,10 @@ def build(
     """Build a model's engines, full and shallow; what the store has already is not built again."""
     from deepcache_trt.engines import backends
     from deepcache_trt.engines.tensorrt_build import BuildOptions
-    from deepcache_trt.pipelines.build import Target, build_variants
+    from deepcache_trt.pipelines.build import build_variants
     from deepcache_trt.pipelines.model_source import ModelSource, find_components, random_components
     from deepcache_trt.pipelines.shapes import shapes_from_text
+    from deepcache_trt.pipelines.target import Target
     from deepcache_trt.progress import quiet_libraries, shown
 
     quiet_libraries()

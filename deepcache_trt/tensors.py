@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Dim = int | str  # a number, or an expression over axes such as "batch" or "height/8"
 
@@ -30,6 +31,11 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         assert self.dtype in DTYPES, self.dtype
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TensorSpec":
+        """Read what a manifest has."""
+        return cls(name=data["name"], dtype=data["dtype"], shape=tuple(data["shape"]))
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape for the given axis sizes, e.g. `{"batch": 2, "height": 64, "width": 64}`."""

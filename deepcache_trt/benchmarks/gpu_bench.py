@@ -17,10 +17,12 @@ from deepcache_trt.export.parity import example_inputs, run_model
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.part import OUTPUT
-from deepcache_trt.pipelines.build import Target, open_session, variants_of
+from deepcache_trt.pipelines.build import variants_of
 from deepcache_trt.pipelines.component import Component, from_model
 from deepcache_trt.pipelines.model_source import random_components
+from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.shapes import shapes_from_text
+from deepcache_trt.pipelines.target import Target
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec

@@ -22,9 +22,10 @@ from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.models.part import OUTPUT
-from deepcache_trt.pipelines.build import build_variants, open_session, variants_of
+from deepcache_trt.pipelines.build import build_variants, variants_of
 from deepcache_trt.pipelines.component import Component, from_model
 from deepcache_trt.pipelines.graphs import bound_graph, graph_artefact
+from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.trust import TOLERANCE
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import FULL, SHALLOW

@@ -2,7 +2,9 @@
 
 import importlib.util
 import logging
+import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +14,10 @@ from deepcache_trt.errors import BackendError, UnknownNameError, did_you_mean
 _log = logging.getLogger(__name__)
 
 # Backends whose engines are compiled for the shapes of a profile; the others take any shape.
-COMPILED = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
+COMPILED = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "openvino")
+
+# Of these, those that are faster for one shape than for a range; all others are as fast for a small one.
+STATIC = ("openvino",)
 
 # The backend that builds for a GPU which this machine does not have.
 AHEAD = "tensorrt-rtx"
@@ -86,6 +91,15 @@ def _onnxruntime() -> Backend:
     return Backend(name="onnxruntime", device="cpu", works=True, detail=onnxruntime.__version__)
 
 
+def _openvino() -> Backend:
+    from deepcache_trt.engines.openvino import load
+
+    try:
+        return Backend(name="openvino", device="cpu", works=True, detail=load().__version__)
+    except BackendError as error:
+        return Backend(name="openvino", device="cpu", works=False, detail=str(error))
+
+
 def _torch(device: str) -> Backend:
     import torch
 
@@ -101,15 +115,30 @@ def _torch(device: str) -> Backend:
     )
 
 
+def _torch_compile(device: str) -> Backend:
+    """torch's compiler needs another one: triton on a GPU, of C++ on a CPU."""
+    torch = _torch(device)
+    missing = "" if torch.works else torch.detail
+    if not missing and device == "cuda" and importlib.util.find_spec("triton") is None:
+        missing = "triton is not installed; pip install triton"
+    if not missing and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+        missing = "no C++ compiler; install g++"
+    detail = missing or torch.detail.split(";")[0]
+    return Backend(name="torch-compile", device=device, works=not missing, detail=detail)
+
+
 # In the order in which `auto` tries them on each device.
 _PROBES: dict[tuple[str, str], Callable[[], Backend]] = {
     ("tensorrt", "cuda"): lambda: _tensorrt("tensorrt"),
     ("tensorrt-rtx", "cuda"): lambda: _tensorrt("tensorrt-rtx"),
     ("onnxruntime", "cuda"): lambda: _onnxruntime_gpu("onnxruntime", "CUDAExecutionProvider"),
+    ("torch-compile", "cuda"): lambda: _torch_compile("cuda"),
     ("torch", "cuda"): lambda: _torch("cuda"),
     ("onnxruntime-tensorrt", "cuda"): lambda: _onnxruntime_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
+    ("openvino", "cpu"): _openvino,
     ("onnxruntime", "cpu"): _onnxruntime,
     ("torch", "cpu"): lambda: _torch("cpu"),
+    ("torch-compile", "cpu"): lambda: _torch_compile("cpu"),
 }
 NAMES = sorted({name for name, _ in _PROBES})
 
@@ -131,7 +160,7 @@ def check_dtype(name: str, device: str, dtype: str) -> None:
     """Raise BackendError unless the backend computes in that precision."""
     if (name, device, dtype) == ("onnxruntime", "cpu", "bfloat16"):
         raise BackendError(
-            "backend 'onnxruntime' has no bfloat16 on the CPU; use float32 there, or backend 'torch' (the reference)"
+            "backend 'onnxruntime' has no bfloat16 on the CPU; use float32 there, or backend 'openvino', which has"
         )
 
 
@@ -200,8 +229,10 @@ def version_of(name: str) -> str:
             from deepcache_trt.engines.tensorrt_versions import load
 
             return load(name).__version__
-        case "torch":
+        case "torch" | "torch-compile":
             return _package_version("torch")
+        case "openvino":
+            return _package_version("openvino")
     return _package_version("onnxruntime", "onnxruntime-gpu")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +22,10 @@ class Tap:
     path: str
 
 
-@contextmanager
-def tapped(
-    model: Any,
-    taps: Sequence[Tap],
-    *,
-    consumed: Mapping[str, "torch.Tensor"],
-) -> Iterator[dict[str, "torch.Tensor"]]:
-    """Within the block, `model(...)` uses the `consumed` tensors and fills the yielded dict with every other tap."""
-    emitted: dict[str, torch.Tensor] = {}
+def tap(
+    model: Any, taps: Sequence[Tap], *, consumed: Mapping[str, "torch.Tensor"], emitted: dict[str, "torch.Tensor"]
+) -> list["RemovableHandle"]:
+    """From now on, `model(...)` uses the `consumed` tensors and fills `emitted` with every other tap."""
 
     def hook(tap: Tap):
         def on_forward(module, args, output):
@@ -43,7 +39,19 @@ def tapped(
 
         return on_forward
 
-    handles = [model.get_submodule(tap.path).register_forward_hook(hook(tap)) for tap in taps]
+    return [model.get_submodule(tap.path).register_forward_hook(hook(tap)) for tap in taps]
+
+
+@contextmanager
+def tapped(
+    model: Any,
+    taps: Sequence[Tap],
+    *,
+    consumed: Mapping[str, "torch.Tensor"],
+) -> Iterator[dict[str, "torch.Tensor"]]:
+    """Within the block, `model(...)` uses the `consumed` tensors and fills the yielded dict with every other tap."""
+    emitted: dict[str, torch.Tensor] = {}
+    handles = tap(model, taps, consumed=consumed, emitted=emitted)
     try:
         yield emitted
     finally:

@@ -1,30 +1,26 @@
-"""From a component to a session: weights → graph → cut → engines, each step only if the store lacks its result."""
+"""From a component to engines: weights → graph → cut → engine, each step only if the store lacks its result."""
 
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 
 from deepcache_trt import __version__
 from deepcache_trt.engines import backends
-from deepcache_trt.engines.engine import Engine
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine, TensorRtProvider
 from deepcache_trt.engines.profile import TOKENS, ShapeProfile, nearest
-from deepcache_trt.engines.store import Artefact, Store, key_of
-from deepcache_trt.engines.tensorrt import TensorRTEngine
+from deepcache_trt.engines.store import Artefact, key_of
 from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, check_target
-from deepcache_trt.engines.torch import TorchEngine
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
 from deepcache_trt.export import parity, weights
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.taps import Variant, deepcache_variants
 from deepcache_trt.pipelines.component import Component
 from deepcache_trt.pipelines.graphs import bound_graph, graph_key, weights_key
+from deepcache_trt.pipelines.open_engine import ENGINE_GRAPH, PLAN, open_engine, profiles_of
 from deepcache_trt.pipelines.shapes import (
     Shapes,
     as_options,
@@ -34,52 +30,14 @@ from deepcache_trt.pipelines.shapes import (
     profiles_for,
     widest_profile,
 )
+from deepcache_trt.pipelines.target import Target
 from deepcache_trt.pipelines.trust import Check, check_engine
 from deepcache_trt.progress import Progress, logged
-from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-ENGINE_GRAPH, PLAN = "engine.onnx", "engine.plan"
-
-# Backends whose engines can take other weights.
-REFITTABLE = ("tensorrt", "tensorrt-rtx")
-
 _AT_FIRST_USE = "since engines for ControlNet are built at first use, not by a command"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What to build for: a backend on a device, and a store to keep it in.
-
-    Attributes:
-        backend: a real one, never "auto": see `backends.resolve`.
-        device: "cpu" or "cuda".
-        store: where everything is kept.
-        build: "never" refuses instead of building.
-        shapes: what compiled engines are built for, and nothing else then runs; None: whatever is called for.
-        capability: of a GPU elsewhere, such as "sm86"; None: this machine's device.
-        options: how TensorRT builds.
-    """
-
-    backend: str
-    device: str
-    store: Store
-    build: str = "auto"
-    shapes: Shapes | None = None
-    capability: str | None = None
-    options: BuildOptions = field(default_factory=BuildOptions)
-
-    @property
-    def compiled(self) -> bool:
-        """Whether engines are built for shape profiles."""
-        return self.backend in backends.COMPILED
-
-    @property
-    def device_tag(self) -> str:
-        """The device as engines' keys and manifests have it."""
-        return backends.device_tag(self.backend, self.device, self.capability)
 
 
 def check_branch(architecture: Architecture, branch: int, name: str) -> None:
@@ -136,93 +94,6 @@ def build_variants(
     }
 
 
-def open_session(
-    component: Component, branch: int, target: Target, *, sizes: Mapping[str, int], progress: Progress = logged
-) -> Session:
-    """Build what is missing and load it; arguments and errors as for `build_variants`."""
-    variants = variants_of(component, branch)
-    outputs = [spec.name for spec in component.architecture.outputs]
-    opened = _open_refitted(component, branch, target, sizes, progress)
-    if opened is None:
-        artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
-        with progress(f"loading the engines of {component.title}"):
-            opened = _open_all(component, variants, artefacts, target), artefacts
-    engines, artefacts = opened
-    return Session(engines, outputs=outputs, profiles=_profiles_of(artefacts[variants[0].name]))
-
-
-def _open_all(
-    component: Component, variants: tuple[Variant, ...], artefacts: Mapping[str, Artefact], target: Target
-) -> dict[str, Engine]:
-    """All engines, or none: one that cannot be opened closes those before it."""
-    engines: dict[str, Engine] = {}
-    try:
-        for variant in variants:
-            engines[variant.name] = _open_engine(component, variant, artefacts[variant.name], target)
-    except BaseException:
-        for engine in engines.values():
-            engine.close()
-        raise
-    return engines
-
-
-def _open_engine(component: Component, variant: Variant, artefact: Artefact, target: Target) -> Engine:
-    inputs = {data["name"]: _spec(data) for data in artefact.about["inputs"]}
-    outputs = {data["name"]: _spec(data) for data in artefact.about["outputs"]}
-    match target.backend:
-        case "tensorrt" | "tensorrt-rtx":
-            return TensorRTEngine(
-                artefact.folder / PLAN,
-                backend=target.backend,
-                inputs=inputs,
-                outputs=outputs,
-                profiles=_profiles_of(artefact),
-                runtime_cache=_cache(target, "kernels", artefact.key),
-            )
-        case "onnxruntime":
-            return OnnxRuntimeEngine(artefact.folder / ENGINE_GRAPH, device=target.device)
-        case "onnxruntime-tensorrt":
-            provider = TensorRtProvider(
-                cache=_cache(target, "engines", artefact.key), inputs=inputs, profiles=_profiles_of(artefact)
-            )
-            return OnnxRuntimeEngine(artefact.folder / ENGINE_GRAPH, device=target.device, tensorrt=provider)
-    model = component.module()
-
-    def function(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        return parity.run_model(model, component.architecture, variant, tensors)
-
-    # The model's own `forward` asks for what a supplied tap makes superfluous.
-    inputs |= {spec.name: spec for spec in component.architecture.inputs}
-    return TorchEngine(function, inputs=inputs, outputs=outputs, device=target.device)
-
-
-def _open_refitted(
-    component: Component, branch: int, target: Target, sizes: Mapping[str, int], progress: Progress
-) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
-    """The base model's engines with this component's weights, where the backend can do that; else None."""
-    base = component.base
-    if base is None or target.backend not in REFITTABLE or not target.options.refittable:
-        return None
-    variants = variants_of(component, branch)
-    artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
-    engines = _open_all(base, variants, artefacts, target)
-    try:
-        for variant in variants:
-            with (
-                bound_graph(component, variant, target.store, progress) as graph,
-                progress(f"refitting the {variant.name} engine of {component.title}"),
-            ):
-                engines[variant.name].refit(graph)
-    except BaseException as error:
-        for engine in engines.values():
-            engine.close()
-        if not isinstance(error, BackendError):
-            raise
-        _log.warning("%s: %s; its engines are built anew", component.title, error)
-        return None
-    return engines, artefacts
-
-
 def _settle(
     component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
 ) -> tuple[Target, tuple[ShapeProfile, ...]]:
@@ -247,12 +118,12 @@ def _settle(
     built = [
         artefact
         for artefact in target.store.search("engines", same)
-        if nearest(_profiles_of(artefact), sizes) is not None and _honours(artefact, target.options)
+        if nearest(profiles_of(artefact), sizes) is not None and _honours(artefact, target.options)
     ]
     if not built:
-        return target, profiles_around(component, sizes)
-    best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in _profiles_of(artefact)))
-    return replace(target, options=_options_of(best)), _profiles_of(best)
+        return target, profiles_around(component, sizes, static=target.backend in backends.STATIC)
+    best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in profiles_of(artefact)))
+    return replace(target, options=_options_of(best)), profiles_of(best)
 
 
 def _honours(artefact: Artefact, options: BuildOptions) -> bool:
@@ -263,10 +134,6 @@ def _honours(artefact: Artefact, options: BuildOptions) -> bool:
 
 def _options_of(artefact: Artefact) -> BuildOptions:
     return BuildOptions(**artefact.about.get("build_options", {}))
-
-
-def _profiles_of(artefact: Artefact) -> tuple[ShapeProfile, ...]:
-    return tuple(ShapeProfile.from_json(data) for data in artefact.about["profiles"])
 
 
 def _engine_ingredients(component: Component, variant: Variant, target: Target) -> dict[str, Any]:
@@ -332,7 +199,7 @@ def _build_engine(
         graph = onnx.load(path, load_external_data=False).graph
         inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
         about: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
-        if target.backend.startswith("onnxruntime"):
+        if target.backend.startswith(("onnxruntime", "openvino")):
             for file in path.parent.iterdir():
                 file.rename(folder / (ENGINE_GRAPH if file == path else file.name))
         elif target.backend in ("tensorrt", "tensorrt-rtx"):
@@ -340,11 +207,11 @@ def _build_engine(
                 path,
                 folder / PLAN,
                 backend=target.backend,
-                inputs={data["name"]: _spec(data) for data in inputs},
+                inputs={data["name"]: TensorSpec.from_json(data) for data in inputs},
                 profiles=profiles,
                 target=target.capability,
                 options=target.options,
-                timing_cache=_cache(target, "timings", target.device_tag),
+                timing_cache=target.cache("timings", target.device_tag),
                 progress=progress,
                 stage=f"building the {variant.name} engine of {component.title}",
             )
@@ -354,13 +221,12 @@ def _build_engine(
 def _trusted(
     component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
 ) -> Artefact:
-    """The artefact, once its engine has been compared on this GPU with ONNX Runtime on the CPU.
+    """The artefact, once its engine has been compared on this machine with ONNX Runtime on the CPU.
 
     Raises:
         BackendError: it computes something else; the manifest says so from then on.
     """
-    here = target.device == "cuda" and target.capability is None and target.backend != "torch"
-    if here and "check" not in artefact.about:
+    if target.capability is None and not _is_reference(target) and "check" not in artefact.about:
         try:
             found = _check(component, variant, artefact, target, progress)
             artefact = target.store.amend(artefact, check=asdict(found))
@@ -375,15 +241,20 @@ def _trusted(
     return artefact
 
 
+def _is_reference(target: Target) -> bool:
+    """Whether engines are what others are compared with."""
+    return target.backend.startswith("torch") or (target.backend, target.device) == ("onnxruntime", "cpu")
+
+
 def _check(component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress) -> Check:
     sizes = parity.unseen_sizes(component.architecture)
     if target.compiled:
-        sizes = _profiles_of(artefact)[0].at("opt")
+        sizes = profiles_of(artefact)[0].at("opt")
     with (
         bound_graph(component, variant, target.store, progress) as graph,
         progress(f"checking the {variant.name} engine of {component.title}"),
     ):
-        engine = _open_engine(component, variant, artefact, target)
+        engine = open_engine(component, variant, artefact, target)
         try:
             return check_engine(
                 engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
@@ -413,18 +284,7 @@ def _command(component: Component, branch: int, target: Target, sizes: Mapping[s
     return f"{command} --store {shlex.quote(str(target.store.root))}"
 
 
-def _cache(target: Target, kind: str, name: str) -> Path:
-    """Where a backend keeps what it learns about one engine or device: a file, or a folder, of its own making."""
-    folder = target.store.root / "caches" / kind / f"{target.backend}-{backends.version_of(target.backend)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name.replace(" ", "-")
-
-
 def _spec_json(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
     return {"name": value.name, "dtype": weights.ONNX_DTYPES[tensor.elem_type], "shape": shape}
-
-
-def _spec(data: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(name=data["name"], dtype=data["dtype"], shape=tuple(data["shape"]))

@@ -24,9 +24,10 @@ from deepcache_trt.models.architectures import COVERED, architecture_of
 from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.adapters import adapter_state, base_weights, check_mergeable, has_adapters, plain_state
-from deepcache_trt.pipelines.build import Target, open_session
 from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
+from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text, widest_profile
+from deepcache_trt.pipelines.target import Target
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes

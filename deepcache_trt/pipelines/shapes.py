@@ -91,10 +91,10 @@ def _check_fixed_size(component: Component, sizes: Sequence[tuple[Range, Range]]
         raise ShapeError(f"{component.title} is made for {own}×{own} pixels and no others; leave --size out")
 
 
-def profiles_around(component: Component, sizes: Mapping[str, int]) -> tuple[ShapeProfile, ...]:
-    """For exactly one shape, with and without guidance, and for the tiles of a decoder."""
+def profiles_around(component: Component, sizes: Mapping[str, int], *, static: bool) -> tuple[ShapeProfile, ...]:
+    """For exactly one shape, and for the tiles of a decoder; unless `static`, with and without guidance."""
     ranges = {axis: Range(min=size, opt=size, max=size) for axis, size in sizes.items()}
-    if _is_guided(component):
+    if _is_guided(component) and not static:
         batch = sizes["batch"]
         ranges["batch"] = Range(min=max(1, batch // 2), opt=batch, max=batch)
     tiles = _tiles(component, sizes["batch"])

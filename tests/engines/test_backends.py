@@ -9,30 +9,54 @@ import torch
 
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnknownNameError
+from tests.conftest import PROBES_AS_SHIPPED
 
 LOG = "deepcache_trt.engines.backends"
 
 
+@pytest.fixture(autouse=True)
+def _the_order_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_PROBES", PROBES_AS_SHIPPED)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
 @pytest.fixture
 def no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    hide(monkeypatch, "onnxruntime")
 
 
-def test_auto_on_a_cpu_is_onnxruntime_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    import onnxruntime
+INSTALL = "not installed; pip install 'deepcache-trt[cpu]'"
 
+
+@pytest.mark.parametrize(
+    ("missing", "taken", "because"),
+    [
+        ([], "openvino", ""),
+        (["openvino"], "onnxruntime", f"; not openvino: backend 'openvino' is {INSTALL}"),
+        (
+            ["openvino", "onnxruntime"],
+            "torch",
+            f"; not openvino: backend 'openvino' is {INSTALL}; not onnxruntime: {INSTALL}",
+        ),
+    ],
+)
+def test_auto_on_a_cpu_takes_the_first_that_works_and_the_log_says_why(
+    missing: list[str],
+    taken: str,
+    because: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hide(monkeypatch, *missing)
     with caplog.at_level(logging.INFO, logger=LOG):
-        assert backends.resolve("auto", "cpu") == "onnxruntime"
-    assert caplog.messages == [f"backend onnxruntime ({onnxruntime.__version__}) on cpu"]
-
-
-@pytest.mark.usefixtures("no_onnxruntime")
-def test_auto_falls_back_to_torch_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger=LOG):
-        assert backends.resolve("auto", "cpu") == "torch"
+        assert backends.resolve("auto", "cpu") == taken
     [message] = caplog.messages
-    assert message.startswith("backend torch (")
-    assert message.endswith("on cpu; not onnxruntime: not installed; pip install 'deepcache-trt[cpu]'")
+    assert message.startswith(f"backend {taken} ({backends.version_of(taken)}")
+    assert message.endswith(f" on cpu{because}")
 
 
 @pytest.mark.usefixtures("no_onnxruntime")
@@ -41,7 +65,7 @@ def test_a_backend_asked_for_by_name_is_never_replaced() -> None:
         backends.resolve("onnxruntime", "cpu")
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch", "torch-compile"])
 def test_a_name_means_itself(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=LOG):
         assert backends.resolve(name, "cpu") == name
@@ -64,7 +88,7 @@ def test_a_backend_on_a_device_that_it_does_not_run_on_names_the_cure(monkeypatc
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", backends.COMPILED)
+@pytest.mark.parametrize("name", sorted(set(backends.COMPILED) - {"openvino"}))
 def test_without_a_gpu_building_ahead_for_another_is_offered(name: str) -> None:
     with pytest.raises(BackendError, match=rf"'{name}' needs an NVIDIA GPU.*--backend tensorrt-rtx --target sm86"):
         backends.resolve(name, "cpu")
@@ -91,7 +115,9 @@ def test_doctor_asks_every_backend_and_says_what_to_install() -> None:
     assert rows["torch", "cpu"].works
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-tensorrt", "tensorrt-rtx", "torch"])
+@pytest.mark.parametrize(
+    "name", ["onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt-rtx", "torch", "torch-compile"]
+)
 def test_every_backend_has_a_version_for_the_keys_of_its_engines(name: str) -> None:
     assert backends.version_of(name).split(".")[0].isdigit()
 

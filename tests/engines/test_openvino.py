@@ -26,8 +26,6 @@ from tests import tiny
 from tests.engines.graphs import Net, by_name, save, spec, square
 from tests.export.exported import WHOLE, Exported, export
 
-pytest.importorskip("openvino")
-
 
 def exactly(**sizes: int) -> ShapeProfile:
     return ShapeProfile(**{axis: Range(min=size, opt=size, max=size) for axis, size in sizes.items()})

@@ -1,9 +1,7 @@
 """The torch engine: eager as the reference; compiled, what a supplied tap makes superfluous is gone."""
 
-import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,12 +14,10 @@ from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.part import Architecture
-from deepcache_trt.models.taps import Tap, Variant, deepcache_variants, tapped
+from deepcache_trt.models.taps import Tap, Variant, deepcache_variants
+from deepcache_trt.models.traceable import Tensors, traceable
 from tests import tiny
 from tests.engines.graphs import by_name, spec
-
-Tensors = Mapping[str, torch.Tensor]
-Hooked = Callable[[torch.nn.Module, Architecture, Variant], Callable[[Tensors], Tensors]]
 
 # torch's compiler imports modules that define scripts.
 imports_torch_jit = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
@@ -54,30 +50,6 @@ DEEP = Architecture(
     taps=(Tap(name="tap_0", path="deep"),),
 )
 FULL, SHALLOW = deepcache_variants(0)
-
-
-@pytest.fixture
-def hooked() -> Iterator[Hooked]:
-    """A variant as a function that torch can trace: a copy of the model on its weights keeps the hooks."""
-    with ExitStack() as stack:
-
-        def make(model: torch.nn.Module, architecture: Architecture, variant: Variant) -> Callable[[Tensors], Tensors]:
-            own = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-            consumed: dict[str, torch.Tensor] = {}
-            taps = [tap for tap in architecture.taps if tap.name in (*variant.consumes, *variant.emits)]
-            emitted = stack.enter_context(tapped(own, taps, consumed=consumed))
-
-            def function(tensors: Tensors) -> Tensors:
-                consumed.update({name: tensors[name] for name in variant.consumes})
-                outputs = architecture.call(own, tensors)
-                outputs = {**outputs, **{name: emitted[name] for name in variant.emits}}
-                consumed.clear()
-                emitted.clear()
-                return outputs
-
-            return function
-
-        yield make
 
 
 class Compiler:
@@ -143,10 +115,8 @@ SHAPES = [(2, 4, 8, 8), (2, 4, 8, 16), (3, 4, 16, 16), (2, 4, 8, 8), (4, 4, 12, 
 
 
 @pytest.mark.parametrize("mode", ["eager", "compile"])
-def test_a_cached_step_equals_the_full_one(
-    mode: Mode, model: torch.nn.Module, hooked: Hooked, compiler: Compiler
-) -> None:
-    full, shallow = (engine_of(hooked(model, DEEP, variant), variant, mode) for variant in (FULL, SHALLOW))
+def test_a_cached_step_equals_the_full_one(mode: Mode, model: torch.nn.Module, compiler: Compiler) -> None:
+    full, shallow = (engine_of(traceable(model, DEEP, variant), variant, mode) for variant in (FULL, SHALLOW))
     for shape in SHAPES:
         x = sample(*shape)
         outputs = run(full, x)
@@ -156,24 +126,22 @@ def test_a_cached_step_equals_the_full_one(
 
 
 @imports_torch_jit
-def test_the_real_compiler_gives_the_same(model: torch.nn.Module, hooked: Hooked) -> None:
+def test_the_real_compiler_gives_the_same(model: torch.nn.Module) -> None:
     torch._dynamo.reset()
     x = sample(2, 4, 8, 8)
-    tap = run(engine_of(hooked(model, DEEP, FULL), FULL, "eager"), x)["tap_0"]
-    cached = run(engine_of(hooked(model, DEEP, SHALLOW), SHALLOW, "compile"), {**x, "tap_0": tap})
+    tap = run(engine_of(traceable(model, DEEP, FULL), FULL, "eager"), x)["tap_0"]
+    cached = run(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "compile"), {**x, "tap_0": tap})
     torch.testing.assert_close(cached["noise_pred"], model(x["sample"]).detach())
 
 
-def test_the_outputs_are_the_bound_tensors_and_ask_for_no_gradient(model: torch.nn.Module, hooked: Hooked) -> None:
-    engine = engine_of(hooked(model, DEEP, FULL), FULL, "eager")
+def test_the_outputs_are_the_bound_tensors_and_ask_for_no_gradient(model: torch.nn.Module) -> None:
+    engine = engine_of(traceable(model, DEEP, FULL), FULL, "eager")
     outputs = run(engine, sample(2, 4, 8, 8))
     assert not any(output.requires_grad or output.isnan().any() for output in outputs.values())
 
 
-def test_variants_that_take_turns_are_compiled_once_each(
-    model: torch.nn.Module, hooked: Hooked, compiler: Compiler
-) -> None:
-    full, shallow = (engine_of(hooked(model, DEEP, variant), variant, "compile") for variant in (FULL, SHALLOW))
+def test_variants_that_take_turns_are_compiled_once_each(model: torch.nn.Module, compiler: Compiler) -> None:
+    full, shallow = (engine_of(traceable(model, DEEP, variant), variant, "compile") for variant in (FULL, SHALLOW))
     x = sample(2, 4, 8, 8)
     for _ in range(3):
         tap = run(full, x)["tap_0"]
@@ -182,45 +150,41 @@ def test_variants_that_take_turns_are_compiled_once_each(
     assert compiler.compilations == 2
 
 
-def test_all_shapes_after_the_first_share_one_compilation(
-    model: torch.nn.Module, hooked: Hooked, compiler: Compiler
-) -> None:
-    engine = engine_of(hooked(model, DEEP, FULL), FULL, "compile")
+def test_all_shapes_after_the_first_share_one_compilation(model: torch.nn.Module, compiler: Compiler) -> None:
+    engine = engine_of(traceable(model, DEEP, FULL), FULL, "compile")
     for shape, compiled in zip(SHAPES, [1, 2, 2, 2, 2], strict=True):
         run(engine, sample(*shape))
         assert compiler.compilations == compiled, shape
 
 
-def test_engines_do_not_use_up_one_anothers_compilations(
-    model: torch.nn.Module, hooked: Hooked, compiler: Compiler
-) -> None:
+def test_engines_do_not_use_up_one_anothers_compilations(model: torch.nn.Module, compiler: Compiler) -> None:
     count = torch._dynamo.config.recompile_limit + 2
-    engines = [engine_of(hooked(model, DEEP, SHALLOW), SHALLOW, "compile") for _ in range(count)]
+    engines = [engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "compile") for _ in range(count)]
     x = sample(2, 4, 8, 8)
     for engine in 2 * engines:
         run(engine, {**x, "tap_0": x["sample"]})
     assert compiler.compilations == count
 
 
-def test_a_cached_step_costs_only_its_own_layers(model: torch.nn.Module, hooked: Hooked, compiler: Compiler) -> None:
+def test_a_cached_step_costs_only_its_own_layers(model: torch.nn.Module, compiler: Compiler) -> None:
     x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
     layers = {}
     for variant in (FULL, SHALLOW):
-        run(engine_of(hooked(model, DEEP, variant), variant, "compile"), x)
+        run(engine_of(traceable(model, DEEP, variant), variant, "compile"), x)
         layers[variant.name] = compiler.flops / (2 * (2 * 8 * 8) * (4 * 4 * 3 * 3))
     assert layers == {"full": 6, "shallow": 2}
 
 
 # A ControlNet's inputs are more residuals, DiT's taps are of another kind; neither changes what is traced here.
 @pytest.mark.parametrize("name", ["sd15", "ddpm"])
-def test_the_models_of_diffusers_are_traced_as_a_whole(name: str, hooked: Hooked, compiler: Compiler) -> None:
+def test_the_models_of_diffusers_are_traced_as_a_whole(name: str, compiler: Compiler) -> None:
     unet = tiny.denoiser(name)
     architecture = architecture_of(unet, dtype="float32")
     sizes = {"batch": 2, "height": 8, "width": 16, "sequence": 7}
     inputs = parity.example_inputs(architecture, sizes)
     expected = parity.run_model(unet, architecture, FULL, inputs)
     engine = TorchEngine(
-        hooked(unet, architecture, SHALLOW),
+        traceable(unet, architecture, SHALLOW),
         inputs=by_name(*architecture.inputs, spec("tap_0", "float32", *expected["tap_0"].shape)),
         outputs=by_name(*architecture.outputs),
         device="cpu",
@@ -242,9 +206,7 @@ def test_the_models_of_diffusers_are_traced_as_a_whole(name: str, hooked: Hooked
 
 
 @imports_torch_jit
-def test_without_a_compiler_the_error_has_the_cure(
-    model: torch.nn.Module, hooked: Hooked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_the_error_has_the_cure(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._functorch import config as functorch_config
     from torch._inductor import config
 
@@ -252,7 +214,7 @@ def test_without_a_compiler_the_error_has_the_cure(
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(config, "fx_graph_cache", False)  # what an earlier run compiled needs no compiler
     monkeypatch.setattr(functorch_config, "enable_autograd_cache", False)
-    engine = engine_of(hooked(model, DEEP, FULL), FULL, "compile")
+    engine = engine_of(traceable(model, DEEP, FULL), FULL, "compile")
     with pytest.raises(BackendError, match=r"install a C\+\+ compiler such as g\+\+ .*or use mode='eager'") as caught:
         run(engine, sample(2, 4, 8, 8))
     assert "\n" not in str(caught.value)
@@ -267,15 +229,15 @@ def test_a_function_that_cannot_be_traced_is_a_backend_error(compiler: Compiler)
         run(engine_of(breaks, FULL, "compile"), sample(2, 4, 8, 8))
 
 
-def test_a_tensor_that_does_not_fit_is_refused_with_its_name(model: torch.nn.Module, hooked: Hooked) -> None:
-    engine = engine_of(hooked(model, DEEP, FULL), FULL, "eager")
+def test_a_tensor_that_does_not_fit_is_refused_with_its_name(model: torch.nn.Module) -> None:
+    engine = engine_of(traceable(model, DEEP, FULL), FULL, "eager")
     with pytest.raises(ShapeError, match=r"sample has shape \[2, 3, 8, 8\]"):
         engine.bind("sample", torch.zeros(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("mode", ["eager", "compile"])
-def test_close_may_be_repeated(mode: Mode, model: torch.nn.Module, hooked: Hooked, compiler: Compiler) -> None:
-    engine = engine_of(hooked(model, DEEP, FULL), FULL, mode)
+def test_close_may_be_repeated(mode: Mode, model: torch.nn.Module, compiler: Compiler) -> None:
+    engine = engine_of(traceable(model, DEEP, FULL), FULL, mode)
     run(engine, sample(2, 4, 8, 8))
     engine.close()
     engine.close()

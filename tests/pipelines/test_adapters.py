@@ -14,9 +14,11 @@ from deepcache_trt.engines.store import Store
 from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
-from deepcache_trt.pipelines import build
-from deepcache_trt.pipelines.build import Target, open_session
+from deepcache_trt.pipelines import open_session as opening
 from deepcache_trt.pipelines.component import Component, from_model
+from deepcache_trt.pipelines.open_engine import ENGINE_GRAPH
+from deepcache_trt.pipelines.open_session import open_session
+from deepcache_trt.pipelines.target import Target
 from tests import tiny
 from tests.pipelines.test_parity import difference, draw
 
@@ -192,10 +194,10 @@ class Refittable(OnnxRuntimeEngine):
 @pytest.fixture
 def refittable(monkeypatch: pytest.MonkeyPatch) -> type[Refittable]:
     def open_engine(component: Any, variant: Any, artefact: Any, target: Any) -> Refittable:
-        return Refittable(artefact.folder / build.ENGINE_GRAPH)
+        return Refittable(artefact.folder / ENGINE_GRAPH)
 
-    monkeypatch.setattr(build, "REFITTABLE", ("onnxruntime",))
-    monkeypatch.setattr(build, "_open_engine", open_engine)
+    monkeypatch.setattr(opening, "REFITTABLE", ("onnxruntime",))
+    monkeypatch.setattr(opening, "open_engine", open_engine)
     monkeypatch.setattr(Refittable, "refuses", "")
     Refittable.log.clear()
     return Refittable

@@ -18,9 +18,12 @@ from deepcache_trt.engines.store import MANIFEST, Artefact, Store
 from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
 from deepcache_trt.models.part import OUTPUT
-from deepcache_trt.pipelines.build import PLAN, Target, build_variants, open_session, variants_of
+from deepcache_trt.pipelines.build import build_variants, variants_of
 from deepcache_trt.pipelines.component import Component, from_architecture, from_model
+from deepcache_trt.pipelines.open_engine import PLAN
+from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text
+from deepcache_trt.pipelines.target import Target
 from tests import tiny
 from tests.pipelines.stores import store_with_graph
 
@@ -65,6 +68,14 @@ def on_cpu(store: Store, **changes: Any) -> Target:
     return Target(backend="onnxruntime", device="cpu", store=store, **changes)
 
 
+def openvino(store: Store, **changes: Any) -> Target:
+    return Target(backend="openvino", device="cpu", store=store, **changes)
+
+
+def compiled_torch(store: Store, **changes: Any) -> Target:
+    return Target(backend="torch-compile", device="cpu", store=store, **changes)
+
+
 @pytest.fixture
 def sm90(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose GPU is of compute capability 9.0, as far as the store is told."""
@@ -89,7 +100,7 @@ def assert_nothing_half_built(store: Store) -> None:
 # Once, and no more than needed.
 
 
-@pytest.mark.parametrize("backend", [on_cpu, pytest.param(ahead, marks=needs_rtx)])
+@pytest.mark.parametrize("backend", [on_cpu, openvino, compiled_torch, pytest.param(ahead, marks=needs_rtx)])
 def test_a_second_build_writes_nothing(store: Store, backend: Any) -> None:
     first = build_variants(text_encoder(), 0, backend(store))
     before = states(store.root)
@@ -271,10 +282,11 @@ def test_shapes_that_the_graph_cannot_take_are_refused_before_anything_is_built(
 # Building forbidden.
 
 
-@pytest.mark.parametrize("backend", [on_cpu, pytest.param(ahead, marks=needs_rtx)])
+@pytest.mark.parametrize("backend", [on_cpu, openvino, pytest.param(ahead, marks=needs_rtx)])
 def test_never_names_what_is_missing_and_the_command_that_builds_it(store: Store, backend: Any) -> None:
     target = backend(store, build="never")
-    shape, place = ("", "") if target.capability is None else (" --batch 1", f" --target {target.capability}")
+    shape = " --batch 1" if target.compiled else ""
+    place = f" --target {target.capability}" if target.capability else ""
     with pytest.raises(NotBuiltError) as error:
         build_variants(text_encoder(), 2, target, sizes=ONE)
     assert str(error.value) == (

@@ -99,6 +99,16 @@ def test_samplers_that_repeat_timesteps_are_cached_by_call(scheduler: Any, optio
     assert len(cached.last_run.plan) == len(plain.scheduler.timesteps)
 
 
+@pytest.mark.parametrize("backend", ["openvino", pytest.param("torch-compile", marks=pytest.mark.slow)])
+def test_compiled_backends_draw_the_images_of_the_reference(plain: Any, backend: str) -> None:
+    options: dict[str, Any] = {"cache_interval": 2, "components": ("unet",)}
+    expected = draw(DeepCachePipeline.from_pipe(plain, backend="torch", **options))
+    cached = DeepCachePipeline.from_pipe(plain, backend=backend, **options)
+    assert difference(draw(cached), expected) <= 1e-4
+    assert difference(draw(cached), expected) <= 1e-4
+    assert difference(draw(cached, callback_on_step_end=lambda *given: given[-1]), expected) <= 1e-4
+
+
 def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu() -> None:
     unet_class, config = tiny.ARCHITECTURES["ddpm"]
     torch.manual_seed(0)
@@ -111,7 +121,7 @@ def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu
 
     reference = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="torch")
     assert torch.equal(sample(reference), sample(plain))
-    with pytest.raises(BackendError, match="no bfloat16 on the CPU; use float32 there"):
+    with pytest.raises(BackendError, match="no bfloat16 on the CPU; use float32 there, or backend 'openvino'"):
         sample(DeepCachePipeline.from_pipe(plain, backend="onnxruntime"))
 
 

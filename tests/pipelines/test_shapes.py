@@ -257,12 +257,13 @@ def test_the_options_that_an_error_offers_build_for_the_sizes_that_it_refused(na
     offered()
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_engines_that_are_built_for_a_call_take_it(name: str) -> None:
+def test_engines_that_are_built_for_a_call_take_it(name: str, static: bool) -> None:
     @settings(deadline=None)
     @given(sizes=calls(name))
     def around(sizes: dict[str, int]) -> None:
-        assert nearest(profiles_around(component(name), sizes), sizes) is not None
+        assert nearest(profiles_around(component(name), sizes, static=static), sizes) is not None
 
     around()
 
@@ -270,16 +271,22 @@ def test_engines_that_are_built_for_a_call_take_it(name: str) -> None:
 @pytest.mark.parametrize("name", TEXT_CONDITIONED)
 def test_engines_that_are_built_for_a_guided_call_take_it_without_guidance(name: str) -> None:
     sizes = {"batch": 6, "height": 8, "width": 16}
-    found = profiles_around(component(name), sizes)
+    found = profiles_around(component(name), sizes, static=False)
     assert nearest(found, {**sizes, "batch": 3}) == nearest(found, sizes) == 0
     assert nearest(found, {**sizes, "batch": 2}) is None
     assert found[0].batch.opt == 6
 
 
+@pytest.mark.parametrize("name", TEXT_CONDITIONED)
+def test_a_static_profile_is_of_one_shape(name: str) -> None:
+    (found,) = profiles_around(component(name), {"batch": 6, "height": 8, "width": 16}, static=True)
+    assert all(limits.min == limits.max for limits in (found.batch, found.height, found.width))
+
+
 def test_a_tile_needs_no_engine_beside_that_for_tiles() -> None:
     tile, larger = {"batch": 1, "height": 3, "width": 8}, {"batch": 1, "height": 9, "width": 8}
-    assert len(profiles_around(component("vae"), tile)) == 1
-    assert len(profiles_around(component("vae"), larger)) == 2
+    assert len(profiles_around(component("vae"), tile, static=False)) == 1
+    assert len(profiles_around(component("vae"), larger, static=False)) == 2
 
 
 @pytest.mark.parametrize(

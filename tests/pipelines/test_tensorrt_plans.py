@@ -19,10 +19,12 @@ from deepcache_trt.export.trace import fake_model, onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines import build
-from deepcache_trt.pipelines.build import PLAN, Target, build_variants
+from deepcache_trt.pipelines.build import build_variants
 from deepcache_trt.pipelines.component import Component, from_model
 from deepcache_trt.pipelines.model_source import ModelSource, find_components
+from deepcache_trt.pipelines.open_engine import PLAN
 from deepcache_trt.pipelines.shapes import shapes_from_text
+from deepcache_trt.pipelines.target import Target
 from tests import tiny
 from tests.pipelines.stores import store_with_graph
 
