@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 CPU = ["onnxruntime>=1.22", "openvino>=2026.4"]
-RTX = ["polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
+RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
 
 setup(
@@ -41,7 +41,7 @@ setup(
     ],
     extras_require={
         "cpu": CPU,
-        "cuda": ["onnxruntime-gpu>=1.22", "polygraphy>=0.53.6", "tensorrt>=8.6"],
+        "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.22", "polygraphy>=0.53.6", "tensorrt>=8.6"],
         "rtx": RTX,
         "eval": EVAL,
         "dev": [

@@ -152,6 +152,12 @@ def generate(
     interval: Annotated[int, typer.Option(help="One step in this many is full; 1 caches nothing.")] = 3,
     branch: Branch = 0,
     skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    skip_interval: Annotated[
+        int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
+    ] = None,
+    forecast: Annotated[
+        str | None, typer.Option(help="taylor1: extrapolate what is reused. [default: reuse it as it is]")
+    ] = None,
     backend: Backend = "auto",
     dtype: Dtype = None,
     store: StoreFolder = None,
@@ -180,6 +186,8 @@ def generate(
         cache_interval=interval,
         cache_branch_id=branch,
         skip_mode=skip_mode,
+        skip_interval=skip_interval,
+        forecast=forecast,
         backend=backend,
         store=store,
         build="never" if no_build else "auto",

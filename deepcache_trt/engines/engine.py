@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# For how many shapes at a time buffers are kept, and what was recorded on them.
+SHAPES_KEPT = 4
+
+
 class Engine(Protocol):
     """A compiled variant. Tensors are bound by name, then `run` reads the inputs and fills the outputs.
 

@@ -3,7 +3,7 @@
 import logging
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ _DTYPES = {
 
 @dataclass
 class _Context:
-    """An execution context for one profile and what it has been told, so that nothing is told twice."""
+    """An execution context for one profile and one output, and what it has been told: nothing is told twice."""
 
     context: Any
     memory: int = 0
@@ -46,7 +46,8 @@ class TensorRTEngine(Engine):
 
     Several engines may be given the same workspace if they run one after the other on one stream. After a change of
     shape, tensor, workspace or weights, `run` once outside a CUDA graph before it is captured: TensorRT sets itself up
-    in that first call. A graph that was captured before the change must be captured anew.
+    in that first call. A graph replays what its execution context was told when it was captured, so each output that is
+    bound has a context of its own for as long as it lives: to bind another does no harm to graphs on the one before.
     """
 
     capturable = True
@@ -70,6 +71,7 @@ class TensorRTEngine(Engine):
             StoreError: there is no plan.
         """
         import torch
+        from torch.utils.weak import WeakIdKeyDictionary
 
         self._trt = versions.load(backend)
         if not plan.is_file():
@@ -86,7 +88,8 @@ class TensorRTEngine(Engine):
         self._config = versions.runtime_config(self._trt, self._engine)
         self._cache_path = None if self._config is None else runtime_cache
         self._cache = None if self._cache_path is None else _load_cache(self._config, self._cache_path)
-        self._contexts: dict[int, _Context] = {}  # by profile
+        # By the tensor that is bound to the first output, and by profile.
+        self._contexts: MutableMapping[torch.Tensor, dict[int, _Context]] = WeakIdKeyDictionary()
         self._current: _Context | None = None
         self._bound: dict[str, torch.Tensor] = {}
         self._narrowed: dict[str, torch.Tensor] = {}  # int32 copies for TensorRT 8.6, which has no int64
@@ -192,14 +195,15 @@ class TensorRTEngine(Engine):
         self._current = current
 
     def _context(self, profile: int, stream: int) -> _Context:
-        if profile not in self._contexts:
+        of_output = self._contexts.setdefault(self._bound[next(iter(self.outputs))], {})
+        if profile not in of_output:
             with versions.errors_of(self._trt) as errors:
                 context = versions.create_context(self._trt, self._engine, self._config)
             if context is None:
                 raise BackendError(f"TensorRT cannot set up profile {profile}: {versions.reason(errors)}")
             self._must(context.set_optimization_profile_async, profile, stream)
-            self._contexts[profile] = _Context(context)
-        return self._contexts[profile]
+            of_output[profile] = _Context(context)
+        return of_output[profile]
 
     def _tensor_for(self, name: str, dtype: str) -> "torch.Tensor":
         """What TensorRT reads or fills: the bound tensor, or an int32 copy of one that it cannot take as int64."""

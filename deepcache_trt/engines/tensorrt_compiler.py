@@ -148,7 +148,8 @@ def _configure(trt: Any, builder: Any, network: Any, job: Mapping[str, Any], sen
         create = CreateConfigRTX(**common, **_rtx_target(job["target"]))
     else:
         cache = job["timing_cache"] if job["timing_cache"] and Path(job["timing_cache"]).exists() else None
-        create = CreateConfig(**common, **versions.precision_flags(trt, network), load_timing_cache=cache)
+        flags = {**versions.precision_flags(trt, network), "preview_features": versions.preview_features(trt)}
+        create = CreateConfig(**common, **flags, load_timing_cache=cache)
     with versions.errors_of(trt) as errors:
         try:
             config = create(builder, network)

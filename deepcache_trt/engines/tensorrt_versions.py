@@ -121,6 +121,11 @@ def precision_flags(trt: Any, network: Any) -> dict[str, bool]:
     return {"fp16": any(tensor.dtype == trt.DataType.HALF for tensor in tensors)}
 
 
+def preview_features(trt: Any) -> list[Any]:
+    """What is the only way from 10 on and has to be asked for before: several contexts on one profile."""
+    return [trt.PreviewFeature.PROFILE_SHARING_0806] if _is_before(trt, 10) else []
+
+
 def node_of(error: Any, graph: Path) -> tuple[str, str]:
     """The name and the operator of the node that a parser error is about; 8.6 and 9 give its number only."""
     if hasattr(error, "node_name"):

@@ -101,13 +101,13 @@ class CachedDenoiser(LiveComponent):
         tensors, sizes = self._tensors(model, arguments)
         session = self._session_for(model, tensors, sizes)
         if begins:
-            session.forget_taps()
             self._timesteps = timesteps
             self.plan = self._new_plan()
             self._calls, self._is_finished = 0, False
-        variant = self.plan.variants[self._calls] if self._calls < len(self.plan) else FULL
-        self._calls += 1
-        self._last = session.run(variant if session.holds_taps(sizes) else FULL, tensors, sizes)
+            session.begin(forecast=self.plan.forecast)
+        call, self._calls = self._calls, self._calls + 1
+        variant = self.plan.variants[call] if call < len(self.plan) and session.holds_taps(sizes) else FULL
+        self._last = session.run(variant, tensors, sizes, call=call)
         self.first_call = FirstCall(session=session, prediction=self._last[OUTPUT]) if begins else None
         return self._last
 

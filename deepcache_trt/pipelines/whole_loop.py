@@ -135,10 +135,9 @@ class WholeLoop:
             table,
             guidance,
             latents=latents,
-            prediction=first.prediction,
             timesteps=timesteps,
             generator=arguments.get("generator"),
-            on_step=lambda call: self._bar.move_to((call + 1) / len(plan)) if self._bar is not None else None,
+            on_step=lambda done: self._bar.move_to(done / len(plan)) if self._bar is not None else None,
         )
         self.seconds = time.perf_counter() - started
         self._denoiser.finish()
@@ -190,8 +189,9 @@ class _Bar:
 
 
 def _why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+    given = {**arguments, **arguments.get("kwargs", {})}  # where most pipelines look for the deprecated `callback`
     for name in ("callback_on_step_end", "callback"):
-        if arguments.get(name) is not None:
+        if given.get(name) is not None:
             return f"{name} wants Python between the steps"
     name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
     masked = name in _PASTE_WITHOUT_MASK_CHANNELS and pipe.unet.config.in_channels == _MASK_CHANNELS

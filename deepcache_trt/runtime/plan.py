@@ -5,14 +5,18 @@ PNDM and Heun visit the same one twice.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 
 FULL, SHALLOW = "full", "shallow"
+SKIP = "skip"  # no call of the model at all: its last prediction is used again
+
+FORECASTS = ("taylor1",)
 SKIP_MODES = ("uniform", "quad", "quad_center")
 
 # The quad schedules lower the exponent in steps of 0.02, so a huge one would search for ever.
@@ -32,6 +36,10 @@ class CacheParams:
         full_steps: the indices of the full calls, instead of a schedule.
         disable_cache_before_step: every call before this one is full.
         disable_cache_after_step: every call from this one on is full.
+        skip_interval: m: of the cached calls after a full one, each m-th does not call the model at all but takes its
+            last prediction; 1: none of them does.
+        forecast: "taylor1" extrapolates what a call reuses, the deep features or the skipped prediction, from its last
+            two true values; None uses the last one as it is.
     """
 
     cache_interval: int = 3
@@ -42,14 +50,15 @@ class CacheParams:
     full_steps: tuple[int, ...] | None = None
     disable_cache_before_step: int | None = None
     disable_cache_after_step: int | None = None
+    skip_interval: int | None = None
+    forecast: str | None = None
 
     def __post_init__(self) -> None:
-        if self.skip_mode not in SKIP_MODES:
-            known = list(SKIP_MODES)
-            raise UnknownNameError(
-                f"unknown skip_mode {self.skip_mode!r}{did_you_mean(str(self.skip_mode), known)}; "
-                f"there are {', '.join(known)}"
-            )
+        _check_name("skip_mode", self.skip_mode, SKIP_MODES)
+        if self.forecast is not None:
+            _check_name("forecast", self.forecast, FORECASTS)
+        if self.skip_interval is not None:
+            _check_integer("skip_interval", self.skip_interval, 1)
         _check_integer("cache_interval", self.cache_interval, 1)
         _check_integer("cache_branch_id", self.cache_branch_id, 0)
         for name in ("center", "disable_cache_before_step", "disable_cache_after_step"):
@@ -77,6 +86,13 @@ class CacheParams:
         return [field.name for field in fields(cls)]
 
 
+def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UnknownNameError(
+            f"unknown {name} {value!r}{did_you_mean(str(value), list(known))}; known: {', '.join(known)}"
+        )
+
+
 def _check_integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DeepCacheError(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -84,9 +100,10 @@ def _check_integer(name: str, value: object, least: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The variant of each U-Net call, in order."""
+    """The variant of each U-Net call, in order, and whether what a call reuses is extrapolated."""
 
     variants: tuple[str, ...]
+    forecast: bool = False
 
     def __post_init__(self) -> None:
         assert not self.variants or self.variants[0] == FULL, "the first call has nothing to reuse"
@@ -98,6 +115,18 @@ class Plan:
     def full_steps(self) -> tuple[int, ...]:
         """The indices of the full calls."""
         return tuple(i for i, variant in enumerate(self.variants) if variant == FULL)
+
+    @property
+    def forecast_rates(self) -> NDArray[np.float64]:
+        """[n, 2]: for the taps and the prediction that a call computes, 1 / (calls since they were last computed).
+
+        0 where they are not computed, or for the first time; see `runtime.forecast`.
+        """
+        rates = np.zeros([len(self), 2])
+        for place, computing in enumerate(((FULL,), (FULL, SHALLOW))):
+            calls = [i for i, variant in enumerate(self.variants) if variant in computing]
+            rates[calls[1:], place] = 1 / np.diff(calls)
+        return rates
 
 
 def make_plan(params: CacheParams, calls: int) -> Plan:
@@ -116,7 +145,15 @@ def make_plan(params: CacheParams, calls: int) -> Plan:
     before = params.disable_cache_before_step or 0
     after = calls if params.disable_cache_after_step is None else params.disable_cache_after_step
     full |= {0, *range(min(before, calls)), *range(after, calls)}
-    return Plan(variants=tuple(FULL if i in full else SHALLOW for i in range(calls)))
+    variants = _with_skips([FULL if i in full else SHALLOW for i in range(calls)], params.skip_interval)
+    return Plan(variants=tuple(variants), forecast=params.forecast is not None)
+
+
+def _with_skips(variants: Sequence[str], interval: int | None) -> Iterable[str]:
+    since_full = 0
+    for variant in variants:
+        since_full = 0 if variant == FULL else since_full + 1
+        yield SKIP if interval is not None and since_full and since_full % interval == 0 else variant
 
 
 def uniform(calls: int, interval: int) -> list[int]:

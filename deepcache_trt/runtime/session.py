@@ -5,16 +5,36 @@ buffers, bound once for each shape, so that compiled engines see the same addres
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.engines.engine import Engine
+from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.runtime.cuda_graph import CudaGraphs
+from deepcache_trt.runtime.forecast import Forecast
+from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
+
+
+class Buffers:
+    """The tensors of one shape, by name, and what was recorded on their addresses."""
+
+    def __init__(self, tensors: Mapping[str, "torch.Tensor"], graphs: CudaGraphs | None) -> None:
+        self.tensors = tensors
+        self.graphs = graphs
+        self.forecast: Forecast | None = None  # from the first generation on that wants one
+        self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
+        self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors
+
+    def close(self) -> None:
+        """Destroy what was recorded."""
+        if self.graphs is not None:
+            self.graphs.close()
 
 
 class Session:
@@ -32,12 +52,14 @@ class Session:
         """
         self.engines = engines
         self.profiles = profiles
-        self.seconds = 0.0  # spent in `Engine.run`; on a GPU that only enqueues
+        self.seconds = 0.0  # spent in the engines; on a GPU that only enqueues
         self._outputs = outputs
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
         self._workspace: torch.Tensor | None = None
+        self._forecasts = False
         self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
+        self._learnt_at = [-1, -1]  # the calls that last computed taps and predictions
 
     def serves(self, sizes: Mapping[str, int]) -> bool:
         """Whether the engines take a call of these sizes."""
@@ -47,94 +69,179 @@ class Session:
         """Whether the tap buffers hold the output of a full run at these sizes."""
         return self._taps_at == sizes
 
-    def forget_taps(self) -> None:
-        """Make the next run a full one: nothing of one generation may reach another."""
-        self._taps_at = None
+    def begin(self, *, forecast: bool) -> None:
+        """Start a generation: nothing of one may reach another, so the next run must be a full one.
+
+        Args:
+            forecast: whether what a step reuses is extrapolated, see `Forecast`.
+        """
+        self._forecasts = forecast
+        self._forget()
 
     def run(
-        self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int]
+        self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int], *, call: int = 0
     ) -> dict[str, "torch.Tensor"]:
         """Run one variant.
 
         Args:
-            variant: the name of an engine.
+            variant: the name of an engine, or `SKIP`.
             tensors: the inputs by name; those that the variant does not read are left alone.
             sizes: the size of each dynamic axis.
+            call: its index in the generation.
 
         Returns:
             The outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
         """
-        engine = self.engines[variant]
         device = next(iter(tensors.values())).device
         with on_device(device):
             self._prepare(sizes, device)
-            for name in engine.inputs:
+            assert variant != SKIP or self.holds_taps(sizes), "a skipped step before a full one"
+            engine = self.engines.get(variant)
+            for name in engine.inputs if engine else ():
                 assert name in tensors or self.holds_taps(sizes), "a cached step before a full one"
                 if name in tensors:
-                    self._buffers[name].copy_(tensors[name])
-            gives_taps = any(name not in self._outputs for name in engine.outputs)
+                    self.buffers[name].copy_(tensors[name])
+            gives_taps = engine is not None and any(name not in self._outputs for name in engine.outputs)
             if gives_taps:
-                self.forget_taps()  # a run that fails may have written half of them
-            engine.run()
+                self._taps_at = None  # a run that fails may have written half of them
+            self._note_rates(call, taps=gives_taps, predictions=engine is not None)
+            self._execute(self.step(variant))
         if gives_taps:
             self._taps_at = dict(sizes)
-        return {name: self._buffers[name].clone() for name in engine.outputs if name in self._outputs}
+        return {name: self.buffers[name].clone() for name in self._outputs}
 
-    def feed(self, latents: "torch.Tensor", timestep: "torch.Tensor", *, copies: int) -> None:
-        """Replace latents and timestep of the call that the buffers hold; the conditioning stays.
+    @property
+    def buffers(self) -> Mapping[str, "torch.Tensor"]:
+        """The static tensors of the last shape, by name."""
+        return self.shape.tensors
 
-        Args:
-            latents: [B, C, …]; where the model takes further channels, such as a mask, those stay too.
-            timestep: a scalar.
-            copies: how often the batch repeats the latents.
-        """
-        self.latents_like(latents).unflatten(0, (copies, -1)).copy_(latents)
-        self._buffers["timestep"].copy_(timestep)
+    @property
+    def shape(self) -> Buffers:
+        """What is kept for the last shape."""
+        return next(reversed(self._shapes.values()))
+
+    @property
+    def prediction(self) -> "torch.Tensor":
+        """The buffer that every step leaves its prediction in."""
+        return self.buffers[self._outputs[0]]
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """The forecast of this generation, where it has one."""
+        return self.shape.forecast if self._forecasts else None
 
     def latents_like(self, latents: "torch.Tensor") -> "torch.Tensor":
-        """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …]."""
-        axis = latents.ndim - 3  # of the channels: 1 of an image, 2 of a video
-        return self._buffers["sample"].narrow(axis, 0, latents.shape[axis])
+        """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …].
 
-    def enqueue(self, variant: str) -> "torch.Tensor":
-        """Run a variant on what the buffers hold; its prediction is overwritten by the next run."""
-        engine = self.engines[variant]
-        with on_device(self._buffers["sample"].device):
-            self._time(engine)
-        return self._buffers[self._outputs[0]]
+        Where the model takes further channels, such as a mask, those are left out.
+        """
+        axis = latents.ndim - 3  # of the channels: 1 of an image, 2 of a video
+        return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
+
+    def step(self, variant: str) -> Callable[[], None]:
+        """One variant on what the buffers hold, forecast included; the same function each time for a shape."""
+        steps, forecast = self.shape.steps, self.forecast
+        key = variant, forecast is not None
+        if key not in steps:
+            engine = self.engines.get(variant)
+            steps[key] = _step(engine, self._outputs, self._time, forecast)
+        return steps[key]
 
     def close(self) -> None:
         """Close every engine and let go of the buffers."""
+        for shape in self._shapes.values():
+            shape.close()
+        self._shapes.clear()
         for engine in self.engines.values():
             engine.close()
-        self._buffers.clear()
         self._buffers_for = self._workspace = self._taps_at = None
+
+    def _execute(self, step: Callable[[], None]) -> None:
+        graphs = self.shape.graphs
+        if graphs is None or not graphs.launch([step]):
+            step()
+            if graphs is not None:
+                graphs.record([step])
 
     def _time(self, engine: Engine) -> None:
         started = time.perf_counter()
         engine.run()
         self.seconds += time.perf_counter() - started
 
+    def _forget(self) -> None:
+        self._taps_at = None
+        self._learnt_at = [-1, -1]
+        if self._shapes and self.shape.forecast is not None:
+            self.shape.forecast.forget()
+
+    def _note_rates(self, call: int, *, taps: bool, predictions: bool) -> None:
+        """Tell the forecast how long ago what this call computes was computed before."""
+        for place, computed in enumerate((taps, predictions)):
+            before = self._learnt_at[place]
+            if computed and self.forecast is not None:
+                self.forecast.rates[place] = 1 / (call - before) if before >= 0 else 0
+            if computed:
+                self._learnt_at[place] = call
+
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
-        """Bind every engine to buffers of these sizes, and to one workspace: they run one after the other."""
+        """Bind every engine to the buffers of these sizes, and to one workspace: they run one after the other."""
+        key = tuple(sorted(sizes.items())), device
+        if self._buffers_for != (sizes, device):
+            self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
+            shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
+            for engine in self.engines.values():
+                for name in (*engine.inputs, *engine.outputs):
+                    engine.bind(name, shape.tensors[name])
+            self._give_workspace(device)
+            self._shapes[key] = shape
+            if len(self._shapes) > SHAPES_KEPT:
+                _, oldest = self._shapes.popitem(last=False)
+                oldest.close()
+            self._forget()
+            self._buffers_for = (dict(sizes), device)
+        if self._forecasts and self.shape.forecast is None:
+            self.shape.forecast = self._new_forecast()
+
+    def _new_buffers(self, sizes: Mapping[str, int], device: "torch.device") -> Buffers:
+        engines = self.engines.values()
+        specs = {name: spec for engine in engines for name, spec in (engine.inputs | engine.outputs).items()}
+        tensors = {name: _buffer(spec, sizes, device) for name, spec in specs.items()}
+        recordable = device.type == "cuda" and all(engine.capturable for engine in engines)
+        return Buffers(tensors, CudaGraphs(device) if recordable else None)
+
+    def _new_forecast(self) -> Forecast:
+        given = {name for engine in self.engines.values() for name in engine.outputs}
+        taps = {name: self.buffers[name] for name in sorted(given.difference(self._outputs))}
+        return Forecast(taps, {name: self.buffers[name] for name in self._outputs})
+
+    def _give_workspace(self, device: "torch.device") -> None:
         import torch
 
-        if self._buffers_for == (sizes, device):
+        if self._workspace is not None:
             return
-        self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
-        self._buffers = {}
+        needed = max(engine.workspace_bytes for engine in self.engines.values())
+        self._workspace = torch.empty(needed, dtype=torch.uint8, device=device)
         for engine in self.engines.values():
-            for name, spec in (engine.inputs | engine.outputs).items():
-                if name not in self._buffers:
-                    self._buffers[name] = _buffer(spec, sizes, device)
-                engine.bind(name, self._buffers[name])
-        if self._workspace is None:
-            needed = max(engine.workspace_bytes for engine in self.engines.values())
-            self._workspace = torch.empty(needed, dtype=torch.uint8, device=device)
-            for engine in self.engines.values():
-                if engine.workspace_bytes:
-                    engine.use_workspace(self._workspace)
-        self._buffers_for = (dict(sizes), device)
+            if engine.workspace_bytes:
+                engine.use_workspace(self._workspace)
+
+
+def _step(
+    engine: Engine | None, predictions: Sequence[str], run: Callable[[Engine], None], forecast: Forecast | None
+) -> Callable[[], None]:
+    """What one call does: what it reuses moves on, the engine runs, and what it computed is learnt."""
+    computed = engine.outputs if engine is not None else {}
+    reused = predictions if engine is None else [name for name in engine.inputs if forecast and forecast.covers(name)]
+
+    def step() -> None:
+        if forecast is not None:
+            forecast.advance(reused)
+        if engine is not None:
+            run(engine)
+        if forecast is not None:
+            forecast.learn(computed)
+
+    return step
 
 
 def on_device(device: "torch.device") -> AbstractContextManager[object]:

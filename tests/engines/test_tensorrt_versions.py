@@ -15,7 +15,7 @@ from deepcache_trt.engines import tensorrt_versions as versions
 from deepcache_trt.errors import BackendError
 
 # Names that TensorRT-RTX lacks; a gate keeps it from them, and the fakes below have them.
-GATED = {"NetworkDefinitionCreationFlag.EXPLICIT_BATCH"}
+GATED = {"NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "PreviewFeature.PROFILE_SHARING_0806"}
 
 
 def names_of_trt(module: Any) -> set[str]:
@@ -53,8 +53,11 @@ def fake(name: str, version: str, *flags: str, **names: Any) -> Any:
 
 
 STRATEGY = SimpleNamespace(USER_MANAGED="user managed")
-V8 = fake("tensorrt", "8.6.1", "EXPLICIT_BATCH", DataType=SimpleNamespace(HALF="half"))
-V9 = fake("tensorrt", "9.3.0.post12", "EXPLICIT_BATCH", "STRONGLY_TYPED", IProgressMonitor=object)
+PREVIEW = SimpleNamespace(PROFILE_SHARING_0806="profile sharing")
+V8 = fake("tensorrt", "8.6.1", "EXPLICIT_BATCH", DataType=SimpleNamespace(HALF="half"), PreviewFeature=PREVIEW)
+V9 = fake(
+    "tensorrt", "9.3.0.post12", "EXPLICIT_BATCH", "STRONGLY_TYPED", IProgressMonitor=object, PreviewFeature=PREVIEW
+)
 V10 = fake(
     "tensorrt",
     "10.13.3.9",
@@ -270,3 +273,8 @@ def test_the_real_logger_is_taken_by_the_real_builder(caplog: pytest.LogCaptureF
         builder = trt.Builder(versions.logger(trt))
         builder.build_serialized_network(builder.create_network(0), builder.create_builder_config())
     assert any("at least one output" in error or "apability" in error for error in errors), errors
+
+
+@pytest.mark.parametrize("trt", VERSIONS, ids=lambda trt: f"{trt.__name__} {trt.__version__}")
+def test_several_contexts_on_one_profile_are_asked_for_where_that_is_no_matter_of_course(trt: Any) -> None:
+    assert versions.preview_features(trt) == (["profile sharing"] if trt in (V8, V9) else [])

@@ -109,6 +109,22 @@ def test_compiled_backends_draw_the_images_of_the_reference(plain: Any, backend:
     assert difference(draw(cached, callback_on_step_end=lambda *given: given[-1]), expected) <= 1e-4
 
 
+@pytest.mark.parametrize("skip_interval", [None, 1, 2])
+@pytest.mark.parametrize("forecast", [None, "taylor1"])
+def test_forecasts_and_skipped_calls_are_the_same_both_ways(
+    plain: Any, cached: Any, forecast: str | None, skip_interval: int | None
+) -> None:
+    options: dict[str, Any] = {"cache_interval": 3, "forecast": forecast, "skip_interval": skip_interval}
+    cached.set_cache_params(cache_branch_id=0, **options)
+    looped = draw(cached, steps=8)
+    assert cached.last_run.way == "whole loop"
+    stepped = draw(cached, steps=8, callback_on_step_end=lambda *given: given[-1])
+    assert cached.last_run.way == "per step"
+    cached.set_cache_params(forecast=None, skip_interval=None)
+    assert difference(looped, stepped) <= 1e-5 * looped.abs().max()
+    assert (difference(looped, draw(cached, steps=8)) > 1e-3) == bool(forecast or skip_interval)
+
+
 def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu() -> None:
     unet_class, config = tiny.ARCHITECTURES["ddpm"]
     torch.manual_seed(0)

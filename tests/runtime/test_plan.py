@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
-from deepcache_trt.runtime.plan import FULL, SHALLOW, CacheParams, Plan, make_plan, quad, quad_center, uniform
+from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams, Plan, make_plan, quad, quad_center, uniform
 
 # The paper's non-uniform schedules of Stable Diffusion, 50 steps: interval → center, pow.
 PUBLISHED = {2: (15, 1.5), 3: (15, 1.3), 4: (15, 1.4), 5: (10, 1.5), 6: (15, 1.3), 7: (15, 1.4), 8: (10, 1.4)}
@@ -203,12 +203,18 @@ def test_defaults_give_a_plan_at_every_usual_setting(mode: str, calls: int, inte
             "center=15 has no meaning for skip_mode='quad'; use 'quad_center'",
         ),
         ({"skip_mode": "quad_center", "center": -1}, DeepCacheError, "center .* at least 0, not -1"),
-        ({"skip_mode": "quad_centre"}, UnknownNameError, r"'quad_centre' \(did you mean 'quad_center'\?\); there are"),
-        ({"skip_mode": None}, UnknownNameError, "skip_mode None.*; there are uniform, quad, quad_center"),
+        (
+            {"skip_mode": "quad_centre"},
+            UnknownNameError,
+            r"'quad_centre' \(did you mean 'quad_center'\?\); known: uniform",
+        ),
+        ({"skip_mode": None}, UnknownNameError, "skip_mode None.*; known: uniform, quad, quad_center"),
         ({"full_steps": (0, -2)}, DeepCacheError, "full_steps .* not -2"),
         ({"full_steps": (1, "3")}, DeepCacheError, "full_steps .* not '3'"),
         ({"disable_cache_before_step": -1}, DeepCacheError, "disable_cache_before_step .* not -1"),
         ({"disable_cache_after_step": 1.5}, DeepCacheError, r"disable_cache_after_step .* not 1\.5"),
+        ({"skip_interval": 0}, DeepCacheError, "skip_interval .* at least 1, not 0"),
+        ({"forecast": "taylor2"}, UnknownNameError, r"forecast 'taylor2' \(did you mean 'taylor1'\?\); known: taylor1"),
     ],
 )
 def test_an_impossible_parameter_is_named_with_its_value(
@@ -243,3 +249,22 @@ def _plan_if_possible(params: CacheParams, calls: int) -> Plan:
     except DeepCacheError:
         assume(False)
         raise
+
+
+@pytest.mark.parametrize(
+    ("skip_interval", "plan"),
+    [(None, "fssssfssss"), (1, "fkkkkfkkkk"), (2, "fskskfsksk"), (3, "fssksfssks"), (9, "fssssfssss")],
+)
+def test_each_mth_cached_call_after_a_full_one_is_skipped(skip_interval: int | None, plan: str) -> None:
+    letters = {FULL: "f", SHALLOW: "s", SKIP: "k"}
+    made = make_plan(CacheParams(cache_interval=5, skip_interval=skip_interval), 10)
+    assert "".join(letters[variant] for variant in made.variants) == plan
+    assert made.full_steps == (0, 5)
+
+
+def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
+    plan = make_plan(CacheParams(full_steps=(0, 2, 6), skip_interval=2, forecast="taylor1"), 8)
+    assert plan.forecast
+    assert plan.variants == (FULL, SHALLOW, FULL, SHALLOW, SKIP, SHALLOW, FULL, SHALLOW)
+    assert plan.forecast_rates[:, 0].tolist() == [0, 0, 1 / 2, 0, 0, 0, 1 / 4, 0]
+    assert plan.forecast_rates[:, 1].tolist() == [0, 1, 1, 1, 0, 1 / 2, 1, 1]

@@ -168,7 +168,7 @@ def test_another_size_forgets_the_taps_of_the_last(session: Session) -> None:
 
 def test_forgotten_taps_are_not_used_again(session: Session) -> None:
     session.run("full", tensors(SMALL), SMALL)
-    session.forget_taps()
+    session.begin(forecast=False)
     assert not session.holds_taps(SMALL)
     with pytest.raises(AssertionError, match="before a full one"):
         session.run("shallow", tensors(SMALL), SMALL)

@@ -1,0 +1,153 @@
+"""CUDA graphs: units of work, recorded once each and launched together in whatever order a plan wants.
+
+A unit is a function that always does the same on the same memory. Its recording becomes a child of a larger graph, one
+for each order, so that a whole generation is a single launch.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.errors import BackendError, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+Unit = Callable[[], None]
+
+# Composed graphs are kept, one for each plan; each takes some MB on the host.
+_PLANS_KEPT = 8
+
+
+class CudaGraphs:
+    """The recordings of one set of addresses."""
+
+    def __init__(self, device: "torch.device", *, runtime: ModuleType | None = None) -> None:
+        """Nothing is recorded yet.
+
+        Args:
+            device: the GPU.
+            runtime: `cuda.bindings.runtime`, or None to take what is installed; without it units are launched singly.
+        """
+        self._device = device
+        self._runtime = runtime or _cuda_bindings()
+        self._recorded: dict[Unit, torch.cuda.CUDAGraph] = {}
+        self._composed: OrderedDict[tuple[Unit, ...], Any] = OrderedDict()  # executable graphs
+        self._is_usable = True
+
+    def launch(self, units: Sequence[Unit]) -> bool:
+        """Enqueue the units on the current stream, if all of them are recorded; else do nothing and say so."""
+        import torch
+
+        if not all(unit in self._recorded for unit in units):
+            return False
+        if len(units) == 1 or self._runtime is None:
+            for unit in units:
+                self._recorded[unit].replay()
+            return True
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        _call(self._runtime.cudaGraphLaunch, self._executable(tuple(units)), self._runtime.cudaStream_t(stream))
+        return True
+
+    def record(self, units: Sequence[Unit]) -> None:
+        """Record the units that are not yet; each has just run, so that whatever happens only once is over.
+
+        A unit that cannot be recorded is said so in the log, once, and nothing is recorded from then on.
+        """
+        for unit in dict.fromkeys(units):
+            if unit in self._recorded or not self._is_usable:
+                continue
+            try:
+                self._recorded[unit] = self._record(unit)
+            except (RuntimeError, BackendError) as error:
+                self._is_usable = False
+                _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
+
+    def close(self) -> None:
+        """Destroy every graph, after what was launched has ended."""
+        import torch
+
+        if self._recorded:
+            torch.cuda.synchronize(self._device)
+        while self._composed:
+            _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem()[1])
+        self._recorded.clear()
+
+    def _record(self, unit: Unit) -> "torch.cuda.CUDAGraph":
+        """What `unit` enqueues, on a stream of its own; whatever else this process does on the GPU is left alone."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
+        torch.cuda.synchronize(self._device)
+        pool = next(iter(self._recorded.values())).pool() if self._recorded else None
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                unit()
+            finally:
+                self._end(graph)
+        graph.instantiate()
+        return graph
+
+    def _end(self, graph: "torch.cuda.CUDAGraph") -> None:
+        """End a capture; if it failed, the error must not turn up in the next call of CUDA."""
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            if self._runtime is not None:
+                self._runtime.cudaGetLastError()
+            raise
+
+    def _executable(self, units: tuple[Unit, ...]) -> Any:
+        assert self._runtime is not None
+        if units not in self._composed:
+            children = {unit: self._recorded[unit].raw_cuda_graph() for unit in units}
+            self._composed[units] = compose(self._runtime, children, units)
+            if len(self._composed) > _PLANS_KEPT:
+                import torch
+
+                torch.cuda.synchronize(self._device)  # it may still be running
+                _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem(last=False)[1])
+        self._composed.move_to_end(units)
+        return self._composed[units]
+
+
+def compose(runtime: Any, children: Mapping[Unit, int], order: Sequence[Unit]) -> Any:
+    """One executable graph that runs the children one after the other.
+
+    Args:
+        runtime: `cuda.bindings.runtime`.
+        children: the address of each unit's cudaGraph_t; they are copied, and so may be destroyed, but not the memory
+            that they work on.
+        order: of the units, with repetitions.
+    """
+    whole = _call(runtime.cudaGraphCreate, 0)
+    try:
+        previous: list[Any] = []
+        for unit in order:
+            child = runtime.cudaGraph_t(children[unit])
+            previous = [_call(runtime.cudaGraphAddChildGraphNode, whole, previous, len(previous), child)]
+        return _call(runtime.cudaGraphInstantiate, whole, 0)
+    finally:
+        _call(runtime.cudaGraphDestroy, whole)
+
+
+def _call(function: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
+    """The result of a call of the CUDA runtime; its first one is the error."""
+    error, *results = function(*args)
+    if int(error) != 0:
+        raise BackendError(f"{function.__name__} failed: {getattr(error, 'name', error)}")
+    return results[0] if results else None
+
+
+def _cuda_bindings() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        _log.info("cuda-bindings is not installed: steps are launched one by one; pip install 'deepcache-trt[cuda]'")
+        return None
+    return runtime

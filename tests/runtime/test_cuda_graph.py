@@ -1,0 +1,298 @@
+"""CUDA graphs: what is asked of the runtime, in which order, and what happens where it refuses.
+
+A recording double stands for the CUDA runtime; that it promises no more than the real one has is checked too. What only
+a GPU can show is in `gpu_check`.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from deepcache_trt.errors import BackendError
+from deepcache_trt.runtime import cuda_graph
+from deepcache_trt.runtime.cuda_graph import CudaGraphs, compose
+
+
+class Runtime:
+    """Hands out numbers for graphs and keeps what each is made of."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.nodes: dict[int, list[tuple[list[int], int]]] = {}  # of each graph: dependencies and child
+        self.executable: dict[int, list[int]] = {}  # the children in order
+        self.launched: list[tuple[list[int], int]] = []
+        self.fails_in = ""
+        self._next = 100
+
+    def _result(self, *results: Any) -> tuple[Any, ...]:
+        name = inspect.stack()[1].function
+        self.calls.append(name)
+        return (901 if name == self.fails_in else 0, *results)
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next
+
+    def cudaGraph_t(self, address: int) -> int:  # noqa: N802 - the names are CUDA's
+        return address
+
+    def cudaStream_t(self, address: int) -> int:  # noqa: N802
+        return address
+
+    def cudaGraphCreate(self, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        graph = self._number()
+        self.nodes[graph] = []
+        return self._result(graph)
+
+    def cudaGraphAddChildGraphNode(  # noqa: N802
+        self, graph: int, dependencies: list[int], count: int, child: int
+    ) -> tuple[Any, ...]:
+        assert len(dependencies) == count
+        self.nodes[graph].append((list(dependencies), child))
+        return self._result(1000 * graph + len(self.nodes[graph]))
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        executable = self._number()
+        self.executable[executable] = [child for _, child in self.nodes[graph]]
+        return self._result(executable)
+
+    def cudaGraphLaunch(self, executable: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        self.launched.append((self.executable[executable], stream))
+        return self._result()
+
+    def cudaGraphExecDestroy(self, executable: int) -> tuple[Any, ...]:  # noqa: N802
+        del self.executable[executable]
+        return self._result()
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:  # noqa: N802
+        del self.nodes[graph]
+        return self._result()
+
+    def cudaGetLastError(self) -> tuple[Any, ...]:  # noqa: N802
+        return self._result()
+
+
+class Graph:
+    """Stands for torch.cuda.CUDAGraph: its address counts up, and a unit may be one that cannot be recorded."""
+
+    made: ClassVar[list["Graph"]] = []
+    replayed: ClassVar[list[int]] = []
+
+    def __init__(self, keep_graph: bool) -> None:
+        assert keep_graph, "the graph itself is needed to compose"
+        self.made.append(self)
+        self.address = len(self.made)
+        self.pools: list[Any] = []
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
+        assert capture_error_mode == "thread_local"
+        self.pools.append(pool)
+
+    def capture_end(self) -> None:
+        if len(self.made) == Stream.broken_at:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore")
+
+    def instantiate(self) -> None: ...
+
+    def pool(self) -> str:
+        return f"pool of {self.address}"
+
+    def raw_cuda_graph(self) -> int:
+        return self.address
+
+    def replay(self) -> None:
+        self.replayed.append(self.address)
+
+
+class Stream:
+    """A stream of torch's, as a context too."""
+
+    broken_at = 0
+    cuda_stream = 7
+
+    def __init__(self, device: Any = None) -> None: ...
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    monkeypatch.setattr(Graph, "made", [])
+    monkeypatch.setattr(Graph, "replayed", [])
+    monkeypatch.setattr(Stream, "broken_at", 0)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    return Runtime()
+
+
+@pytest.fixture
+def graphs(runtime: Runtime) -> CudaGraphs:
+    return CudaGraphs(torch.device("cuda"), runtime=runtime)  # type: ignore[arg-type]
+
+
+def unit(name: str, log: list[str]) -> Callable[[], None]:
+    return lambda: log.append(name)
+
+
+@pytest.fixture
+def ran() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def units(ran: list[str]) -> list[Callable[[], None]]:
+    return [unit(name, ran) for name in ("full", "shallow", "update")]
+
+
+def test_a_plan_becomes_a_chain_of_its_units(runtime: Runtime, units: list[Callable[[], None]]) -> None:
+    full, shallow, update = units
+    order = [update, shallow, update, shallow, update, full, update]
+    executable = compose(runtime, {full: 1, shallow: 2, update: 3}, order)
+    assert runtime.executable[executable] == [3, 2, 3, 2, 3, 1, 3]
+    assert not runtime.nodes, "what was instantiated needs its graph no more"
+
+
+def test_each_unit_waits_for_the_one_before(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[list[tuple[list[int], int]]] = []
+    instantiate = runtime.cudaGraphInstantiate
+
+    def noting(graph: int, flags: int) -> tuple[Any, ...]:
+        kept.append(runtime.nodes[graph])
+        return instantiate(graph, flags)
+
+    monkeypatch.setattr(runtime, "cudaGraphInstantiate", noting)
+    first, second = (lambda: None), (lambda: None)
+    compose(runtime, {first: 1, second: 2}, [first, second, first])
+    ((_, *waiting),) = kept
+    assert [dependencies for dependencies, _ in kept[0]] == [[], *([101_001 + i] for i in range(len(waiting)))]
+
+
+@pytest.mark.parametrize("call", ["cudaGraphAddChildGraphNode", "cudaGraphInstantiate"])
+def test_a_graph_that_cannot_be_composed_is_destroyed_and_the_call_is_named(runtime: Runtime, call: str) -> None:
+    runtime.fails_in = call
+    with pytest.raises(BackendError, match=f"{call} failed: 901"):
+        compose(runtime, {print: 1}, [print])  # type: ignore[dict-item, list-item]
+    assert not runtime.nodes
+
+
+def test_what_is_not_recorded_is_not_launched(
+    graphs: CudaGraphs, runtime: Runtime, units: list[Callable[[], None]], ran: list[str]
+) -> None:
+    assert not graphs.launch(units)
+    graphs.record(units[:2])
+    assert not graphs.launch(units)
+    assert not runtime.launched
+    assert ran == ["full", "shallow"]
+
+
+def test_a_unit_is_recorded_once_and_all_share_one_pool(
+    graphs: CudaGraphs, units: list[Callable[[], None]], ran: list[str]
+) -> None:
+    graphs.record([*units, *units])
+    graphs.record(units)
+    assert ran == ["full", "shallow", "update"]
+    assert [graph.pools for graph in Graph.made] == [[None], ["pool of 1"], ["pool of 1"]]
+
+
+def test_a_plan_is_composed_once_and_launched_as_one_on_the_current_stream(
+    graphs: CudaGraphs, runtime: Runtime, units: list[Callable[[], None]], ran: list[str]
+) -> None:
+    graphs.record(units)
+    full, shallow, update = units
+    for order in ([update, shallow, update], [update, full, update], [update, shallow, update]):
+        assert graphs.launch(order)
+    assert runtime.launched == [([3, 2, 3], 7), ([3, 1, 3], 7), ([3, 2, 3], 7)]
+    assert runtime.calls.count("cudaGraphInstantiate") == 2
+    assert len(Graph.made) == len(ran) == 3, "another plan records nothing"
+
+
+def test_a_single_unit_is_replayed_as_it_is(
+    graphs: CudaGraphs, runtime: Runtime, units: list[Callable[[], None]]
+) -> None:
+    graphs.record(units)
+    assert graphs.launch(units[1:2])
+    assert (Graph.replayed, runtime.calls) == ([2], [])
+
+
+def test_without_cuda_bindings_units_are_replayed_one_by_one(
+    runtime: Runtime, units: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graph, "_cuda_bindings", lambda: None)
+    graphs = CudaGraphs(torch.device("cuda"))
+    graphs.record(units)
+    assert graphs.launch([units[2], units[0], units[2]])
+    assert Graph.replayed == [3, 1, 3]
+    graphs.close()
+
+
+def test_only_the_last_few_plans_are_kept(
+    graphs: CudaGraphs, runtime: Runtime, units: list[Callable[[], None]]
+) -> None:
+    graphs.record(units)
+    for length in range(2, 2 + cuda_graph._PLANS_KEPT + 3):
+        graphs.launch(units[:1] * length)
+    assert sorted(map(len, runtime.executable.values())) == list(range(5, 5 + cuda_graph._PLANS_KEPT))
+
+
+def test_a_unit_that_cannot_be_recorded_ends_recording_and_is_said_once(
+    graphs: CudaGraphs,
+    runtime: Runtime,
+    units: list[Callable[[], None]],
+    ran: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Stream.broken_at = 2
+    with caplog.at_level(logging.WARNING, logger=cuda_graph.__name__):
+        graphs.record(units)
+        graphs.record(units)
+    assert ran == ["full", "shallow"]
+    assert "cudaGetLastError" in runtime.calls, "the next call of CUDA must not fail for it"
+    assert not graphs.launch(units)
+    [message] = caplog.messages
+    assert message == (
+        "no CUDA graphs for these shapes, every step is launched by itself: "
+        "CUDA error: operation failed due to a previous error during capture"
+    )
+
+
+def test_an_engine_that_refuses_to_be_recorded_ends_its_capture(graphs: CudaGraphs) -> None:
+    def refuses() -> None:
+        raise BackendError("TensorRT could not run the engine")
+
+    graphs.record([refuses])
+    assert not graphs.launch([refuses])
+
+
+def test_close_destroys_every_graph(graphs: CudaGraphs, runtime: Runtime, units: list[Callable[[], None]]) -> None:
+    graphs.record(units)
+    graphs.launch(units)
+    graphs.close()
+    assert not runtime.executable
+    assert not graphs.launch(units)
+
+
+def test_the_double_has_no_call_that_cuda_lacks() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    for name, function in inspect.getmembers(Runtime, inspect.isfunction):
+        if name.startswith("cuda") and not name.endswith("_t"):
+            arguments = (getattr(real, name).__doc__ or "").split("(")[1].split(")")[0]
+            taken = len(arguments.split(",")) if arguments else 0
+            assert taken == len(inspect.signature(function).parameters) - 1, name
+        elif name.startswith("cuda"):
+            assert int(getattr(real, name)(7)) == 7
+
+
+def test_torch_has_what_is_asked_of_its_graphs() -> None:
+    wanted = {name for name in vars(Graph) if not name.startswith("_")} - {"made", "replayed"}
+    assert wanted <= set(dir(torch.cuda.CUDAGraph))
+    assert "keep_graph" in inspect.signature(torch.cuda.CUDAGraph.__new__).parameters

@@ -1,0 +1,268 @@
+"""The loop on small engines whose arithmetic is known: plans, tables, guidance, noise and forecasts."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
+
+from deepcache_trt.engines.engine import Engine
+from deepcache_trt.engines.profile import Range, ShapeProfile
+from deepcache_trt.runtime import loop
+from deepcache_trt.runtime.loop import WINDOW, Guidance, denoise
+from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
+from deepcache_trt.runtime.sampler_table import SamplerTable, probe
+from deepcache_trt.runtime.session import Session
+from deepcache_trt.tensors import TensorSpec
+
+IMAGE = ("batch", 4, "height", "width")
+SPECS = {
+    "sample": TensorSpec(name="sample", dtype="float32", shape=IMAGE),
+    "timestep": TensorSpec(name="timestep", dtype="float32", shape=(1,)),
+    "noise_pred": TensorSpec(name="noise_pred", dtype="float32", shape=IMAGE),
+    "tap_0": TensorSpec(name="tap_0", dtype="float32", shape=IMAGE),
+}
+ANY = Range(min=1, opt=2, max=8)
+PROFILE = ShapeProfile(batch=ANY, height=ANY, width=ANY)
+
+Tensors = dict[str, torch.Tensor]
+
+
+def deep(sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """What a full call computes and a cached one reuses."""
+    return torch.sin(3 * sample) + timestep / 1000
+
+
+def shallow(sample: torch.Tensor, tap: torch.Tensor) -> torch.Tensor:
+    return 0.5 * tap + 0.3 * sample.roll(1, -1)
+
+
+class Small(Engine):
+    """A variant of the model above."""
+
+    capturable = True
+
+    def __init__(self, *, cached: bool) -> None:
+        inputs, outputs = ("sample", "tap_0"), ("noise_pred",)
+        if not cached:
+            inputs, outputs = ("sample", "timestep"), ("noise_pred", "tap_0")  # type: ignore[assignment]
+        self.inputs = {name: SPECS[name] for name in inputs}
+        self.outputs = {name: SPECS[name] for name in outputs}
+        self._bound: Tensors = {}
+        self.runs = 0
+
+    def bind(self, name: str, tensor: torch.Tensor) -> None:
+        self._bound[name] = tensor
+
+    def run(self) -> None:
+        self.runs += 1
+        if "tap_0" in self.outputs:
+            self._bound["tap_0"].copy_(deep(self._bound["sample"], self._bound["timestep"]))
+        self._bound["noise_pred"].copy_(shallow(self._bound["sample"], self._bound["tap_0"]))
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def session() -> Session:
+    engines = {FULL: Small(cached=False), SHALLOW: Small(cached=True)}
+    return Session(engines, outputs=["noise_pred"], profiles=[PROFILE])
+
+
+def probed(scheduler: Any, steps: int) -> tuple[SamplerTable, torch.Tensor]:
+    scheduler.set_timesteps(steps)
+    table = probe(scheduler, scheduler.timesteps)
+    assert isinstance(table, SamplerTable), table
+    return table, scheduler.timesteps
+
+
+def expected(
+    plan: Plan,
+    table: SamplerTable,
+    timesteps: torch.Tensor,
+    guidance: Guidance,
+    latents: torch.Tensor,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The same generation, spelt out, without a forecast."""
+    samples, outputs, noise = [latents], [], []
+    for call, variant in enumerate(plan.variants):
+        given = torch.cat([float(table.input_scales[call]) * samples[-1]] * guidance.copies)
+        if variant == FULL:
+            tap = deep(given, timesteps[call].float())
+        if variant != SKIP:
+            prediction = shallow(given, tap)
+        outputs.append(guidance(prediction))
+        drawn = table.draw(call, latents, generator)
+        noise.append(torch.zeros_like(latents) if drawn is None else drawn)
+        samples.append(table.next_sample(call, samples, outputs, noise))
+    return samples[-1]
+
+
+def drawn(
+    session: Session,
+    plan: Plan,
+    table: SamplerTable,
+    timesteps: torch.Tensor,
+    guidance: Guidance,
+    latents: torch.Tensor,
+    generator: torch.Generator | None = None,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> torch.Tensor:
+    """First call as a pipeline makes it, then the loop."""
+    given = torch.cat([float(table.input_scales[0]) * latents] * guidance.copies)
+    sizes = {"batch": len(given), "height": latents.shape[2], "width": latents.shape[3]}
+    session.begin(forecast=plan.forecast)
+    session.run(FULL, {"sample": given, "timestep": timesteps[:1].float()}, sizes)
+    return denoise(
+        session,
+        plan,
+        table,
+        guidance,
+        latents=latents,
+        timesteps=list(timesteps),
+        generator=generator,
+        on_step=on_step,
+    )
+
+
+def starting(batch: int = 2, side: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def every(interval: int, calls: int, other: str = SHALLOW) -> Plan:
+    return Plan(variants=tuple(FULL if call % interval == 0 else other for call in range(calls)))
+
+
+NONE, PLAIN, RESCALED = Guidance(scale=None), Guidance(scale=5.0), Guidance(scale=5.0, rescale=0.7)
+PER_IMAGE = Guidance(scale=torch.tensor([1.0, 7.5]).view(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("guidance", [NONE, PLAIN, RESCALED, PER_IMAGE], ids=["none", "plain", "rescaled", "per image"])
+@pytest.mark.parametrize("other", [SHALLOW, SKIP])
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler])
+def test_a_loop_is_its_plan_and_its_table(session: Session, guidance: Guidance, other: str, scheduler: Any) -> None:
+    options = {"clip_sample": False} if scheduler is DDIMScheduler else {}
+    table, timesteps = probed(scheduler(**options), 7)
+    plan = every(3, len(table), other)
+    found = drawn(session, plan, table, timesteps, guidance, starting())
+    torch.testing.assert_close(found, expected(plan, table, timesteps, guidance, starting()), rtol=1e-5, atol=1e-5)
+
+
+def test_noise_is_drawn_from_the_callers_generator_in_order(session: Session) -> None:
+    table, timesteps = probed(EulerAncestralDiscreteScheduler(), 5)
+    plan = every(2, 5)
+    ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
+    found = drawn(session, plan, table, timesteps, NONE, starting(), ours)
+    wanted = expected(plan, table, timesteps, NONE, starting(), theirs)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+@pytest.mark.parametrize("steps", [WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3])
+def test_a_run_of_any_length_goes_on_from_window_to_window(session: Session, steps: int) -> None:
+    table, timesteps = probed(EulerAncestralDiscreteScheduler(), steps)
+    plan, done = every(5, steps), [0]
+    ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
+    found = drawn(session, plan, table, timesteps, NONE, starting(), ours, done.append)
+    wanted = expected(plan, table, timesteps, NONE, starting(), theirs)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert done == list(range(steps + 1))
+
+
+def test_one_generation_leaves_nothing_to_the_next(session: Session) -> None:
+    """Lengths, schedulers, guidance and sizes in a row, each as if it were the first."""
+    runs = [
+        (DDIMScheduler(clip_sample=False), 6, PLAIN, starting()),
+        (PNDMScheduler(), 4, Guidance(scale=2.0), starting(side=8)),
+        (DPMSolverMultistepScheduler(), 5, NONE, starting(batch=1)),
+        (DDIMScheduler(clip_sample=False), 3, Guidance(scale=9.0), torch.full((2, 4, 4, 4), torch.nan)),
+        (DDIMScheduler(clip_sample=False), 6, PLAIN, starting()),
+        (DPMSolverMultistepScheduler(), 9, RESCALED, starting(seed=1)),
+    ]
+    for scheduler, steps, guidance, latents in runs:
+        table, timesteps = probed(scheduler, steps)
+        plan = every(2, len(table))
+        found = drawn(session, plan, table, timesteps, guidance, latents)
+        wanted = expected(plan, table, timesteps, guidance, latents)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_the_same_units_serve_every_plan_scheduler_and_prompt(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded on a GPU: one step for each variant and one update, on the same memory."""
+    asked: list[set[Any]] = []
+    run = loop._run
+    monkeypatch.setattr(
+        loop, "_run", lambda session, units, *given: (asked.append(set(units)), run(session, units, *given))
+    )
+    for scheduler, steps, interval, scale, seed in (
+        (DDIMScheduler(clip_sample=False), 6, 2, 5.0, 0),
+        (DPMSolverMultistepScheduler(), 9, 3, 7.5, 1),
+        (PNDMScheduler(skip_prk_steps=True), 5, 4, 2.0, 2),
+    ):
+        table, timesteps = probed(scheduler, steps)
+        drawn(session, every(interval, len(table)), table, timesteps, Guidance(scale=scale), starting(seed=seed))
+    assert len(asked) == 3
+    assert all(one == other for one, other in pairwise(asked))
+    assert len(asked[0]) == 3
+
+    table, timesteps = probed(EulerAncestralDiscreteScheduler(), 4)
+    drawn(session, every(2, 4), table, timesteps, PLAIN, starting(), torch.Generator())
+    assert len(asked[-1] - asked[0]) == 1, "where noise is drawn the update is another, but no engine's step"
+
+    addresses = {name: tensor.data_ptr() for name, tensor in session.buffers.items()}
+    table, timesteps = probed(DDIMScheduler(clip_sample=False), 4)
+    drawn(session, every(2, 4), table, timesteps, PLAIN, starting(side=8))
+    drawn(session, every(2, 4), table, timesteps, PLAIN, starting())
+    assert asked[-1] == asked[0], "a shape that was here before finds its own again"
+    assert {name: tensor.data_ptr() for name, tensor in session.buffers.items()} == addresses
+
+
+@pytest.mark.parametrize("other", [SHALLOW, SKIP])
+def test_a_forecast_follows_a_line_where_reuse_stands_still(session: Session, other: str) -> None:
+    """The deep features of this model move with the timestep, linearly; its samples are held at zero."""
+    table, timesteps = probed(DDIMScheduler(clip_sample=False), 9)
+    still = SamplerTable(
+        input_scales=0 * table.input_scales,
+        sample_weights=table.sample_weights,
+        output_weights=table.output_weights,
+        noise_weights=table.noise_weights,
+        draws=table.draws,
+        noise_dtypes=table.noise_dtypes,
+        takes_edited_samples=table.takes_edited_samples,
+    )
+    true = drawn(session, every(1, 9), still, timesteps, NONE, starting())
+    variants = (FULL, FULL, *every(3, 7, other).variants)
+    reused, forecast = (
+        drawn(session, Plan(variants=variants, forecast=wanted), still, timesteps, NONE, starting())
+        for wanted in (False, True)
+    )
+    torch.testing.assert_close(forecast, true, rtol=1e-5, atol=1e-5)
+    assert (reused - true).abs().max() > 0.01
+
+
+def test_a_skipped_call_runs_no_engine(session: Session) -> None:
+    table, timesteps = probed(DDIMScheduler(clip_sample=False), 6)
+    drawn(session, every(3, 6, SKIP), table, timesteps, NONE, starting())
+    assert [engine.runs for engine in session.engines.values()] == [2, 0]  # type: ignore[attr-defined]
+
+
+def test_the_update_is_one_graph_for_torchs_compiler() -> None:
+    """On a GPU it is compiled; a break would be a second launch, or an error."""
+    explained = torch._dynamo.explain(loop._advance)(
+        torch.randn(4, 4, 4, 4),
+        torch.tensor(5.0),
+        torch.tensor(0.7),
+        torch.randn(6, 128),
+        torch.randn(WINDOW, 6),
+        torch.randint(0, 6, (WINDOW, 3)),
+        torch.randn(WINDOW, 4),
+        torch.randn(WINDOW, 128),
+        torch.zeros(1, dtype=torch.int64),
+        torch.randn(2, 2, 4, 4, 4),
+    )
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
