@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.benchmarks.gpu_report import Row
+from deepcache_trt.benchmarks.seeded import random_pipeline
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export.parity import example_inputs, run_model
@@ -19,7 +20,6 @@ from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.pipelines.build import variants_of
 from deepcache_trt.pipelines.component import Component, from_model
-from deepcache_trt.pipelines.model_source import random_components
 from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.shapes import shapes_from_text
 from deepcache_trt.pipelines.target import Target
@@ -55,17 +55,6 @@ class Workload:
 WORKLOADS = {
     "digits": Workload(pixels=64, other_pixels=128, steps=20, least_psnr=20),
     "sd15": Workload(pixels=512, other_pixels=None, steps=20, least_psnr=None),
-}
-
-
-# That of Stable Diffusion 1.5.
-_SCHEDULER: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 
 
@@ -123,7 +112,7 @@ class Bench:
         if self.model == "digits":
             pipe = StableDiffusionPipeline.from_pretrained(resolve("digits"), dtype=dtype, use_safetensors=True)
         else:
-            folder = _random_pipeline(self.model, self.dtype, self.target.store)
+            folder = random_pipeline(self.model, self.dtype, self.target.store)
             pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, text_encoder=None, tokenizer=None)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
@@ -220,8 +209,8 @@ def record(engine: Engine) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def draw(bench: Bench, pipe: Any) -> Any:
-    """One image of the workload, always from the same seed."""
+def draw(bench: Bench, pipe: Any, **call: Any) -> Any:
+    """One image of the workload, always from the same seed; `call` is more of what the pipeline takes."""
     size = bench.workload.pixels
     return pipe(
         **_prompt(bench),
@@ -229,6 +218,7 @@ def draw(bench: Bench, pipe: Any) -> Any:
         width=size,
         num_inference_steps=bench.workload.steps,
         generator=torch.Generator().manual_seed(0),
+        **call,
     ).images[0]
 
 
@@ -239,33 +229,6 @@ def _prompt(bench: Bench) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     positive, negative = torch.randn((2, 1, _TOKENS, width), generator=generator).to(bench.pipe.unet.dtype)
     return {"prompt_embeds": positive.to(bench.device), "negative_prompt_embeds": negative.to(bench.device)}
-
-
-def _random_pipeline(model: str, dtype: str, store: Store) -> str:
-    """A folder with a catalogue model of real size and seeded weights, drawn once for all backends.
-
-    It has no text encoder, since no tokenizer comes without a download.
-    """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    folder = store.root / "caches" / "random" / f"{model}-{dtype}"
-    if not folder.is_dir():
-        unet, vae = (part.module() for part in random_components(model, dtype=dtype, parts=("unet", "vae")))
-        pipe: Any = StableDiffusionPipeline(
-            unet=unet,
-            vae=vae,
-            scheduler=DDIMScheduler(**_SCHEDULER),
-            text_encoder=None,
-            tokenizer=None,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        with store.scratch() as scratch:
-            pipe.save_pretrained(scratch / model)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            (scratch / model).rename(folder)
-    return str(folder)
 
 
 def _float(tensors: Tensors) -> Tensors:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepcache_trt.benchmarks import children
 from deepcache_trt.benchmarks.gpu_report import (
     BUILD,
     CHECKS,
@@ -32,6 +33,7 @@ from deepcache_trt.benchmarks.gpu_report import (
     without_paths,
     write_report,
 )
+from deepcache_trt.engines import backends
 
 MODELS = ("digits", "sd15")
 
@@ -39,7 +41,7 @@ MODELS = ("digits", "sd15")
 _AHEAD, _AHEAD_TARGET = "tensorrt-rtx", "sm86"
 
 # The reference comes first, then the one that matters most.
-_ORDER = ("torch", "tensorrt", "onnxruntime", "tensorrt-rtx", "onnxruntime-tensorrt")
+_ORDER = ("torch", "tensorrt", "onnxruntime", "openvino", "tensorrt-rtx", "onnxruntime-tensorrt", "torch-compile")
 
 # A process that would be ended sooner is not started.
 _LEAST_SECONDS = 20
@@ -119,7 +121,7 @@ def run_child(command: Sequence[str], seconds: float, watch: Callable[[], None] 
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         child = subprocess.Popen(
             command,
-            env=_environment(),
+            env=children.environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -138,23 +140,7 @@ def run_child(command: Sequence[str], seconds: float, watch: Callable[[], None] 
         if late:
             return Ending(reason=f"not done in the {seconds:.0f} s that there were; give more --minutes", late=True)
         output.seek(0)
-        return Ending(reason=_obituary(child.returncode, output.read()))
-
-
-def _environment() -> dict[str, str]:
-    package = str(Path(__file__).parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-
-
-def _obituary(status: int, output: str) -> str:
-    if status == 0:
-        return ""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    how = (
-        f"killed by signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
-    )
-    return f"{how}; last words: {lines[-1]}" if lines else how
+        return Ending(reason=children.obituary(child.returncode, output.read()))
 
 
 Command = Callable[[Sequence[str], Path, float], list[str]]
@@ -219,7 +205,7 @@ def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
     rows = [Row(**data) for data in facts.get("rows", [])]
     if reason:  # some backend ended the process that asked; each job will find out for itself
         device = "cpu" if environment.get("GPU", NO_GPU) == NO_GPU else "cuda"
-        names = _ORDER if device == "cuda" else ("torch", "onnxruntime")
+        names = [name for name in _ORDER if backends.runs_on(name, device)]
         rows = [
             Row(backend=name, device=device, model="", check=WORKS, status="skipped", detail=f"asking it {reason}")
             for name in names
@@ -240,11 +226,11 @@ def check(stem: Path, *, minutes: float, models: Sequence[str], store: Path | No
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
         folder = Path(temporary)
-        environment, backends, builds_ahead = look_around(folder)
+        environment, found, builds_ahead = look_around(folder)
         report = Report(stem, environment | {"command": without_paths(command), "minutes allowed": f"{minutes:g}"})
-        for row in backends:
+        for row in found:
             report.tell(row)
-        working = [(row.backend, row.device) for row in backends if row.status != "missing"]
+        working = [(row.backend, row.device) for row in found if row.status != "missing"]
         has_gpu = any(device == "cuda" for _, device in working)
         jobs = plan_jobs(working, models or (MODELS if has_gpu else MODELS[:1]), builds_ahead=builds_ahead)
         for number, job in enumerate(jobs):

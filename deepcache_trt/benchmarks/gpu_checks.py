@@ -17,6 +17,7 @@ import torch
 
 from deepcache_trt.benchmarks import gpu_timings
 from deepcache_trt.benchmarks.gpu_bench import BRANCH, WORKLOADS, Bench, Buffers, record
+from deepcache_trt.benchmarks.gpu_loop import loop
 from deepcache_trt.benchmarks.gpu_report import CHECKS, Row, write_json
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.engines.tensorrt_build import BuildOptions
@@ -240,6 +241,7 @@ _RUN: dict[str, Callable[[Bench], list[Row]]] = {
     "parity": parity,
     "cut": cut,
     "capture": capture,
+    "loop": loop,
     "steps": gpu_timings.steps,
     "images": gpu_timings.images,
     "shapes": shapes,

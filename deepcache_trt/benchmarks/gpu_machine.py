@@ -22,7 +22,7 @@ from deepcache_trt.errors import BackendError
 _PACKAGES = (
     *("torch", "diffusers", "transformers", "DeepCache", "onnx", "onnxruntime", "onnxruntime-gpu", "polygraphy"),
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
-    "cuda-python",
+    *("cuda-python", "openvino"),
 )
 
 

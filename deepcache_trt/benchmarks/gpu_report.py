@@ -20,6 +20,7 @@ CHECKS = {
     "parity": "both compute what torch computes in float32",
     "cut": "a cached step on the tap of the same full step is that step",
     "capture": "a replayed CUDA graph reads the new inputs",
+    "loop": "the recorded loop draws what the pipeline's own loop draws",
     "steps": "timed, eager torch beside them",
     "images": "timed, plain diffusers and the DeepCache package beside them",
     "shapes": "parity at two sizes in turn",
@@ -113,7 +114,7 @@ def markdown(environment: Mapping[str, Any], rows: Sequence[Row]) -> str:
     sections = [
         f"# GPU check: {environment.get('GPU', 'unknown machine')}",
         f"Rows: {counts}.",
-        _table(["", ""], [[name, value] for name, value in environment.items()]),
+        markdown_table(["", ""], [[name, value] for name, value in environment.items()]),
     ]
     for title, text in (
         ("Backends", _backends(about_backends)),
@@ -134,7 +135,7 @@ _COUNTED = {"pass": "passed", "fail": "failed", "missing": "missing", "skipped":
 
 def _backends(rows: Sequence[Row]) -> str:
     lines = [[row.backend, row.device, _SYMBOLS[row.status], row.detail] for row in rows]
-    return _table(["backend", "device", WORKS, "version, or what it lacks"], lines)
+    return markdown_table(["backend", "device", WORKS, "version, or what it lacks"], lines)
 
 
 def _matrix(rows: Sequence[Row]) -> str:
@@ -147,7 +148,7 @@ def _matrix(rows: Sequence[Row]) -> str:
         for check, meaning in CHECKS.items()
     ]
     legend = "✓ passed, ✗ failed, – missing or skipped, empty: nothing to check; figures and reasons are below."
-    return f"{legend}\n\n{_table(['model', 'check', *places], lines)}"
+    return f"{legend}\n\n{markdown_table(['model', 'check', *places], lines)}"
 
 
 def _cell(rows: Sequence[Row], model: str, check: str, place: str) -> str:
@@ -164,7 +165,7 @@ def _steps(rows: Sequence[Row]) -> str:
         for row in rows
         if row.check == "steps" and row.status == "pass"
     ]
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _images(rows: Sequence[Row]) -> str:
@@ -181,13 +182,13 @@ def _images(rows: Sequence[Row]) -> str:
         for row in rows
         if row.check == "images" and row.status == "pass"
     ]
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _measured(rows: Sequence[Row]) -> str:
     tabulated = ("steps", "images")
     shown = [row for row in rows if row.status == "pass" and row.detail and row.check not in tabulated]
-    return _table(
+    return markdown_table(
         ["model", "backend", "check", "result"], [[row.model, row.place, row.check, row.detail] for row in shown]
     )
 
@@ -208,7 +209,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; nothing where it would be empty."""
     if not lines:
         return ""

@@ -164,10 +164,15 @@ def check_dtype(name: str, device: str, dtype: str) -> None:
         )
 
 
+def runs_on(name: str, device: str) -> bool:
+    """Whether there is such a backend for such a device, here or elsewhere."""
+    return (name, device) in _PROBES
+
+
 def best_device(name: str) -> str:
     """Where a pipeline for this backend should be: "cuda" if there is a GPU and the backend can use it, else "cpu"."""
     check_name(name)
-    can = name == "auto" or (name, "cuda") in _PROBES
+    can = name == "auto" or runs_on(name, "cuda")
     return "cuda" if can and _no_gpu() is None else "cpu"
 
 

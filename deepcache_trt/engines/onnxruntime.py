@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.engines.profile import ShapeProfile
@@ -149,7 +150,11 @@ class OnnxRuntimeEngine(Engine):
             providers = gpu_providers(torch.cuda.current_device(), self._stream.cuda_stream, tensorrt)
         if tensorrt is not None:
             tensorrt.cache.mkdir(parents=True, exist_ok=True)
+        if device == "cpu" and not _open_on_cpu:
+            _renew_arena()
         self._session = _open(path, providers)
+        if device == "cpu":
+            _open_on_cpu.add(self)
         self.inputs = {value.name: _spec(value) for value in self._session.get_inputs()}
         self.outputs = {value.name: _spec(value) for value in self._session.get_outputs()}
         self._binding = self._session.io_binding()
@@ -203,6 +208,10 @@ class OnnxRuntimeEngine(Engine):
             self._stream.synchronize()
         self._bound.clear()
         self._binding = self._session = None
+        if self in _open_on_cpu:
+            _open_on_cpu.remove(self)
+            if not _open_on_cpu:
+                _renew_arena()  # which frees the last one
 
     def _gpu_options(self) -> Any:
         import onnxruntime
@@ -219,6 +228,24 @@ class OnnxRuntimeEngine(Engine):
             self._session.run_with_iobinding(self._binding, options)
         except Exception as error:  # its exceptions share no public base class
             raise BackendError(f"ONNX Runtime failed in {self._name}: {first_line(error)}") from error
+
+
+_open_on_cpu: WeakSet[OnnxRuntimeEngine] = WeakSet()
+
+
+def _renew_arena() -> None:
+    """Let CPU sessions take memory from one new arena: an arena keeps what its largest run needed.
+
+    The engines of a pipeline run one after the other, and with an arena for each they would keep the sum.
+    """
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    with suppress(RuntimeError):  # early versions refuse a second one and go on with the first
+        onnxruntime.create_and_register_allocator(memory, as_requested)
 
 
 def _check_installed(device: str, provider: str) -> None:
@@ -251,6 +278,10 @@ def _open(path: Path, providers: Providers) -> Any:
     # Threads that spin between two runs take the cores from torch, which runs the rest of the pipeline.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = [name for name, _ in providers]
+    if wanted == [CPU]:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights are no part
+        options.enable_mem_pattern = False  # a pattern is one block for a whole run, which no other engine's fits into
     if CUDA in wanted:
         options.log_severity_level = 3  # its warnings are that shapes are computed on the CPU, as they should be
     if TENSORRT in wanted:

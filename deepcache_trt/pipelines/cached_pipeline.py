@@ -8,10 +8,19 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError, did_you_mean, first_line
+from deepcache_trt.errors import (
+    CheckpointError,
+    DeepCacheError,
+    UnknownNameError,
+    UnsupportedError,
+    did_you_mean,
+    first_line,
+)
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
-from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent, live_components
+from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.live_component import LiveComponent, live_components
+from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
 
@@ -102,6 +111,29 @@ class DeepCachePipeline:
         self._cache_enabled = False
         for component in (self._denoiser(), *self._live_components):
             component.close()
+            component.load_weights()
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refused as long as the cache is enabled: engines hold the weights, and stay where they are."""
+        self._refuse_offload("enable_model_cpu_offload")
+        super().enable_model_cpu_offload(*args, **kwargs)  # type: ignore[misc]
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refused as `enable_model_cpu_offload` is."""
+        self._refuse_offload("enable_sequential_cpu_offload")
+        super().enable_sequential_cpu_offload(*args, **kwargs)  # type: ignore[misc]
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refused as `enable_model_cpu_offload` is."""
+        self._refuse_offload("enable_group_offload")
+        super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
+
+    def _refuse_offload(self, method: str) -> None:
+        if self._cache_enabled:
+            raise UnsupportedError(
+                f"{method}() moves the weights of torch models, and the models of this pipeline run on engines, which "
+                f"hold weights of their own; leave it out, or call disable_cache() first. {INSTEAD}"
+            )
 
     @classmethod
     def _base(cls) -> Any:

@@ -5,11 +5,11 @@ installed.
 """
 
 import inspect
+import logging
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,75 +18,23 @@ import torch
 
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.engines.tensorrt_build import BuildOptions
-from deepcache_trt.errors import ShapeError, UnknownNameError, UnsupportedError
+from deepcache_trt.errors import ShapeError, UnsupportedError
 from deepcache_trt.models.architectures import COVERED, architecture_of
 from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
 from deepcache_trt.models.part import Architecture
-from deepcache_trt.pipelines.adapters import adapter_state, base_weights, check_mergeable, has_adapters, plain_state
+from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
+from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.graphs import weights_artefact
 from deepcache_trt.pipelines.open_session import open_session
-from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text, widest_profile
+from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.pipelines.target import Target
+from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, is_dropped, load, version_of
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
 
-# Elements of each weight that are looked at before each image.
-_SAMPLES = 8
-
-BUILD_MODES = ("auto", "never")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Which engines a pipeline uses and where they are kept.
-
-    Attributes:
-        backend: "auto", or a name that `deepcache-trt doctor` lists.
-        store: the folder of built engines; None: `$DEEPCACHE_TRT_STORE` or the user's cache folder.
-        build: "auto" builds what is missing at first use, "never" refuses instead and names the command.
-        components: the pipeline's components that run on engines beside the denoiser, as ("vae", "text_encoder");
-            None: all that are covered.
-        size: pixels that compiled engines (TensorRT) are built for, as 1024, "768x1024", "512-1024", or several of
-            them; None: whatever is called for, each at first use.
-        batch: images of one call that they are built for, as 1, "1-4", or several of them.
-        refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
-        optimization_level: of TensorRT's builder, 0 to 5; None: its default.
-    """
-
-    backend: str = "auto"
-    store: Path | str | None = None
-    build: str = "auto"
-    components: tuple[str, ...] | None = None
-    size: int | str | Sequence[int | str] | None = None
-    batch: int | str | Sequence[int | str] | None = None
-    refit: bool = False
-    optimization_level: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.build not in BUILD_MODES:
-            raise UnknownNameError(f"unknown build={self.build!r}; there are {', '.join(map(repr, BUILD_MODES))}")
-        backends.check_name(self.backend)
-        _ = self.shapes, self.build_options  # refuse what they refuse now, not at the first image
-
-    @property
-    def shapes(self) -> Shapes | None:
-        """What `size` and `batch` mean; None where neither is given."""
-        if self.size is None and self.batch is None:
-            return None
-        return shapes_from_text(_texts(self.size), _texts(self.batch))
-
-    @property
-    def build_options(self) -> BuildOptions:
-        """How TensorRT builds."""
-        return BuildOptions(optimization_level=self.optimization_level, refittable=self.refit)
-
-
-def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
-    if given is None:
-        return []
-    return [str(given)] if isinstance(given, int | str) else [str(one) for one in given]
+_log = logging.getLogger(__name__)
 
 
 class LiveComponent:
@@ -121,6 +69,9 @@ class LiveComponent:
         self._opened_with: Any = None
         self._is_checked = False
         self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
+        self._drop: Callable[[], None] | None = None  # the torch weights that the open engines hold too
+        self._dropped: tuple[Any, Component] | None = None  # what they are and were when they were dropped
+        check_not_offloaded(self.model, part)
 
     @property
     def model(self) -> Any:
@@ -132,6 +83,7 @@ class LiveComponent:
         model = self.model
         if self._installed_on is model:
             return
+        check_not_offloaded(model, self.part)
         self.remove()
         # Of a VAE this is the decoder, which serves whole images, slices and tiles.
         self._site = model.get_submodule(architecture_of(model, dtype=dtype_of(model)).module)
@@ -161,8 +113,12 @@ class LiveComponent:
         """Let go of the engines; the next call loads them again."""
         if self._close_session is not None:
             self._close_session()
-        self._session = self._close_session = self._opened_with = None
+        self._session = self._close_session = self._opened_with = self._drop = None
         self._is_checked = False
+
+    def load_weights(self) -> None:
+        """Load the model's torch weights if they were dropped."""
+        load(self.model)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         model = self._installed_on
@@ -217,13 +173,15 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         state = self._opened_with
         if not self._is_checked:
-            state = (id(model), self.branch, self.options, device, self._controlled, _version_of(model))
+            state = (id(model), self.branch, self.options, device, self._controlled, version_of(model))
         if self._session is None or state != self._opened_with or not self._session.serves(sizes):
             self.close()
             self._session = self._open(model, device, sizes)
             # Engines save what they learnt when they are closed, and a pipeline may merely be forgotten.
             self._close_session = weakref.finalize(self, self._session.close)
             self._opened_with = state
+        elif not self._is_checked and self._drop is not None:
+            self._drop()  # someone may have asked for them since
         self._is_checked = True
         return self._session
 
@@ -236,11 +194,45 @@ class LiveComponent:
             shapes=self.options.shapes,
             options=self.options.build_options,
         )
+        component = self._component(model)
+
+        def before_loading() -> None:
+            self._drop = self._dropping(model, component, target)
+            if self._drop is not None:
+                self._drop()
+
         with on_device(device):
-            return open_session(self._component(model), self.branch, target, sizes=sizes, progress=self._progress)
+            return open_session(
+                component,
+                self.branch,
+                target,
+                sizes=sizes,
+                progress=self._progress,
+                before_loading=before_loading,
+            )
+
+    def _dropping(self, model: Any, component: Component, target: Target) -> Callable[[], None] | None:
+        """What drops the model's torch weights; None where they stay."""
+        if self.options.keep_torch_weights:
+            return None
+        if target.backend.startswith("torch") or has_adapters(model):
+            _log.info(
+                "the torch weights of %s stay in memory: %s",
+                component.title,
+                "there are adapters on them" if has_adapters(model) else f"{target.backend!r} runs the model itself",
+            )
+            return None
+        kept = weights_artefact(component, target.store, self._progress)
+        self._dropped = (self._identity(model), component)
+        return partial(drop, model, component.architecture.module, target.store, kept)
+
+    def _identity(self, model: Any) -> tuple[Any, ...]:
+        return id(model), self._controlled, version_of(model)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
+        if self._dropped is not None and is_dropped(model) and self._dropped[0] == self._identity(model):
+            return self._dropped[1]  # a hash of the weights would load them
         live = partial(from_model, model, name=self.name, part=self.part, controlled=self._controlled)
         if not has_adapters(model):
             return live()
@@ -284,19 +276,3 @@ def live_components(pipe: Any, options: EngineOptions, *, name: str | None) -> l
                 f"it has {', '.join(covered) or 'none'}"
             )
     return [LiveComponent(pipe, part, options, name=name) for part in wanted]
-
-
-def _version_of(model: Any) -> tuple[Any, ...]:
-    """Changes whenever a weight is replaced or written to, but not when the model is moved or cast.
-
-    torch counts writes, but not those through `.data`, which is how adapters are fused; so a few elements of each
-    weight are read as well. A hash of everything would take seconds for each image of a large model.
-    """
-    parameters = list(model.parameters())
-    samples = torch.cat([_samples(parameter.detach()) for parameter in parameters])
-    writes = tuple((id(parameter), parameter._version) for parameter in parameters)
-    return adapter_state(model), writes, samples.cpu().numpy().tobytes()
-
-
-def _samples(weight: torch.Tensor) -> torch.Tensor:
-    return weight.reshape(-1)[:: max(1, weight.numel() // _SAMPLES)].float()

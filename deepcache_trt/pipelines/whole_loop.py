@@ -117,7 +117,7 @@ class WholeLoop:
         if first is None:
             return "step was called before the denoiser"
         plan = self._denoiser.plan
-        timesteps = _timesteps_from(self._pipe.scheduler.timesteps, timestep, len(plan))
+        timesteps = _timesteps_from(self._pipe.scheduler, timestep, len(plan))
         if timesteps is None:
             return f"{len(plan)} calls from timestep {float(timestep):g} are no part of the scheduler's table"
         table = self._table(timesteps, arguments)
@@ -200,10 +200,14 @@ def _why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
     return ""
 
 
-def _timesteps_from(table: torch.Tensor, first: Any, calls: int) -> list[torch.Tensor] | None:
-    """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, or its beginning."""
-    for begin in (len(table) - calls, 0):
-        if begin >= 0 and bool(table[begin] == first):
+def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor] | None:
+    """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, its beginning, or a part.
+
+    Where a part begins the pipeline has told the scheduler; a search could find another call of the same timestep.
+    """
+    table = scheduler.timesteps
+    for begin in (len(table) - calls, 0, getattr(scheduler, "begin_index", None)):
+        if begin is not None and 0 <= begin <= len(table) - calls and bool(table[begin] == first):
             return list(table[begin : begin + calls])
     return None
 

@@ -67,6 +67,11 @@ class CudaGraphs:
                 self._is_usable = False
                 _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many units are recorded, and how many plans are composed of them."""
+        return {"units": len(self._recorded), "plans": len(self._composed)}
+
     def close(self) -> None:
         """Destroy every graph, after what was launched has ended."""
         import torch

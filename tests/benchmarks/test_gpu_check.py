@@ -154,14 +154,14 @@ def statuses(rows: dict[str, Row]) -> list[str]:
 
 def test_a_crash_costs_one_check_and_the_others_go_on_in_another_process(tmp_path: Path) -> None:
     rows = run_scripted(tmp_path, {"capture": "abort", "refit": "exit"})
-    assert statuses(rows) == ["pass"] * 3 + ["fail"] + ["pass"] * 4 + ["fail"]
+    assert statuses(rows) == ["pass"] * 3 + ["fail"] + ["pass"] * 5 + ["fail"]
     assert rows["capture"].detail.startswith("killed by signal 6 (SIGABRT)")
     assert rows["refit"].detail == "ended with status 1; last words: no memory left for refit"
 
 
 def test_nothing_is_checked_after_a_crash_of_the_build(tmp_path: Path) -> None:
     rows = run_scripted(tmp_path, {"build": "abort"})
-    assert statuses(rows) == ["fail"] + ["skipped"] * 8
+    assert statuses(rows) == ["fail"] + ["skipped"] * 9
     assert rows["refit"].detail == "the process ended in build"
 
 
@@ -169,7 +169,7 @@ def test_what_was_found_before_a_hang_is_kept(tmp_path: Path) -> None:
     started = time.monotonic()
     rows = run_scripted(tmp_path, {"cut": "hang"}, seconds=3)
     assert time.monotonic() - started < 20
-    assert statuses(rows) == ["pass"] * 2 + ["skipped"] * 7
+    assert statuses(rows) == ["pass"] * 2 + ["skipped"] * 8
     assert rows["cut"].detail == "not done in the 3 s that there were; give more --minutes"
 
 
@@ -259,7 +259,7 @@ def test_this_machine_is_checked_by_one_command(tmp_path: Path) -> None:
     torch_rows = {row.check: row for row in rows if row.backend == "torch" and row.model}
     assert set(torch_rows) == set(CHECKS)
     assert {"commit" in record["environment"]["deepcache-trt"], "torch" in record["environment"]["packages"]} == {True}
-    for check in ("build", "parity", "cut", "steps", "images", "shapes", "workspace"):
+    for check in ("build", "parity", "cut", "loop", "steps", "images", "shapes", "workspace"):
         assert torch_rows[check].status == "pass"
     assert torch_rows["cut"].figures["exact"] is True
     settings = {row.figures["setting"] for row in rows if row.check == "images" and row.backend == "torch"}

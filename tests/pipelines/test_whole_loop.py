@@ -12,19 +12,6 @@ from deepcache_trt.pipelines import whole_loop
 from tests import tiny
 from tests.pipelines.test_parity import difference, draw
 
-SCHEDULERS = [
-    ("DDIMScheduler", {"clip_sample": False}),
-    ("PNDMScheduler", {"skip_prk_steps": True}),
-    ("EulerDiscreteScheduler", {}),
-    ("EulerAncestralDiscreteScheduler", {}),
-    ("DPMSolverMultistepScheduler", {}),
-    ("HeunDiscreteScheduler", {}),
-    ("UniPCMultistepScheduler", {}),
-    ("SASolverScheduler", {}),
-    ("DDPMScheduler", {"clip_sample": False}),
-    ("LCMScheduler", {}),
-]
-
 
 def python_between_steps(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     return tensors
@@ -55,64 +42,6 @@ def _own_scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
     if "pipe" in request.fixturenames:
         assert "step" not in vars(request.getfixturevalue("pipe").scheduler)
         assert "progress_bar" not in vars(request.getfixturevalue("pipe"))
-
-
-@pytest.mark.parametrize(("scheduler", "options"), SCHEDULERS, ids=[name for name, _ in SCHEDULERS])
-def test_every_way_of_sampling_gives_the_same_image(pipe: Any, scheduler: str, options: dict[str, Any]) -> None:
-    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
-    assert_same(*both_ways(pipe))
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        {"guidance_scale": 1.0},
-        {"guidance_scale": 12.0, "guidance_rescale": 0.7},
-        {"steps": 1},
-        {"height": 128, "width": 64},
-        {"num_images_per_prompt": 2},
-        {"eta": 0.5},
-    ],
-    ids=["no guidance", "rescaled", "one step", "tall", "two images each", "eta"],
-)
-def test_every_kind_of_call_gives_the_same_image(call: dict[str, Any]) -> None:
-    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=3)
-    assert_same(*both_ways(pipe, **call))
-
-
-def test_each_image_may_have_its_own_generator() -> None:
-    plain = tiny.stable_diffusion()
-    plain.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(plain.scheduler.config)
-    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=3)
-
-    def images(**call: Any) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
-        return pipe(["seven", "one"], num_inference_steps=6, generator=generators, output_type="latent", **call).images
-
-    assert_same(images(), images(callback_on_step_end=python_between_steps))
-
-
-@pytest.mark.parametrize("strength", [1.0, 0.6, 0.2])
-def test_image_to_image(strength: float) -> None:
-    plain = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(tiny.stable_diffusion(), dtype=torch.float32)
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=2)
-    pipe.set_progress_bar_config(disable=True)
-
-    def edit(**more: Any) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(1)
-        call = {"image": image, "strength": strength, "num_inference_steps": 10, "output_type": "latent"}
-        return pipe("seven", generator=generator, **call, **more).images
-
-    whole = edit()
-    assert pipe.last_run.way == "whole loop"
-    assert_same(whole, edit(callback_on_step_end=python_between_steps))
-
-
-def test_the_part_of_a_run_that_denoising_end_leaves() -> None:
-    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
-    assert_same(*both_ways(pipe, denoising_end=0.5))
-    assert len(pipe.last_run.plan) < 6
 
 
 def test_pixels_without_a_prompt() -> None:

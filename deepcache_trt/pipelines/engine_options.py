@@ -1,0 +1,68 @@
+"""What a user chooses about engines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.tensorrt_build import BuildOptions
+from deepcache_trt.errors import UnknownNameError
+from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text
+
+BUILD_MODES = ("auto", "never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Which engines a pipeline uses and where they are kept.
+
+    Attributes:
+        backend: "auto", or a name that `deepcache-trt doctor` lists.
+        store: the folder of built engines; None: `$DEEPCACHE_TRT_STORE` or the user's cache folder.
+        build: "auto" builds what is missing at first use, "never" refuses instead and names the command.
+        components: the pipeline's components that run on engines beside the denoiser, as ("vae", "text_encoder");
+            None: all that are covered.
+        size: pixels that compiled engines (TensorRT) are built for, as 1024, "768x1024", "512-1024", or several of
+            them; None: whatever is called for, each at first use.
+        batch: images of one call that they are built for, as 1, "1-4", or several of them.
+        refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
+        optimization_level: of TensorRT's builder, 0 to 5; None: its default.
+        keep_torch_weights: False frees the torch weights of each model on engines before its engines are loaded. They
+            are meta tensors from then on, and loaded from the store again when anyone uses them: to save, to add a
+            LoRA, to run plain diffusers; the next image frees them again. They stay where the engine is the torch
+            model itself (backends "torch", "torch-compile") and as long as there are adapters on it.
+    """
+
+    backend: str = "auto"
+    store: Path | str | None = None
+    build: str = "auto"
+    components: tuple[str, ...] | None = None
+    size: int | str | Sequence[int | str] | None = None
+    batch: int | str | Sequence[int | str] | None = None
+    refit: bool = False
+    optimization_level: int | None = None
+    keep_torch_weights: bool = True
+
+    def __post_init__(self) -> None:
+        if self.build not in BUILD_MODES:
+            raise UnknownNameError(f"unknown build={self.build!r}; there are {', '.join(map(repr, BUILD_MODES))}")
+        backends.check_name(self.backend)
+        _ = self.shapes, self.build_options  # refuse what they refuse now, not at the first image
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """What `size` and `batch` mean; None where neither is given."""
+        if self.size is None and self.batch is None:
+            return None
+        return shapes_from_text(_texts(self.size), _texts(self.batch))
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """How TensorRT builds."""
+        return BuildOptions(optimization_level=self.optimization_level, refittable=self.refit)
+
+
+def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
+    if given is None:
+        return []
+    return [str(given)] if isinstance(given, int | str) else [str(one) for one in given]

@@ -1,0 +1,195 @@
+"""Every kind of pipeline with a U-Net, around one of a single block: what is tested with them is what happens between
+two calls of the denoiser, and to export a larger one takes a hundred times as long as to run it.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNetSpatioTemporalConditionModel,
+)
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from deepcache_trt import DeepCachePipeline
+from deepcache_trt.export.trace import model_from_config
+from tests import tiny
+
+_BLOCK = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (8,), "norm_num_groups": 4}
+_PLAIN = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+_CROSS = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+_TEXT = {**_BLOCK, **_PLAIN, "out_channels": 4, "cross_attention_dim": 32, "attention_head_dim": 4}
+_XL = {
+    **_TEXT,
+    "cross_attention_dim": 64,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+}
+# Stable Video Diffusion's own, with timesteps that are no whole numbers.
+_SVD_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+}
+_UNETS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sd": (UNet2DConditionModel, {**_TEXT, **_CROSS, "in_channels": 4}),
+    "sd with a mask": (UNet2DConditionModel, {**_TEXT, "in_channels": 9}),
+    "sdxl": (UNet2DConditionModel, {**_XL, "in_channels": 4}),
+    "sdxl with a mask": (UNet2DConditionModel, {**_XL, "in_channels": 9}),
+    "pix2pix": (UNet2DConditionModel, {**_TEXT, "in_channels": 8}),
+    "lcm": (UNet2DConditionModel, {**_TEXT, "in_channels": 4, "time_cond_proj_dim": 8}),
+    "ddpm": (UNet2DModel, {**_BLOCK, **_PLAIN, "in_channels": 3, "out_channels": 3, "add_attention": False}),
+    "svd": (
+        UNetSpatioTemporalConditionModel,
+        {
+            "sample_size": 8,
+            "in_channels": 8,
+            "out_channels": 4,
+            "num_frames": 3,
+            "layers_per_block": 1,
+            "block_out_channels": (32,),  # it always has 32 groups
+            "down_block_types": ("DownBlockSpatioTemporal",),
+            "up_block_types": ("UpBlockSpatioTemporal",),
+            "num_attention_heads": 2,
+            "cross_attention_dim": 32,
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 3 * 8,
+        },
+    ),
+}
+
+
+@functools.cache
+def unet(name: str) -> Any:
+    """One instance for each test process; tests must not change its weights."""
+    model_class, config = _UNETS[name]
+    torch.manual_seed(0)
+    return model_class(**config).eval()
+
+
+@functools.cache
+def _components(of: str) -> dict[str, Any]:
+    """Everything but the U-Net, shared by all pipelines of a test process, as is the scheduler that they start with."""
+    if of == "svd":
+        return _video_components()
+    if of == "ddpm":
+        # Its images are cut to [0, 1]: those of a model that predicts images are not all 0 and 1.
+        return {"scheduler": DDPMScheduler(clip_sample=False, prediction_type="sample")}
+    parts: Any = tiny.stable_diffusion_xl() if of == "sdxl" else tiny.stable_diffusion()
+    return {name: part for name, part in parts.components.items() if name != "unet"}
+
+
+def _video_components() -> dict[str, Any]:
+    torch.manual_seed(0)
+    vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision |= {"image_size": 64, "patch_size": 32, "projection_dim": 32}
+    vae = {"block_out_channels": (32,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4, "latent_channels": 4}
+    return {
+        "vae": model_from_config(AutoencoderKLTemporalDecoder, vae),
+        "image_encoder": model_from_config(CLIPVisionModelWithProjection, vision),
+        "scheduler": EulerDiscreteScheduler(**_SVD_SCHEDULER),
+        "feature_extractor": CLIPImageProcessor(crop_size=64, size=64),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro:
+    """A kind of pipeline.
+
+    Attributes:
+        pipeline: the name of its class.
+        unet: the key of its U-Net.
+        shares: whose components it has beside.
+        options: for the constructor.
+        call: arguments of every call of it.
+        scheduler: its class, if not that of the others.
+    """
+
+    pipeline: str
+    unet: str
+    shares: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Any = None
+
+    def new(self) -> Any:
+        """A pipeline of its own, with the models of all others and a scheduler of its own."""
+        parts = _components(self.shares)
+        scheduler = (self.scheduler or type(parts["scheduler"])).from_config(parts["scheduler"].config)
+        pipe = getattr(diffusers, self.pipeline)(
+            **{**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+_UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+_UNMARKED = {"add_watermarker": False}
+_IMAGE = {"image": torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)}
+_MASK = {"mask_image": torch.linspace(0, 1, 64).expand(1, 1, 64, 64)}
+_PROMPT = {"prompt": "a handwritten seven", "output_type": "latent"}
+_SIZE = {"height": 64, "width": 64}
+_EDIT = {**_PROMPT, **_IMAGE, "strength": 0.8}
+_PAINT = {**_EDIT, **_MASK, **_SIZE, "strength": 1.0}
+_VIDEO = {**_IMAGE, **_SIZE, "output_type": "latent"}
+
+
+def _sd(pipeline: str, unet: str, scheduler: Any = None, **call: Any) -> Micro:
+    return Micro(pipeline=pipeline, unet=unet, shares="sd", options=_UNCHECKED, call=call, scheduler=scheduler)
+
+
+def _xl(pipeline: str, unet: str, **call: Any) -> Micro:
+    return Micro(pipeline=pipeline, unet=unet, shares="sdxl", options=_UNMARKED, call=call)
+
+
+STRAIGHT = {
+    "sd": _sd("StableDiffusionPipeline", "sd", **_PROMPT, **_SIZE),
+    "sd distilled": _sd("StableDiffusionPipeline", "lcm", **_PROMPT, **_SIZE),
+    "sd img2img": _sd("StableDiffusionImg2ImgPipeline", "sd", **_EDIT),
+    "sd inpaint": _sd("StableDiffusionInpaintPipeline", "sd with a mask", **_PAINT),
+    "sdxl": _xl("StableDiffusionXLPipeline", "sdxl", **_PROMPT, **_SIZE),
+    "sdxl img2img": _xl("StableDiffusionXLImg2ImgPipeline", "sdxl", **_EDIT),
+    "sdxl inpaint": _xl("StableDiffusionXLInpaintPipeline", "sdxl with a mask", **_PAINT),
+    "svd": Micro(pipeline="StableVideoDiffusionPipeline", unet="svd", shares="svd", call=_VIDEO),
+    "ddpm": Micro(pipeline="DDPMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}),
+}
+# They do more between two steps than guidance and `step`, or hand `step` more than the latents.
+OTHERS = {
+    "sd inpaint without mask channels": _sd("StableDiffusionInpaintPipeline", "sd", **_PAINT),
+    "sdxl inpaint without mask channels": _xl("StableDiffusionXLInpaintPipeline", "sdxl", **_PAINT),
+    "lcm": _sd("LatentConsistencyModelPipeline", "lcm", LCMScheduler, **_PROMPT, **_SIZE),
+    "lcm img2img": _sd("LatentConsistencyModelImg2ImgPipeline", "lcm", LCMScheduler, **_EDIT),
+    "instruct pix2pix": _sd("StableDiffusionInstructPix2PixPipeline", "pix2pix", **_PROMPT, **_IMAGE),
+    "ddim": Micro(pipeline="DDIMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}),
+}
+
+
+def cached(micro: Micro, **params: Any) -> Any:
+    """A cached pipeline with no engines but those of its denoiser, of the backend that is quickest at this size."""
+    return DeepCachePipeline.from_pipe(micro.new(), **{"backend": "onnxruntime", "components": (), **params})
+
+
+def draw(pipe: Any, micro: Micro, *, seed: int | list[int] = 0, **call: Any) -> torch.Tensor:
+    """What one call makes: latents where the pipeline can hand them out, float32; a list of seeds is one for each."""
+    torch.manual_seed(7)  # pipelines that give `step` no generator draw from torch's own
+    generators = [torch.Generator().manual_seed(one) for one in (seed if isinstance(seed, list) else [seed])]
+    generator = generators if isinstance(seed, list) else generators[0]
+    output = pipe(**{**micro.call, "generator": generator, **call})
+    drawn: torch.Tensor = output.frames if hasattr(output, "frames") else output.images
+    return drawn
