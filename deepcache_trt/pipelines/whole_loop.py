@@ -2,8 +2,8 @@
 
 The first call of the denoiser has told us the conditioning, the first `step` the latents. What the pipeline made of
 them is compared with what the loop would make of them, and only if they agree does the loop run all further calls. The
-pipeline's remaining iterations then cost nothing: its denoiser answers with what it said last, `step` with the final
-latents. No `__call__` of diffusers is copied.
+pipeline's remaining iterations are then left out by its own `interrupt` flag; where it has none its denoiser answers
+with what it said last, and `step` with the final latents. No `__call__` of diffusers is copied.
 """
 
 import functools
@@ -20,7 +20,8 @@ from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.runtime.loop import Guidance, denoise
 from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable, probe, state_key
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
+from deepcache_trt.runtime.scheduler_probe import probe, state_key
 
 # Pipelines that do nothing between two calls of their denoiser but guidance and `step`. Those that inpaint with a
 # U-Net without channels for the mask also paste the known part back at every step.
@@ -46,8 +47,9 @@ class Run:
         way: "whole loop" or "per step".
         reason: why it was not the whole loop; "" where it was.
         plan: the variant of each call of the denoiser.
-        seconds: spent in the calls of each component, in the "loop", in the denoiser's "engines" (in both of these
-            ways), and in "total". On a GPU they count what the host waited for.
+        seconds: spent in the pipeline's calls of each component, in the "loop" after the denoiser's first call, in
+            "total", and, of the denoiser's calls and the loop together, in its "engines". On a GPU they count what the
+            host waited for, and steps that were recorded into CUDA graphs count as loop.
     """
 
     way: str
@@ -97,6 +99,8 @@ class WholeLoop:
         finally:
             scheduler.__dict__.pop("step", None)
             self._pipe.__dict__.pop("progress_bar", None)
+            if self._final is not None and hasattr(self._pipe, "_interrupt"):
+                self._pipe._interrupt = False
 
     def _step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **arguments: Any) -> Any:
         if self._final is None and not self.refusal:
@@ -138,9 +142,12 @@ class WholeLoop:
             timesteps=timesteps,
             generator=arguments.get("generator"),
             on_step=lambda done: self._bar.move_to(done / len(plan)) if self._bar is not None else None,
+            is_stopped=lambda: bool(getattr(self._pipe, "_interrupt", False)),  # from another thread
         )
         self.seconds = time.perf_counter() - started
         self._denoiser.finish()
+        if hasattr(self._pipe, "_interrupt"):
+            self._pipe._interrupt = True  # leaves out the pipeline's remaining iterations
         return ""
 
     def _table(self, timesteps: list[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:

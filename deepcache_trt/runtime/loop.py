@@ -172,12 +172,21 @@ def _advance(
     history.index_copy_(0, output_slot, _guided(prediction.float(), scale, rescale).reshape(1, -1))
     if len(noise):
         history.index_copy_(0, noise_slot, noise.index_select(0, call))
-    following = (weights.index_select(0, call).T * history).sum(0, keepdim=True)
+    following = _product(weights.index_select(0, call), history)
     history.index_copy_(0, sample_slot, following)
     next_given = given.index_select(0, call)[0]
     model_input.copy_((following * next_given[0]).view(model_input.shape[1:]))
     call.add_(1)
     return next_given
+
+
+def _product(row: "torch.Tensor", history: "torch.Tensor") -> "torch.Tensor":
+    """row [1, slots] @ history [slots, B·C·…]."""
+    if history.is_cuda:  # where a matrix product may round to TF32, and this one is fused with what surrounds it
+        return (row.T * history).sum(0, keepdim=True)
+    # On a CPU that would be work for several of torch's threads, which then wait, spinning, for more: two cores lose a
+    # fifth of the engine's next step to it.
+    return row @ history
 
 
 def denoise(
@@ -190,6 +199,7 @@ def denoise(
     timesteps: Sequence["torch.Tensor"],
     generator: "torch.Generator | list[torch.Generator] | None",
     on_step: Callable[[int], None],
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> "torch.Tensor":
     """Run what is left of a generation after the model's first call.
 
@@ -202,9 +212,10 @@ def denoise(
         timesteps: [n]; what the model is told at each call.
         generator: where the scheduler would draw its noise from.
         on_step: told how many calls are done.
+        is_stopped: asked whether to leave it at that; a graph that was launched runs to its end.
 
     Returns:
-        x[n], [B, C, …], in the dtype of `latents`.
+        x[n], [B, C, …], in the dtype of `latents`; where it was stopped, x after the calls that were done.
     """
     assert len(plan) == len(table) == len(timesteps)
     steps = _steps_for(session, table, guidance, latents)
@@ -217,12 +228,24 @@ def denoise(
             units += [session.step(plan.variants[call]), steps.update]
         if calls.stop < len(plan):
             units.append(session.step(plan.variants[calls.stop]))
-        _run(session, units, steps, lambda reached, start=start: on_step(start + reached))  # type: ignore[misc]
-    return steps.sample(len(plan)).to(latents.dtype).clone()
+        reached = start + _run(session, units, steps, _counting_from(start, on_step), is_stopped)
+        if is_stopped():
+            break
+    return steps.sample(reached).to(latents.dtype).clone()
 
 
-def _run(session: Session, units: Sequence[Unit], steps: Steps, on_reached: Callable[[int], None]) -> None:
-    """Run the units of a window and say how many of its calls are done, as often as there is news."""
+def _counting_from(start: int, on_step: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda reached: on_step(start + reached)
+
+
+def _run(
+    session: Session,
+    units: Sequence[Unit],
+    steps: Steps,
+    on_reached: Callable[[int], None],
+    is_stopped: Callable[[], bool],
+) -> int:
+    """Run the units of a window, tell how many of its calls are done as often as there is news, and return that."""
     import torch
 
     graphs = session.shape.graphs
@@ -233,15 +256,18 @@ def _run(session: Session, units: Sequence[Unit], steps: Steps, on_reached: Call
             if unit == steps.update:
                 reached += 1
                 on_reached(reached)
+                if is_stopped():
+                    return reached
         if graphs is not None:
             graphs.record(units)
-        return
+        return reached
     done = torch.cuda.Event()
     done.record()
     while not done.query():
         on_reached(int(steps.reached))
         time.sleep(_POLL_SECONDS)
     on_reached(int(steps.reached))
+    return int(steps.reached)
 
 
 def _steps_for(session: Session, table: SamplerTable, guidance: Guidance, latents: "torch.Tensor") -> Steps:

@@ -110,6 +110,24 @@ def test_a_pipeline_with_guidance_of_its_own_is_noticed(monkeypatch: pytest.Monk
 # The pipeline around it.
 
 
+def test_an_interrupt_from_elsewhere_ends_the_loop_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user interface sets it from another thread."""
+    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
+    kept: list[torch.Tensor] = []
+
+    def keep(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        kept.append(tensors["latents"])
+        return tensors
+
+    draw(pipe, callback_on_step_end=keep)
+    monkeypatch.setattr(whole_loop._Bar, "move_to", lambda self, share: setattr(pipe, "_interrupt", share >= 0.5))
+    stopped = draw(pipe)
+    assert pipe.last_run.way == "whole loop"
+    assert difference(stopped, kept[2]) <= 1e-4
+    monkeypatch.undo()
+    assert difference(draw(pipe), kept[-1]) <= 1e-4
+
+
 def test_the_progress_bar_moves_and_ends_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     from tqdm import tqdm
 

@@ -13,7 +13,8 @@ from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime import loop
 from deepcache_trt.runtime.loop import WINDOW, Guidance, denoise
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
-from deepcache_trt.runtime.sampler_table import SamplerTable, probe
+from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.scheduler_probe import probe
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec
 
@@ -196,9 +197,12 @@ def test_the_same_units_serve_every_plan_scheduler_and_prompt(
     """What is recorded on a GPU: one step for each variant and one update, on the same memory."""
     asked: list[set[Any]] = []
     run = loop._run
-    monkeypatch.setattr(
-        loop, "_run", lambda session, units, *given: (asked.append(set(units)), run(session, units, *given))
-    )
+
+    def noting(session: Session, units: list[Any], *given: Any) -> int:
+        asked.append(set(units))
+        return run(session, units, *given)
+
+    monkeypatch.setattr(loop, "_run", noting)
     for scheduler, steps, interval, scale, seed in (
         (DDIMScheduler(clip_sample=False), 6, 2, 5.0, 0),
         (DPMSolverMultistepScheduler(), 9, 3, 7.5, 1),

@@ -15,7 +15,8 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable, probe, state_key
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
+from deepcache_trt.runtime.scheduler_probe import probe, state_key
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schedulers.md"
 STEPS = (4, 7, 30, 50)

@@ -1,0 +1,300 @@
+"""Probing a diffusers scheduler for its sampler table.
+
+The real scheduler is run once, in float64, on symbols instead of images: every sample, output and noise tensor is a
+basis vector of its own, and what `step` returns at call i holds the weight of each. A table is trusted only after the
+real scheduler agreed with it on a non-linear model. The alternative to a table is the scheduler's own `step`, and
+`NoTable` says why.
+"""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
+
+from deepcache_trt.errors import first_line
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
+
+# The largest difference from the real scheduler in the sample of one call, over the largest value of that sample, both
+# in float32. It is passed where a step is enormous, as Euler's first one from σ = 4096 if there are few: of what
+# diffusers makes there, the last digits are chance.
+TOLERANCE = 5e-6
+
+# What a pipeline passes to `step` at every call alike; any other argument may change from call to call.
+_SAME_AT_EVERY_CALL = {"eta"}
+
+# No scheduler but those that correct a sample of their own (see `_without_tail`) remembers more calls than this.
+_LONGEST_MEMORY = 16
+
+_CLIPPING = {
+    *(torch.clamp, torch.clip, torch.quantile),
+    *(torch.Tensor.clamp, torch.Tensor.clamp_, torch.Tensor.clip, torch.Tensor.clip_, torch.Tensor.quantile),
+}
+_OTHER_NOISE = {
+    *(torch.rand, torch.rand_like, torch.randn_like, torch.randint, torch.normal, torch.bernoulli, torch.multinomial),
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.multinomial, torch.Tensor.bernoulli),
+}
+
+
+def probe(
+    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+) -> SamplerTable | NoTable:
+    """The table of one generation, or why there is none. The scheduler is copied and stays as it is.
+
+    Args:
+        scheduler: a diffusers scheduler after the pipeline's `set_timesteps` and before its first `step`.
+        timesteps: [n], those that the pipeline will go through; after `strength` or `denoising_end` not all there are.
+        step_arguments: what the pipeline passes to `step` by keyword. `generator` and `return_dict` change no weight.
+    """
+    calls = [t.cpu() for t in timesteps]
+    # such a context costs 60 % of the time, and symbols belong on no GPU
+    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        try:
+            arguments = _accepted(scheduler, step_arguments or {})
+            table = _table_from_symbols(scheduler, calls, arguments)
+            _verify(table, scheduler, calls, arguments)
+        except _RefusedError as refusal:
+            return NoTable(str(refusal))
+    return table
+
+
+def state_key(
+    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+) -> str:
+    """A key for the result of `probe`: the scheduler's class and whole state, the timesteps and the arguments."""
+    arguments = {name: value for name, value in (step_arguments or {}).items() if name in _SAME_AT_EVERY_CALL}
+    given = arguments, sorted(step_arguments or {}), torch.get_default_dtype()
+    state = type(scheduler).__module__, type(scheduler).__qualname__, vars(scheduler), list(timesteps)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _flat((state, given)):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+class _RefusedError(Exception):
+    """There is no table; becomes `NoTable`."""
+
+
+class _Symbols(TorchFunctionMode):
+    """While it is entered, what the scheduler draws from `generator` is a symbol; active in this thread alone."""
+
+    def __init__(self, generator: torch.Generator, size: int) -> None:
+        super().__init__()
+        self._generator = generator
+        self._size = size
+        self.expected = 0  # the index of the symbol to hand out
+        self.drawn: torch.dtype | None = None  # set by a draw
+
+    def symbol(self, index: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        # [1, size, 1, 1]: some schedulers read the number of channels, or want three axes
+        vector = torch.zeros(1, self._size, 1, 1, dtype=dtype)
+        vector[0, index] = 1
+        return vector
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            if kwargs.get("generator") is not self._generator:
+                raise _RefusedError("it draws noise past the caller's generator")
+            if self.drawn is not None or list(args[0]) != [1, self._size, 1, 1]:
+                raise _RefusedError("it draws more noise in a call than one tensor like the sample")
+            self.drawn = kwargs.get("dtype") or torch.get_default_dtype()
+            return self.symbol(self.expected, self.drawn)
+        if func in _OTHER_NOISE:
+            raise _RefusedError(f"it draws random numbers with {func.__name__}")
+        if func in _CLIPPING and args[0].numel() >= self._size:
+            raise _RefusedError(f"it clips the image that it predicts ({func.__name__})")
+        return func(*args, **kwargs)
+
+
+def _accepted(scheduler: Any, step_arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments that matter to `step`, if it can be called as pipelines call it."""
+    name = type(scheduler).__name__
+    if not hasattr(scheduler, "step"):
+        raise _RefusedError("it has no step")
+    if "step" in vars(scheduler) or "scale_model_input" in vars(scheduler):
+        raise _RefusedError(f"its methods are not those of {name}: they were replaced on the object")
+    parameters = list(inspect.signature(scheduler.step).parameters)
+    if parameters[:3] != ["model_output", "timestep", "sample"]:
+        raise _RefusedError(f"its step takes {', '.join(parameters[:4])}, not model_output, timestep, sample")
+    accepted = {}
+    for argument, value in step_arguments.items():
+        if argument in _SAME_AT_EVERY_CALL:
+            accepted[argument] = value
+        elif argument not in {"generator", "return_dict"}:
+            raise _RefusedError(f"its step is given {argument}, which may change from call to call")
+    return accepted
+
+
+def _table_from_symbols(scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> SamplerTable:
+    n = len(timesteps)
+    scales, rows, draws = np.empty(n), np.empty([n, 3 * n]), []
+    real = _Run(scheduler, arguments)
+    with _Symbols(real.generator, 3 * n) as symbols:  # in this order: x[0…n-1], ε[0…n-1], z[0…n-1]
+        for i, t in enumerate(timesteps):
+            sample = symbols.symbol(i)
+            scales[i] = real.scale(sample, t)[0, i].item()
+            symbols.expected, symbols.drawn = 2 * n + i, None
+            result = real.step(symbols.symbol(n + i), t, sample)
+            if result.shape != sample.shape:
+                raise _RefusedError(f"its step makes a sample of shape {list(result.shape)} of {list(sample.shape)}")
+            rows[i] = result.double().flatten().numpy()
+            draws.append(symbols.drawn is not None)
+    if not (np.isfinite(rows).all() and np.isfinite(scales).all()):
+        raise _RefusedError("its coefficients are not finite")
+    weights = rows.reshape(n, 3, n)
+    short = weights if _memory(weights) <= _LONGEST_MEMORY else _without_tail(weights)
+    return SamplerTable(
+        input_scales=scales,
+        sample_weights=_lags(short[:, 0], at_least=1),
+        output_weights=_lags(short[:, 1], at_least=1),
+        noise_weights=_lags(short[:, 2], at_least=0),
+        draws=tuple(draws),
+        noise_dtypes=_noise_dtypes(scheduler, timesteps[: draws.index(True) + 1], arguments) if any(draws) else {},
+        takes_edited_samples=short is weights,
+    )
+
+
+def _noise_dtypes(
+    scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]
+) -> dict[torch.dtype, torch.dtype]:
+    """In which dtype the last of these calls draws, for latents of each dtype."""
+    drawn = {}
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        real = _Run(scheduler, arguments)
+        latents = torch.zeros(1, 4, 1, 1, dtype=dtype)
+        with _Symbols(real.generator, 4) as symbols:
+            for t in timesteps:
+                symbols.drawn = None
+                real.step(latents, t, real.scale(latents, t))
+        assert symbols.drawn is not None, "this call drew noise for symbols"
+        drawn[dtype] = symbols.drawn
+    return drawn
+
+
+def _verify(table: SamplerTable, scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> None:
+    """Compare every call with the real scheduler's on a small batch, real noise and a non-linear model."""
+    real = _Run(scheduler, arguments)
+    same = torch.Generator().manual_seed(0)
+    samples = [torch.randn(2, 4, 4, 4, dtype=torch.float32, generator=torch.Generator().manual_seed(1))]
+    samples[0] *= float(getattr(scheduler, "init_noise_sigma", 1.0))
+    outputs: list[torch.Tensor] = []
+    noise: list[torch.Tensor] = []
+    for i, t in enumerate(timesteps):
+        scaled = real.scale(samples[i], t)
+        _compare(scaled, float(table.input_scales[i]) * samples[i], i)
+        outputs.append(torch.sin(3 * scaled) + 0.5 * scaled.roll(1, -1))
+        drawn = table.draw(i, samples[i], same)
+        noise.append(torch.zeros_like(samples[i]) if drawn is None else drawn)
+        samples.append(real.step(outputs[i], t, samples[i]))
+        _compare(samples[i + 1], table.next_sample(i, samples, outputs, noise), i)
+
+
+def _compare(real: torch.Tensor, ours: torch.Tensor, call: int) -> None:
+    if real.shape != ours.shape:
+        raise _RefusedError(f"it makes a sample of shape {list(real.shape)} where {list(ours.shape)} went in")
+    error, size = float((real - ours).abs().max()), float(real.abs().max())
+    if not error <= TOLERANCE * size:
+        raise _RefusedError(
+            f"it is not linear, or rounds a lot: a table is off by {error:.0e} of {size:.0e} at call {call}"
+        )
+
+
+class _Run:
+    """The calls of a pipeline's loop on a copy of a scheduler, on the CPU, with a generator of its own."""
+
+    def __init__(self, scheduler: Any, arguments: dict[str, object]) -> None:
+        self._scheduler: Any = self._call(copy.deepcopy, scheduler)
+        for name, value in vars(self._scheduler).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self._scheduler, name, value.cpu())
+        self.generator = torch.Generator().manual_seed(0)
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        self._arguments = arguments | ({"generator": self.generator} if takes_generator else {})
+        # SD3's schedulers scale nothing, and its pipelines do not ask them to
+        self._scale = getattr(self._scheduler, "scale_model_input", lambda sample, t: sample)
+
+    def scale(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self._call(self._scale, sample, timestep)
+
+    def step(self, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        step = self._scheduler.step
+        return self._call(lambda: step(output, timestep, sample, return_dict=False, **self._arguments)[0])
+
+    @staticmethod
+    def _call(function: Any, *args: Any) -> torch.Tensor:
+        try:
+            result = function(*args)
+        except _RefusedError:
+            raise
+        except Exception as error:  # whatever a foreign scheduler raises, its own loop may do better
+            raise _RefusedError(f"it fails on a trial run: {first_line(error)}") from error
+        return result
+
+
+def _memory(weights: NDArray[np.float64]) -> int:
+    """How many calls back the weights [n, 3, n] of x, ε and z reach."""
+    call, _, of = np.nonzero(weights)
+    if (of > call).any():
+        raise _RefusedError("it adds something of its own to the sample")
+    return int((call - of).max(initial=-1)) + 1
+
+
+def _without_tail(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same samples from fewer tensors, where a scheduler remembers a sample that it never returns.
+
+    UniPC and SA correct the sample by which they go on and return its prediction: everything that ever was lives on in
+    the corrected one. Older than some calls, row i is then a multiple ρ of row i-1, which made x[i], so that
+
+        x[i+1] = ρ · x[i] + (row i - ρ · row i-1), in which nothing old is left.
+    """
+    n = len(weights)
+    for kept in range(2, min(_LONGEST_MEMORY, n) + 1):
+        short = weights.copy()
+        for i in range(kept, n):
+            old, before = weights[i, :, : i - kept + 1], weights[i - 1, :, : i - kept + 1]
+            ratio = (old * before).sum() / max((before**2).sum(), np.finfo(float).tiny)
+            short[i] -= ratio * weights[i - 1]
+            short[i, 0, i] += ratio
+            if np.abs(short[i, :, : i - kept + 1]).max() > 1e-12 * np.abs(weights[i]).max():
+                break
+            short[i, :, : i - kept + 1] = 0
+        else:
+            return short
+    return weights
+
+
+def _lags(rows: NDArray[np.float64], at_least: int) -> NDArray[np.float64]:
+    """[n, n] weights by call → [n, depth] by how many calls ago."""
+    call, of = np.nonzero(rows)
+    depth = max(at_least, int((call - of).max(initial=-1)) + 1)
+    lags = np.zeros([len(rows), depth])
+    lags[call, call - of] = rows[call, of]
+    return lags
+
+
+def _flat(value: object) -> Iterator[bytes]:
+    """What tells values apart, as bytes; tensors by content."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype}{value.shape}".encode()
+        yield value.tobytes()
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield f"{key!r}:".encode()
+            yield from _flat(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"{type(value).__name__}{len(value)}".encode()
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield repr(value).encode() + b";"
