@@ -29,7 +29,7 @@ from deepcache_trt.pipelines.graphs import weights_artefact
 from deepcache_trt.pipelines.open_session import open_session
 from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.pipelines.target import Target
-from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, is_dropped, load, version_of
+from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, load, version_of
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
@@ -223,6 +223,7 @@ class LiveComponent:
             )
             return None
         kept = weights_artefact(component, target.store, self._progress)
+        drop_beside(model, component.architecture.module, target.store, kept)
         self._dropped = (self._identity(model), component)
         return partial(drop, model, component.architecture.module, target.store, kept)
 

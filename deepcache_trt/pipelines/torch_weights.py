@@ -86,7 +86,7 @@ class _Origin:
             is_stored = name in stored and _describe(weight) == (stored[name].dtype, stored[name].shape)
             if name.startswith(prefix) and type(weight) is torch.nn.Parameter and is_stored and self._drop_one(weight):
                 self._dropped.append((name, weight))
-        if self._dropped and not module and not isinstance(self._model, _DroppedModel):
+        if self._dropped and not isinstance(self._model, _DroppedModel):
             whole: Any = type(self._model)
             self._model.__class__ = _dropped_class(whole)
         if torch.cuda.is_available():
@@ -113,7 +113,7 @@ class _Origin:
                 name, weight = self._dropped[-1]
                 _load_one(weight, stored[name])
                 self._dropped.pop()
-        if isinstance(self._model, _DroppedModel):
+        if isinstance(self._model, _DroppedModel) and not is_dropped(self._model):
             self._model.__class__ = cast(Any, type(self._model).__base__)
 
     def _drop_one(self, weight: torch.nn.Parameter) -> bool:
@@ -204,6 +204,17 @@ def drop(model: Any, module: str, store: Store, kept: Artefact) -> None:
         kept: the model's weights as they are now.
     """
     _Origin(model, store, kept).drop(module)
+
+
+def drop_beside(model: Any, module: str, store: Store, kept: Artefact) -> None:
+    """Drop every other child of the model than `module`, each to be loaded by itself.
+
+    Of a VAE whose decoder is an engine, most pipelines use the layer in front of it and nothing else; the file that it
+    was loaded from stays in memory as long as any weight of it does.
+    """
+    for name, _ in model.named_children():
+        if module and name != module.split(".")[0]:
+            drop(model, name, store, kept)
 
 
 def load(model: Any) -> None:

@@ -76,7 +76,6 @@ def is_freed(pipe: Any) -> bool:
 def test_no_memory_is_left_under_the_weights_that_engines_hold() -> None:
     plain = fresh()
     kept = draw(freeing(plain, keep_torch_weights=True))
-    encoder = bytes_of(plain.vae) - bytes_of(plain.vae.decoder) - bytes_of(plain.vae.post_quant_conv)
     memory = [StorageWeakRef(weight.untyped_storage()) for weight in plain.unet.parameters()]
     assert bytes_of(plain.unet) > 5e4
     pipe = freeing(plain)
@@ -84,8 +83,22 @@ def test_no_memory_is_left_under_the_weights_that_engines_hold() -> None:
     assert all(storage.expired() for storage in memory)
     assert is_freed(pipe)
     assert all(weight.is_meta for weight in pipe.unet.parameters())
-    # The encoder is no part of the engine, nor is the layer in front of the decoder.
-    assert bytes_of(pipe.vae) == encoder + bytes_of(pipe.vae.post_quant_conv)
+
+
+@torch.no_grad()
+def test_what_is_beside_the_decoder_is_loaded_by_itself_and_then_stays() -> None:
+    plain = fresh()
+    vae, image = plain.vae, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    latents = vae.encode(image).latent_dist.mean
+    pipe = freeing(plain)
+    draw(pipe)
+    assert bytes_of(vae) == 0
+    draw(pipe)
+    assert bytes_of(vae) == bytes_of(vae.post_quant_conv) > 0
+    assert torch.equal(vae.encode(image).latent_dist.mean, latents)
+    draw(pipe)
+    assert bytes_of(vae) == sum(map(bytes_of, (vae.encoder, vae.quant_conv, vae.post_quant_conv)))
+    assert vae.device == torch.device("cpu")
 
 
 def test_the_next_image_is_the_same_from_the_same_engines(shared: Any) -> None:
