@@ -3,11 +3,15 @@
 The first-order Taylor expansion of TaylorSeer (Liu et al. 2025, equation 4), for whatever a step reuses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+# Elements; from 32,768 on torch takes several threads.
+_PIECE = 16_384
 
 
 class Forecast:
@@ -22,30 +26,47 @@ class Forecast:
     def __init__(self, taps: Mapping[str, "torch.Tensor"], predictions: Mapping[str, "torch.Tensor"]) -> None:
         import torch
 
-        self._tensors = {**taps, **predictions}
+        tensors = {**taps, **predictions}
         self._rate = {**dict.fromkeys(taps, self.TAPS), **dict.fromkeys(predictions, self.PREDICTIONS)}
-        self._last = {name: torch.zeros_like(tensor) for name, tensor in self._tensors.items()}
-        self._slopes = {name: torch.zeros_like(tensor) for name, tensor in self._tensors.items()}
-        device = next(iter(self._tensors.values())).device
-        self.rates = torch.zeros(2, dtype=torch.float32, device=device)
+        self._pieces = {name: [*zip(*map(_pieces, _kept(tensor)), strict=True)] for name, tensor in tensors.items()}
+        self.rates = torch.zeros(2, dtype=torch.float32, device=next(iter(tensors.values())).device)
 
     def covers(self, name: str) -> bool:
         """Whether it is one of the tensors."""
-        return name in self._tensors
+        return name in self._rate
 
     def learn(self, names: Iterable[str]) -> None:
         """Take what the tensors hold for true: an engine has just computed them."""
         for name in names:
-            rate = self.rates[self._rate[name]].to(self._tensors[name].dtype)
-            self._slopes[name].copy_(self._tensors[name]).sub_(self._last[name]).mul_(rate)
-            self._last[name].copy_(self._tensors[name])
+            for values, last, slope in self._pieces[name]:
+                slope.copy_(values).sub_(last).mul_(self.rates[self._rate[name]].to(values.dtype))
+                last.copy_(values)
 
     def advance(self, names: Iterable[str]) -> None:
         """Move the tensors on by one call that does not compute them."""
         for name in names:
-            self._tensors[name].add_(self._slopes[name])
+            for values, _, slope in self._pieces[name]:
+                values.add_(slope)
 
     def forget(self) -> None:
         """Nothing of one generation may reach another; what was not finite must not stay either."""
-        for tensor in (*self._last.values(), *self._slopes.values(), self.rates):
-            tensor.zero_()
+        self.rates.zero_()
+        for pieces in self._pieces.values():
+            for _, last, slope in pieces:
+                last.zero_()
+                slope.zero_()
+
+
+def _kept(tensor: "torch.Tensor") -> tuple["torch.Tensor", ...]:
+    """The tensor, its last true value, and its slope."""
+    import torch
+
+    return tensor, torch.zeros_like(tensor), torch.zeros_like(tensor)
+
+
+def _pieces(tensor: "torch.Tensor") -> Sequence["torch.Tensor"]:
+    """Its memory in pieces that one thread works on: torch's other threads would spin when the engine wants the cores.
+
+    On a GPU it is one piece.
+    """
+    return tensor.view(-1).split(tensor.numel() if tensor.is_cuda else _PIECE)
