@@ -27,8 +27,10 @@ from deepcache_trt.runtime.scheduler_probe import probe, state_key
 # U-Net without channels for the mask also paste the known part back at every step.
 _STRAIGHT = {
     *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+    "StableDiffusionInstructPix2PixPipeline",
     *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-    *("StableVideoDiffusionPipeline", "DDPMPipeline"),
+    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+    *("StableVideoDiffusionPipeline", "DDPMPipeline", "DDIMPipeline"),
 }
 _PASTE_WITHOUT_MASK_CHANNELS = {"StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"}
 _MASK_CHANNELS = 9
@@ -108,7 +110,8 @@ class WholeLoop:
         if self._final is None:
             return self._real_step(model_output, timestep, sample, **arguments)
         if not arguments.get("return_dict", True):
-            return (self._final,)
+            # LCM's second is the image that it predicts: after the last call the same as the first, and unused before.
+            return (self._final, self._final)
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
         return SchedulerOutput(prev_sample=self._final)
@@ -221,10 +224,12 @@ def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor
 
 def _guidance_of(pipe: Any, prediction: torch.Tensor, latents: torch.Tensor) -> Guidance | None:
     copies, rest = divmod(len(prediction), len(latents))
-    if rest or copies > 2 or prediction.shape[1:] != latents.shape[1:]:
+    if rest or copies > 3 or prediction.shape[1:] != latents.shape[1:]:
         return None
     if copies == 1:
         return Guidance(scale=None)
+    if copies == 3:
+        return Guidance(scale=pipe.guidance_scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))
     return Guidance(scale=pipe.guidance_scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
 
 

@@ -39,33 +39,44 @@ _POLL_SECONDS = 0.001
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How the halves of a prediction, without and with the prompt, become one (Ho and Salimans 2022).
+    """How the parts of a prediction become one.
+
+    Of two, without and with the prompt: Ho and Salimans 2022. Of three, with prompt and image, with the image, and with
+    neither: Brooks et al. 2023, equation 3.
 
     Attributes:
         scale: a number, or a tensor that broadcasts over the latents, as a video's scale for each frame; None: the
             model is called once for each image and its prediction is taken as it is.
         rescale: φ of Lin et al. 2023, section 3.4; 0 leaves it out.
+        image_scale: of the image, where there are three parts; None: there are not.
     """
 
     scale: "float | torch.Tensor | None"
     rescale: float = 0.0
+    image_scale: float | None = None
 
     @property
     def copies(self) -> int:
         """How often the model input repeats the latents."""
-        return 1 if self.scale is None else 2
+        return 1 if self.scale is None else 2 if self.image_scale is None else 3
 
     def __call__(self, prediction: "torch.Tensor") -> "torch.Tensor":
         """ε [B, …] from the model's output [copies · B, …]."""
-        return _guided(prediction, self.scale, self.rescale or None)
+        return _guided(prediction, self.scale, self.rescale or None, self.image_scale)
 
 
 def _guided(
-    prediction: "torch.Tensor", scale: "float | torch.Tensor | None", rescale: "float | torch.Tensor | None"
+    prediction: "torch.Tensor",
+    scale: "float | torch.Tensor | None",
+    rescale: "float | torch.Tensor | None",
+    image_scale: "float | torch.Tensor | None",
 ) -> "torch.Tensor":
     """In the order of operations that diffusers has."""
     if scale is None:
         return prediction
+    if image_scale is not None:
+        with_both, with_image, without = prediction.chunk(3)
+        return without + scale * (with_both - with_image) + image_scale * (with_image - without)
     without, with_prompt = prediction.chunk(2)
     guided = without + scale * (with_prompt - without)
     if rescale is None:
@@ -95,6 +106,7 @@ class Steps:
         self._rates = None if session.forecast is None else session.forecast.rates
         self._scale = None if guidance.scale is None else _constant(guidance.scale, latents.device)
         self._rescale = _constant(guidance.rescale, latents.device) if guidance.rescale else None
+        self._image_scale = None if guidance.image_scale is None else _constant(guidance.image_scale, latents.device)
         self._history = tensor(sum(rings), latents.numel())
         self._weights = tensor(WINDOW, sum(rings))
         self._slots = tensor(WINDOW, 3, dtype=torch.int64)  # of ε[i], z[i] and x[i+1]
@@ -110,9 +122,10 @@ class Steps:
 
         self._history.zero_()
         self._history[0].view(self._shape).copy_(first)
-        for ours, theirs in ((self._scale, guidance.scale), (self._rescale, guidance.rescale)):
-            if ours is not None:
-                ours.copy_(torch.as_tensor(theirs))
+        ours = self._scale, self._rescale, self._image_scale
+        for constant, number in zip(ours, (guidance.scale, guidance.rescale, guidance.image_scale), strict=True):
+            if constant is not None:
+                constant.copy_(torch.as_tensor(number))
 
     def load(
         self,
@@ -142,7 +155,7 @@ class Steps:
 
     def update(self) -> None:
         """After the model's call i: guidance, x[i+1], and what the model is given at call i+1."""
-        guidance = self._prediction, self._scale, self._rescale
+        guidance = self._prediction, self._scale, self._rescale, self._image_scale
         coefficients = self._weights, self._slots, self._given, self._noise
         given = self._advance(*guidance, self._history, *coefficients, self._call, self._input)
         self._timestep.copy_(given[1])
@@ -159,6 +172,7 @@ def _advance(
     prediction: "torch.Tensor",
     scale: "torch.Tensor | None",
     rescale: "torch.Tensor | None",
+    image_scale: "torch.Tensor | None",
     history: "torch.Tensor",
     weights: "torch.Tensor",
     slots: "torch.Tensor",
@@ -169,7 +183,7 @@ def _advance(
 ) -> "torch.Tensor":
     """One row of the table applied: x[i+1] into the history and, scaled, [copies, B, C, …], into the model's input."""
     output_slot, noise_slot, sample_slot = slots.index_select(0, call).unbind(1)
-    history.index_copy_(0, output_slot, _guided(prediction.float(), scale, rescale).reshape(1, -1))
+    history.index_copy_(0, output_slot, _guided(prediction.float(), scale, rescale, image_scale).reshape(1, -1))
     if len(noise):
         history.index_copy_(0, noise_slot, noise.index_select(0, call))
     following = _product(weights.index_select(0, call), history)
@@ -277,7 +291,7 @@ def _steps_for(session: Session, table: SamplerTable, guidance: Guidance, latent
     needed = [weights.shape[1] for weights in (table.sample_weights, table.output_weights, table.noise_weights)]
     rings = tuple(max(least, slots) if slots else 0 for least, slots in zip(_RINGS, needed, strict=True))
     scale = guidance.scale.shape if isinstance(guidance.scale, torch.Tensor) else guidance.scale is None
-    key = latents.shape, scale, bool(guidance.rescale), rings, session.forecast is not None
+    key = latents.shape, guidance.copies, scale, bool(guidance.rescale), rings, session.forecast is not None
     loops = session.shape.loops
     if key not in loops:
         loops[key] = Steps(session, latents, guidance, rings)

@@ -27,7 +27,7 @@ from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 TOLERANCE = 5e-6
 
 # What a pipeline passes to `step` at every call alike; any other argument may change from call to call.
-_SAME_AT_EVERY_CALL = {"eta"}
+_SAME_AT_EVERY_CALL = {"eta", "use_clipped_model_output"}
 
 # No scheduler but those that correct a sample of their own (see `_without_tail`) remembers more calls than this.
 _LONGEST_MEMORY = 16

@@ -11,6 +11,7 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderKLTemporalDecoder,
+    DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
     LCMScheduler,
@@ -163,20 +164,22 @@ STRAIGHT = {
     "sd distilled": _sd("StableDiffusionPipeline", "lcm", **_PROMPT, **_SIZE),
     "sd img2img": _sd("StableDiffusionImg2ImgPipeline", "sd", **_EDIT),
     "sd inpaint": _sd("StableDiffusionInpaintPipeline", "sd with a mask", **_PAINT),
+    "instruct pix2pix": _sd("StableDiffusionInstructPix2PixPipeline", "pix2pix", **_PROMPT, **_IMAGE),
+    "lcm": _sd("LatentConsistencyModelPipeline", "lcm", LCMScheduler, **_PROMPT, **_SIZE),
+    "lcm img2img": _sd("LatentConsistencyModelImg2ImgPipeline", "lcm", LCMScheduler, **_EDIT),
     "sdxl": _xl("StableDiffusionXLPipeline", "sdxl", **_PROMPT, **_SIZE),
     "sdxl img2img": _xl("StableDiffusionXLImg2ImgPipeline", "sdxl", **_EDIT),
     "sdxl inpaint": _xl("StableDiffusionXLInpaintPipeline", "sdxl with a mask", **_PAINT),
     "svd": Micro(pipeline="StableVideoDiffusionPipeline", unet="svd", shares="svd", call=_VIDEO),
     "ddpm": Micro(pipeline="DDPMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}),
+    "ddim": Micro(
+        pipeline="DDIMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}, scheduler=DDIMScheduler
+    ),
 }
 # They do more between two steps than guidance and `step`, or hand `step` more than the latents.
 OTHERS = {
     "sd inpaint without mask channels": _sd("StableDiffusionInpaintPipeline", "sd", **_PAINT),
     "sdxl inpaint without mask channels": _xl("StableDiffusionXLInpaintPipeline", "sdxl", **_PAINT),
-    "lcm": _sd("LatentConsistencyModelPipeline", "lcm", LCMScheduler, **_PROMPT, **_SIZE),
-    "lcm img2img": _sd("LatentConsistencyModelImg2ImgPipeline", "lcm", LCMScheduler, **_EDIT),
-    "instruct pix2pix": _sd("StableDiffusionInstructPix2PixPipeline", "pix2pix", **_PROMPT, **_IMAGE),
-    "ddim": Micro(pipeline="DDIMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}),
 }
 
 

@@ -151,14 +151,18 @@ def test_every_scheduler_without_a_table(scheduler: str, case: Case, says: str) 
 
 
 # Of those that draw noise, take two evaluations a step, and take several steps back. DDPMPipeline gives `step` a
-# generator, whether it takes one or not, and asks for no scaled latents.
+# generator, whether it takes one or not, and asks for no scaled latents; others stand their own scheduler alone.
 THREE = ("EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
-THREE_OF_DDPM = ("DDPMScheduler", "DPMSolverMultistepScheduler", "SASolverScheduler")
+FIXED: dict[str, tuple[str, ...]] = {
+    "ddpm": ("DDPMScheduler", "DPMSolverMultistepScheduler", "SASolverScheduler"),
+    **dict.fromkeys(("ddim", "lcm", "lcm img2img"), ()),
+}
+OF_PIXELS = ("ddpm", "ddim")
 
 
 @pytest.mark.parametrize(
     ("name", "scheduler"),
-    [a_case(name, other) for name in STRAIGHT for other in (None, *(THREE_OF_DDPM if name == "ddpm" else THREE))],
+    [a_case(name, other) for name in STRAIGHT for other in (None, *FIXED.get(name, THREE))],
 )
 def test_every_pipeline(name: str, scheduler: str | None) -> None:
     image = compare(name, like_the_own(name, scheduler))
@@ -168,7 +172,7 @@ def test_every_pipeline(name: str, scheduler: str | None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in STRAIGHT if name not in ("sd", "ddpm")])
+@pytest.mark.parametrize("name", [name for name in STRAIGHT if name not in ("sd", *FIXED)])
 @pytest.mark.parametrize(("scheduler", "case"), SAMPLERS)
 def test_every_scheduler_in_every_pipeline(name: str, scheduler: str, case: Case) -> None:
     sampler = scheduler_of(scheduler, case)
@@ -187,9 +191,12 @@ def test_a_pipeline_with_more_between_its_steps_runs_its_own_loop(name: str) -> 
 # Every kind of call.
 
 XL = [name for name in STRAIGHT if name.startswith("sdxl")]
-PROMPTED = [name for name in STRAIGHT if name not in ("svd", "ddpm")]
+PROMPTED = [name for name in STRAIGHT if name not in ("svd", *OF_PIXELS)]
 FROM_AN_IMAGE = [name for name in PROMPTED if name.endswith(("img2img", "inpaint"))]
-OF_ANY_SIZE = [name for name in PROMPTED if not name.endswith("img2img")]  # that of an image is the image's
+OF_ANY_SIZE = [name for name in PROMPTED if not name.endswith(("img2img", "pix2pix"))]  # that of an image is its own
+
+# They want an image for each prompt and image of it that they make.
+NOT_TWICE = ("sd img2img", "lcm img2img", "instruct pix2pix")
 
 
 def each(names: Iterable[str], **call: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -205,10 +212,12 @@ CALLS = [
     *each(["sd", "sd distilled", "sdxl", "ddpm"], num_inference_steps=1),
     *each(["svd"], num_inference_steps=25),
     *each([*OF_ANY_SIZE, "svd"], height=128, width=64),
-    *each([name for name in PROMPTED if name != "sd img2img"], num_images_per_prompt=2),
+    *each([name for name in PROMPTED if name not in NOT_TWICE], num_images_per_prompt=2),
     *each(["sd img2img"], prompt=["seven", "one"], image=torch.linspace(0, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)),
     *each(["svd"], num_videos_per_prompt=2),
-    *each(["ddpm"], batch_size=2),
+    *each(OF_PIXELS, batch_size=2),
+    *each(["ddim"], eta=0.5),
+    *each(["ddim"], eta=1.0, use_clipped_model_output=True),
     *each(["sd", "sdxl"], negative_prompt="a drawing"),
     *each(FROM_AN_IMAGE, strength=0.4, num_inference_steps=10),
     *each(FROM_AN_IMAGE, strength=1.0),
@@ -224,14 +233,14 @@ CALLS = [
         a_case(name, call, scheduler)
         for name, call in CALLS
         for scheduler in (None, *THREE[:2])
-        if name != "ddpm" or scheduler is None
+        if name not in FIXED or scheduler is None
     ],
 )
 def test_every_kind_of_call(name: str, call: dict[str, Any], scheduler: str | None) -> None:
     compare(name, like_the_own(name, scheduler), **call)
 
 
-@pytest.mark.parametrize("name", [a_case(name) for name in PROMPTED])
+@pytest.mark.parametrize("name", [a_case(name) for name in PROMPTED if name not in FIXED])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_eta(name: str, eta: float) -> None:
     for scheduler in (diffusers.DDIMScheduler(clip_sample=False), diffusers.TCDScheduler()):

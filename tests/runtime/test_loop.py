@@ -139,9 +139,11 @@ def every(interval: int, calls: int, other: str = SHALLOW) -> Plan:
 
 NONE, PLAIN, RESCALED = Guidance(scale=None), Guidance(scale=5.0), Guidance(scale=5.0, rescale=0.7)
 PER_IMAGE = Guidance(scale=torch.tensor([1.0, 7.5]).view(2, 1, 1, 1))
+OF_AN_IMAGE = Guidance(scale=5.0, image_scale=1.5)
+GUIDANCE = {"none": NONE, "plain": PLAIN, "rescaled": RESCALED, "per image": PER_IMAGE, "of an image": OF_AN_IMAGE}
 
 
-@pytest.mark.parametrize("guidance", [NONE, PLAIN, RESCALED, PER_IMAGE], ids=["none", "plain", "rescaled", "per image"])
+@pytest.mark.parametrize("guidance", GUIDANCE.values(), ids=GUIDANCE)
 @pytest.mark.parametrize("other", [SHALLOW, SKIP])
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler])
 def test_a_loop_is_its_plan_and_its_table(session: Session, guidance: Guidance, other: str, scheduler: Any) -> None:
@@ -261,6 +263,7 @@ def test_the_update_is_one_graph_for_torchs_compiler() -> None:
         torch.randn(4, 4, 4, 4),
         torch.tensor(5.0),
         torch.tensor(0.7),
+        None,
         torch.randn(6, 128),
         torch.randn(WINDOW, 6),
         torch.randint(0, 6, (WINDOW, 3)),
