@@ -1,6 +1,7 @@
 """What every test shares: one thread for each process, one store of graphs for all, one meaning of `auto`."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from deepcache_trt.engines import backends
 
 # Two test processes with two threads each spend their time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # OpenVINO, which `auto` tries first on a CPU, compiles for seconds for each model and shape: here it comes last.
 PROBES_AS_SHIPPED = dict(backends._PROBES)

@@ -153,7 +153,7 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("generate one --branch 99", r"=99 is outside 0…11: digits has 12 skip connections"),
         ("generate one --branch -1", r"must be a whole number of at least 0, not -1"),
         ("generate one --interval 0", r"cache_interval must be a whole number of at least 1, not 0"),
-        ("generate one --skip-mode quat", r"unknown skip_mode 'quat' \(did you mean 'quad'\?\); there are uniform"),
+        ("generate one --skip-mode quat", r"unknown skip_mode 'quat' \(did you mean 'quad'\?\); known: uniform"),
         ("generate one --steps 0", r"num_inference_steps must be at least 1, not 0"),
         ("generate one --height 72", r"--height or --width alone is ignored .*; give both"),
         ("generate one --height 65 --width 64", r"have to be divisible by 8 but are 65 and 64"),

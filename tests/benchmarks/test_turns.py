@@ -142,6 +142,8 @@ def test_no_worker_outlives_the_comparison(tmp_path: Path, sent: signal.Signals,
         parent.wait(10)
         assert soon(lambda: [name for name in ("busy", "child", "idle") if is_running(found[name])] == left)
     finally:
+        parent.kill()
+        parent.wait()
         for name in left:
             os.kill(found[name], signal.SIGKILL)
 
