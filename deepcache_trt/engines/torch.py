@@ -119,6 +119,8 @@ def _compile(function: TensorFunction, *, dynamic: bool) -> Any:
 def _reason(error: Exception) -> str:
     """What went wrong and, where that is a missing compiler, the cure."""
     text = first_line(error)
+    if text.endswith("raised:"):  # the name of the backend; what it raised comes next
+        text = f"{text} {next((line for line in str(error).splitlines()[1:] if line.strip()), '')}"
     if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
         text += "; install a C++ compiler such as g++ (and on CUDA triton), or use mode='eager'"
     return text

@@ -99,6 +99,7 @@ def test_samplers_that_repeat_timesteps_are_cached_by_call(scheduler: Any, optio
     assert len(cached.last_run.plan) == len(plain.scheduler.timesteps)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of modules that torch's compiler imports
 @pytest.mark.parametrize("backend", ["openvino", pytest.param("torch-compile", marks=pytest.mark.slow)])
 def test_compiled_backends_draw_the_images_of_the_reference(plain: Any, backend: str) -> None:
     options: dict[str, Any] = {"cache_interval": 2, "components": ("unet",)}
