@@ -154,9 +154,8 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
     """Multiply-accumulate operations of one guided run of each variant, from its graph in the store."""
     import onnx
 
-    from deepcache_trt.benchmarks.macs import count_macs
+    from deepcache_trt.benchmarks.macs import variant_macs
     from deepcache_trt.engines.store import Store
-    from deepcache_trt.export.cut import cut
     from deepcache_trt.pipelines.build import variants_of
     from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact
     from deepcache_trt.pipelines.model_source import ModelSource, find_components
@@ -166,8 +165,7 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
     graph = onnx.load(graph_artefact(component, Store(store), logged).folder / GRAPH, load_external_data=False)
     side = pixels // _LATENT_PIXELS
     sizes = {"batch": 2, "height": side, "width": side, "sequence": _TOKENS}
-    counted = {variant.name: count_macs(cut(graph, variant), sizes) for variant in variants_of(component, BRANCH)}
-    return {name: macs.weights + macs.attention for name, macs in counted.items()}
+    return variant_macs(graph, variants_of(component, BRANCH), sizes)
 
 
 def measure_distances(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:

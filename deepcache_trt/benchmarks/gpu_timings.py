@@ -14,9 +14,8 @@ import torch
 from deepcache_trt.benchmarks.demo import psnr
 from deepcache_trt.benchmarks.gpu_bench import BRANCH, Bench, Buffers, draw, record
 from deepcache_trt.benchmarks.gpu_report import Row
-from deepcache_trt.benchmarks.macs import count_macs
+from deepcache_trt.benchmarks.macs import variant_macs
 from deepcache_trt.errors import first_line
-from deepcache_trt.export.cut import cut
 from deepcache_trt.pipelines.build import variants_of
 from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact
 from deepcache_trt.progress import logged
@@ -78,9 +77,8 @@ def _ideal_ratio(bench: Bench) -> float:
     """How much more a full step computes than a shallow one."""
     path = graph_artefact(bench.component, bench.target.store, logged).folder / GRAPH
     graph = onnx.load(path, load_external_data=False)
-    macs = [count_macs(cut(graph, variant), bench.sizes()) for variant in variants_of(bench.component, BRANCH)]
-    full, shallow = (counted.weights + counted.attention for counted in macs)
-    return full / shallow
+    macs = variant_macs(graph, variants_of(bench.component, BRANCH), bench.sizes())
+    return macs[FULL] / macs[SHALLOW]
 
 
 def images(bench: Bench) -> list[Row]:

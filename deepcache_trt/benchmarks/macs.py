@@ -5,11 +5,13 @@ are attention's, are counted apart because those figures leave them out.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
 
+from deepcache_trt.export.cut import cut
+from deepcache_trt.models.taps import Variant
 from deepcache_trt.tensors import Dim, resolve_dim
 
 
@@ -22,6 +24,12 @@ class Macs:
 
     def __add__(self, other: "Macs") -> "Macs":
         return Macs(weights=self.weights + other.weights, attention=self.attention + other.attention)
+
+
+def variant_macs(graph: onnx.ModelProto, variants: Iterable[Variant], sizes: Mapping[str, int]) -> dict[str, int]:
+    """All operations of one run of each variant of a full graph, by the variant's name."""
+    counted = {variant.name: count_macs(cut(graph, variant), sizes) for variant in variants}
+    return {name: macs.weights + macs.attention for name, macs in counted.items()}
 
 
 def count_macs(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> Macs:

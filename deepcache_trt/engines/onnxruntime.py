@@ -54,7 +54,7 @@ def gpu_providers(device: int, stream: int, tensorrt: TensorRtProvider | None = 
 
     - `gpu_external_alloc` would share torch's allocator, but ONNX Runtime refuses it beside `user_compute_stream` and
       then works on the default stream, where no CUDA graph can be captured.
-    - `prefer_nhwc` puts the arithmetic on shapes on the GPU (SD1.5: 240 copies to or from the host in each run) and
+    - `prefer_nhwc` puts the arithmetic on shapes on the GPU, with copies to and from the host in each run, and
       such a session is refused a CUDA graph.
     """
     shared = {"device_id": str(device), "user_compute_stream": str(stream)}

@@ -56,6 +56,18 @@ class Artefact:
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
 
+def write_whole(path: Path, data: Any) -> None:
+    """Write bytes to a file that is there as a whole or not at all, whoever else writes it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def key_of(ingredients: Mapping[str, Any]) -> str:
     """The name of an artefact: a hash of what it is made from."""
     text = json.dumps(ingredients, sort_keys=True, default=str)

@@ -2,7 +2,6 @@
 
 import logging
 import mmap
-import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deepcache_trt.engines import tensorrt_versions as versions
 from deepcache_trt.engines.engine import Engine, check_binding, profile_for
 from deepcache_trt.engines.profile import ShapeProfile
+from deepcache_trt.engines.store import write_whole
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec
 
@@ -261,10 +261,7 @@ def _load_cache(config: Any, path: Path) -> Any:
 
 
 def _save_cache(cache: Any, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(cache.serialize())
-        partial.replace(path)
+        write_whole(path, cache.serialize())
     except OSError as error:  # the engine did its work; the next one compiles again
         _log.warning("TensorRT-RTX's compiled kernels were not saved to %s: %s", path, error.strerror)
-        partial.unlink(missing_ok=True)

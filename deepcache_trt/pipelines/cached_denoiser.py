@@ -84,8 +84,8 @@ class CachedDenoiser(LiveComponent):
 
     @property
     def engine_seconds(self) -> float:
-        """Spent in the engines that are open now."""
-        return self._session.seconds if self._session is not None else 0.0
+        """Spent in the engines, those that are closed by now included."""
+        return self._closed_seconds + (self._session.seconds if self._session is not None else 0.0)
 
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""

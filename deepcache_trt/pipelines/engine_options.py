@@ -22,8 +22,8 @@ class EngineOptions:
         build: "auto" builds what is missing at first use, "never" refuses instead and names the command.
         components: the pipeline's components that run on engines beside the denoiser, as ("vae", "text_encoder");
             None: all that are covered.
-        size: pixels that compiled engines (TensorRT) are built for, as 1024, "768x1024", "512-1024", or several of
-            them; None: whatever is called for, each at first use.
+        size: pixels that compiled engines (TensorRT, OpenVINO) are built for, as 1024, "768x1024", "512-1024", or
+            several of them; None: whatever is called for, each at first use.
         batch: images of one call that they are built for, as 1, "1-4", or several of them.
         refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
         optimization_level: of TensorRT's builder, 0 to 5; None: its default.

@@ -65,6 +65,7 @@ class LiveComponent:
         self._site_forward: Any = None
         self._architecture: Architecture | None = None
         self._session: Session | None = None
+        self._closed_seconds = 0.0  # spent in engines that are closed
         self._close_session: Callable[[], object] | None = None
         self._opened_with: Any = None
         self._is_checked = False
@@ -111,6 +112,8 @@ class LiveComponent:
 
     def close(self) -> None:
         """Let go of the engines; the next call loads them again."""
+        if self._session is not None:
+            self._closed_seconds += self._session.seconds
         if self._close_session is not None:
             self._close_session()
         self._session = self._close_session = self._opened_with = self._drop = None

@@ -80,11 +80,18 @@ class _Origin:
 
     def drop(self, module: str) -> None:
         """Free the weights of the model's `module`; those that someone else holds by more than their name stay."""
-        stored = weights.locate(sorted(self._kept.folder.glob("*.safetensors")))
         prefix = f"{module}." if module else ""
-        for name, weight in self._model.named_parameters():
+        there = [
+            (name, weight)
+            for name, weight in self._model.named_parameters()
+            if name.startswith(prefix) and type(weight) is torch.nn.Parameter
+        ]
+        if not there:  # as at most images
+            return
+        stored = weights.locate(sorted(self._kept.folder.glob("*.safetensors")))
+        for name, weight in there:
             is_stored = name in stored and _describe(weight) == (stored[name].dtype, stored[name].shape)
-            if name.startswith(prefix) and type(weight) is torch.nn.Parameter and is_stored and self._drop_one(weight):
+            if is_stored and self._drop_one(weight):
                 self._dropped.append((name, weight))
         if self._dropped and not isinstance(self._model, _DroppedModel):
             whole: Any = type(self._model)

@@ -198,8 +198,8 @@ def _product(row: "torch.Tensor", history: "torch.Tensor") -> "torch.Tensor":
     """row [1, slots] @ history [slots, B·C·…]."""
     if history.is_cuda:  # where a matrix product may round to TF32, and this one is fused with what surrounds it
         return (row.T * history).sum(0, keepdim=True)
-    # On a CPU that would be work for several of torch's threads, which then wait, spinning, for more: two cores lose a
-    # fifth of the engine's next step to it.
+    # On a CPU that would be work for several of torch's threads, which then wait, spinning, for more, on the cores that
+    # the engine's next step needs.
     return row @ history
 
 
@@ -242,34 +242,31 @@ def denoise(
             units += [session.step(plan.variants[call]), steps.update]
         if calls.stop < len(plan):
             units.append(session.step(plan.variants[calls.stop]))
-        reached = start + _run(session, units, steps, _counting_from(start, on_step), is_stopped)
+        reached = _run(session, units, steps, start, on_step, is_stopped)
         if is_stopped():
             break
     return steps.sample(reached).to(latents.dtype).clone()
-
-
-def _counting_from(start: int, on_step: Callable[[int], None]) -> Callable[[int], None]:
-    return lambda reached: on_step(start + reached)
 
 
 def _run(
     session: Session,
     units: Sequence[Unit],
     steps: Steps,
-    on_reached: Callable[[int], None],
+    start: int,
+    on_step: Callable[[int], None],
     is_stopped: Callable[[], bool],
 ) -> int:
-    """Run the units of a window, tell how many of its calls are done as often as there is news, and return that."""
+    """Run the units of the window at `start`, tell how many calls are done as often as there is news, and return it."""
     import torch
 
     graphs = session.shape.graphs
     if graphs is None or not graphs.launch(units):
-        reached = 0
+        reached = start
         for unit in units:
             unit()
             if unit == steps.update:
                 reached += 1
-                on_reached(reached)
+                on_step(reached)
                 if is_stopped():
                     return reached
         if graphs is not None:
@@ -278,10 +275,10 @@ def _run(
     done = torch.cuda.Event()
     done.record()
     while not done.query():
-        on_reached(int(steps.reached))
+        on_step(start + int(steps.reached))
         time.sleep(_POLL_SECONDS)
-    on_reached(int(steps.reached))
-    return int(steps.reached)
+    on_step(start + int(steps.reached))
+    return start + int(steps.reached)
 
 
 def _steps_for(session: Session, table: SamplerTable, guidance: Guidance, latents: "torch.Tensor") -> Steps:

@@ -353,6 +353,14 @@ def test_each_profile_is_an_entry_of_the_cache(net: Net, tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_cache_that_cannot_be_written_costs_no_engine(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    check(opened(net, cache=tmp_path / "file" / "cache"), net, tensors_for(net, 2, 8, 8))
+    assert "was not saved to" in caplog.text
+
+
 def test_what_is_loaded_needs_neither_the_file_nor_its_pages(net: Net, tmp_path: Path) -> None:
     engine = opened(net, cache=tmp_path)
     (blob,) = tmp_path.iterdir()

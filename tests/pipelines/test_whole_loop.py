@@ -174,3 +174,13 @@ def test_the_last_run_tells_where_the_time_went(pipe: Any) -> None:
     assert set(run.seconds) >= {"unet", "vae", "text_encoder", "loop", "engines", "total"}
     assert 0 < run.seconds["engines"] <= run.seconds["loop"] + run.seconds["unet"] <= run.seconds["total"]
     assert run.plan.full_steps == (0, 3)
+
+
+def test_the_seconds_of_engines_count_those_that_were_closed_for_others() -> None:
+    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
+    for _ in range(3):
+        draw(pipe)
+    pipe.set_cache_params(cache_branch_id=1)
+    draw(pipe)
+    seconds = pipe.last_run.seconds
+    assert 0 < seconds["engines"] <= seconds["unet"] + seconds["loop"]
