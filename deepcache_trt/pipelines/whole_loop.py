@@ -17,23 +17,24 @@ from typing import Any
 import torch
 
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.runtime.loop import Guidance, denoise
+from deepcache_trt.runtime.guidance import Guidance
+from deepcache_trt.runtime.loop import denoise
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe, state_key
 
-# Pipelines that do nothing between two calls of their denoiser but guidance and `step`. Those that inpaint with a
-# U-Net without channels for the mask also paste the known part back at every step.
+# Pipelines that do nothing between two calls of their denoiser but guidance and `step`; those that inpaint also paste,
+# see `Inpainting`.
 _STRAIGHT = {
     *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
     "StableDiffusionInstructPix2PixPipeline",
     *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
     *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
     *("StableVideoDiffusionPipeline", "DDPMPipeline", "DDIMPipeline"),
 }
-_PASTE_WITHOUT_MASK_CHANNELS = {"StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"}
-_MASK_CHANNELS = 9
 
 # How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.
 _ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -69,6 +70,7 @@ class WholeLoop:
         self._denoiser = denoiser
         self._bar: _Bar | None = None
         self._final: torch.Tensor | None = None
+        self._inpainting = Inpainting(pipe)
         self.seconds = 0.0  # spent in the loop
         self.refusal = _why_per_step(pipe, arguments)
 
@@ -97,7 +99,8 @@ class WholeLoop:
 
         self._pipe.progress_bar = progress_bar
         try:
-            yield
+            with self._inpainting.installed():
+                yield
         finally:
             scheduler.__dict__.pop("step", None)
             self._pipe.__dict__.pop("progress_bar", None)
@@ -127,9 +130,16 @@ class WholeLoop:
         timesteps = _timesteps_from(self._pipe.scheduler, timestep, len(plan))
         if timesteps is None:
             return f"{len(plan)} calls from timestep {float(timestep):g} are no part of the scheduler's table"
-        table = self._table(timesteps, arguments)
+        with self._unheard_step():
+            table = _table(self._pipe.scheduler, timesteps, arguments)
+            known = self._inpainting.known(timesteps, arguments) if self._inpainting.pastes else None
+        sampler = type(self._pipe.scheduler).__name__
         if isinstance(table, NoTable):
-            return f"{type(self._pipe.scheduler).__name__}: {table.reason}"
+            return f"{sampler}: {table.reason}"
+        if isinstance(known, NoTable):
+            return f"{sampler}: {known.reason}"
+        if known is not None and not table.takes_edited_samples:
+            return f"{sampler}: it goes on from samples that nothing was pasted into"
         guidance = _guidance_of(self._pipe, first.prediction, latents)
         if guidance is None or not _agree(guidance(first.prediction), model_output):
             return "the pipeline combines predictions in a way of its own"
@@ -146,30 +156,37 @@ class WholeLoop:
             generator=arguments.get("generator"),
             on_step=lambda done: self._bar.move_to(done / len(plan)) if self._bar is not None else None,
             is_stopped=lambda: bool(getattr(self._pipe, "_interrupt", False)),  # from another thread
+            known=known,
         )
+        self._inpainting.finish(self._final)
         self.seconds = time.perf_counter() - started
         self._denoiser.finish()
         if hasattr(self._pipe, "_interrupt"):
             self._pipe._interrupt = True  # leaves out the pipeline's remaining iterations
         return ""
 
-    def _table(self, timesteps: list[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:
-        """The table of the pipeline's scheduler as it was before it was listened to."""
+    @contextmanager
+    def _unheard_step(self) -> Iterator[None]:
+        """The scheduler as it was before it was listened to."""
         scheduler = self._pipe.scheduler
         listening = scheduler.__dict__.pop("step")
         try:
-            key = state_key(scheduler, timesteps, arguments)
-            if key not in _tables:
-                _tables[key] = probe(scheduler, timesteps, arguments)
-                if len(_tables) > _TABLES:
-                    _tables.popitem(last=False)
-            _tables.move_to_end(key)
-            return _tables[key]
+            yield
         finally:
             scheduler.step = listening
 
 
 _tables: OrderedDict[str, SamplerTable | NoTable] = OrderedDict()
+
+
+def _table(scheduler: Any, timesteps: list[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:
+    key = state_key(scheduler, timesteps, arguments)
+    if key not in _tables:
+        _tables[key] = probe(scheduler, timesteps, arguments)
+        if len(_tables) > _TABLES:
+            _tables.popitem(last=False)
+    _tables.move_to_end(key)
+    return _tables[key]
 
 
 class _Bar:
@@ -204,8 +221,7 @@ def _why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
         if given.get(name) is not None:
             return f"{name} wants Python between the steps"
     name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
-    masked = name in _PASTE_WITHOUT_MASK_CHANNELS and pipe.unet.config.in_channels == _MASK_CHANNELS
-    if name not in _STRAIGHT and not masked:
+    if name not in _STRAIGHT:
         return f"{name} may do more between two steps than the loop knows"
     return ""
 

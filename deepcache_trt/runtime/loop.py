@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepcache_trt.runtime.cuda_graph import Unit
+from deepcache_trt.runtime.guidance import Guidance, guided
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 # Calls whose coefficients and noise lie ready at a time.
 WINDOW = 64
@@ -38,52 +40,22 @@ _POLL_SECONDS = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
-    """How the parts of a prediction become one.
+class Known:
+    """The part of an image that inpainting keeps: pasted back after every call, as noisy as the rest is then.
 
-    Of two, without and with the prompt: Ho and Salimans 2022. Of three, with prompt and image, with the image, and with
-    neither: Brooks et al. 2023, equation 3.
+        x[i+1] ← mask · x[i+1] + (1 - mask) · (scales[i, 0] · latents + scales[i, 1] · noise)
 
     Attributes:
-        scale: a number, or a tensor that broadcasts over the latents, as a video's scale for each frame; None: the
-            model is called once for each image and its prediction is taken as it is.
-        rescale: φ of Lin et al. 2023, section 3.4; 0 leaves it out.
-        image_scale: of the image, where there are three parts; None: there are not.
+        mask: [B, 1 or C, H, W], 1 where the image is made, 0 where it is kept.
+        latents: [B, C, H, W], of the image.
+        noise: [B, C, H, W].
+        scales: [n, 2] float64.
     """
 
-    scale: "float | torch.Tensor | None"
-    rescale: float = 0.0
-    image_scale: float | None = None
-
-    @property
-    def copies(self) -> int:
-        """How often the model input repeats the latents."""
-        return 1 if self.scale is None else 2 if self.image_scale is None else 3
-
-    def __call__(self, prediction: "torch.Tensor") -> "torch.Tensor":
-        """ε [B, …] from the model's output [copies · B, …]."""
-        return _guided(prediction, self.scale, self.rescale or None, self.image_scale)
-
-
-def _guided(
-    prediction: "torch.Tensor",
-    scale: "float | torch.Tensor | None",
-    rescale: "float | torch.Tensor | None",
-    image_scale: "float | torch.Tensor | None",
-) -> "torch.Tensor":
-    """In the order of operations that diffusers has."""
-    if scale is None:
-        return prediction
-    if image_scale is not None:
-        with_both, with_image, without = prediction.chunk(3)
-        return without + scale * (with_both - with_image) + image_scale * (with_image - without)
-    without, with_prompt = prediction.chunk(2)
-    guided = without + scale * (with_prompt - without)
-    if rescale is None:
-        return guided
-    axes = list(range(1, guided.ndim))
-    rescaled = guided * (with_prompt.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
-    return rescale * rescaled + (1 - rescale) * guided
+    mask: "torch.Tensor"
+    latents: "torch.Tensor"
+    noise: "torch.Tensor"
+    scales: "NDArray[np.float64]"
 
 
 class Steps:
@@ -93,7 +65,9 @@ class Steps:
     each in its ring; the next sample is one product of a row of weights with it.
     """
 
-    def __init__(self, session: Session, latents: "torch.Tensor", guidance: Guidance, rings: tuple[int, ...]) -> None:
+    def __init__(
+        self, session: Session, latents: "torch.Tensor", guidance: Guidance, known: Known | None, rings: tuple[int, ...]
+    ) -> None:
         import torch
 
         def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -107,16 +81,18 @@ class Steps:
         self._scale = None if guidance.scale is None else _constant(guidance.scale, latents.device)
         self._rescale = _constant(guidance.rescale, latents.device) if guidance.rescale else None
         self._image_scale = None if guidance.image_scale is None else _constant(guidance.image_scale, latents.device)
+        self._known = None if known is None else tensor(3, latents.numel())  # mask, latents, noise
         self._history = tensor(sum(rings), latents.numel())
         self._weights = tensor(WINDOW, sum(rings))
         self._slots = tensor(WINDOW, 3, dtype=torch.int64)  # of ε[i], z[i] and x[i+1]
-        self._given = tensor(WINDOW, 4)  # to call i+1: scale, timestep, and the rates of its forecast
+        # To call i+1: scale, timestep, and the rates of its forecast. To x[i+1]: of what is known, latents and noise.
+        self._given = tensor(WINDOW, 6)
         self._noise = tensor(WINDOW if rings[2] else 0, latents.numel())
         self._call = tensor(1, dtype=torch.int64)  # within the window
         self._advance = _fused(_advance, latents.device)
         self.reached = torch.zeros(1, dtype=torch.int64, pin_memory=latents.is_cuda)  # `_call`, for the host to see
 
-    def begin(self, first: "torch.Tensor", guidance: Guidance) -> None:
+    def begin(self, first: "torch.Tensor", guidance: Guidance, known: Known | None) -> None:
         """Start from x[0] `first`, [B, C, …]; a slot that no call has filled must hold finite numbers."""
         import torch
 
@@ -126,6 +102,9 @@ class Steps:
         for constant, number in zip(ours, (guidance.scale, guidance.rescale, guidance.image_scale), strict=True):
             if constant is not None:
                 constant.copy_(torch.as_tensor(number))
+        if self._known is not None and known is not None:
+            for ours_of_it, tensor in zip(self._known, (known.mask, known.latents, known.noise), strict=True):
+                ours_of_it.view(self._shape).copy_(tensor)
 
     def load(
         self,
@@ -134,6 +113,7 @@ class Steps:
         table: SamplerTable,
         timesteps: Sequence["torch.Tensor"],
         noise: Sequence["torch.Tensor | None"],
+        known: Known | None,
     ) -> None:
         """Fill the window with the calls from `start` on, as many as there is noise for."""
         import torch
@@ -142,7 +122,9 @@ class Steps:
         calls = np.arange(start, start + count)
         following = np.minimum(calls + 1, len(plan) - 1)  # what the last call gives is not read
         times = torch.stack(list(timesteps)).double().cpu().numpy()
+        of_known = np.zeros([count, 2]) if known is None else known.scales[calls]
         given = np.column_stack([table.input_scales, times, plan.forecast_rates])[following]
+        given = np.column_stack([given, of_known])
         slots = np.column_stack([x + calls % e, x + e + calls % max(z, 1), (calls + 1) % x])
         weights = table.in_rings(*self._rings)[calls]
         for ours, values in ((self._weights, weights), (self._slots, slots), (self._given, given)):
@@ -157,10 +139,10 @@ class Steps:
         """After the model's call i: guidance, x[i+1], and what the model is given at call i+1."""
         guidance = self._prediction, self._scale, self._rescale, self._image_scale
         coefficients = self._weights, self._slots, self._given, self._noise
-        given = self._advance(*guidance, self._history, *coefficients, self._call, self._input)
+        given = self._advance(*guidance, self._known, self._history, *coefficients, self._call, self._input)
         self._timestep.copy_(given[1])
         if self._rates is not None:
-            self._rates.copy_(given[2:])
+            self._rates.copy_(given[2:4])
         self.reached.copy_(self._call, non_blocking=True)
 
     def sample(self, call: int) -> "torch.Tensor":
@@ -173,6 +155,7 @@ def _advance(
     scale: "torch.Tensor | None",
     rescale: "torch.Tensor | None",
     image_scale: "torch.Tensor | None",
+    known: "torch.Tensor | None",
     history: "torch.Tensor",
     weights: "torch.Tensor",
     slots: "torch.Tensor",
@@ -183,24 +166,27 @@ def _advance(
 ) -> "torch.Tensor":
     """One row of the table applied: x[i+1] into the history and, scaled, [copies, B, C, …], into the model's input."""
     output_slot, noise_slot, sample_slot = slots.index_select(0, call).unbind(1)
-    history.index_copy_(0, output_slot, _guided(prediction.float(), scale, rescale, image_scale).reshape(1, -1))
+    history.index_copy_(0, output_slot, guided(prediction.float(), scale, rescale, image_scale).reshape(1, -1))
     if len(noise):
         history.index_copy_(0, noise_slot, noise.index_select(0, call))
     following = _product(weights.index_select(0, call), history)
-    history.index_copy_(0, sample_slot, following)
     next_given = given.index_select(0, call)[0]
+    if known is not None:
+        mask = known[:1]
+        following = mask * following + (1 - mask) * _product(next_given[None, 4:], known[1:])
+    history.index_copy_(0, sample_slot, following)
     model_input.copy_((following * next_given[0]).view(model_input.shape[1:]))
     call.add_(1)
     return next_given
 
 
-def _product(row: "torch.Tensor", history: "torch.Tensor") -> "torch.Tensor":
-    """row [1, slots] @ history [slots, B·C·…]."""
-    if history.is_cuda:  # where a matrix product may round to TF32, and this one is fused with what surrounds it
-        return (row.T * history).sum(0, keepdim=True)
+def _product(row: "torch.Tensor", tensors: "torch.Tensor") -> "torch.Tensor":
+    """row [1, slots] @ tensors [slots, B·C·…]."""
+    if tensors.is_cuda:  # where a matrix product may round to TF32, and this one is fused with what surrounds it
+        return (row.T * tensors).sum(0, keepdim=True)
     # On a CPU that would be work for several of torch's threads, which then wait, spinning, for more, on the cores that
     # the engine's next step needs.
-    return row @ history
+    return row @ tensors
 
 
 def denoise(
@@ -214,6 +200,7 @@ def denoise(
     generator: "torch.Generator | list[torch.Generator] | None",
     on_step: Callable[[int], None],
     is_stopped: Callable[[], bool] = lambda: False,
+    known: Known | None = None,
 ) -> "torch.Tensor":
     """Run what is left of a generation after the model's first call.
 
@@ -227,16 +214,19 @@ def denoise(
         generator: where the scheduler would draw its noise from.
         on_step: told how many calls are done.
         is_stopped: asked whether to leave it at that; a graph that was launched runs to its end.
+        known: what inpainting keeps of an image; the table must take edited samples.
 
     Returns:
         x[n], [B, C, …], in the dtype of `latents`; where it was stopped, x after the calls that were done.
     """
     assert len(plan) == len(table) == len(timesteps)
-    steps = _steps_for(session, table, guidance, latents)
-    steps.begin(latents, guidance)
+    assert known is None or table.takes_edited_samples
+    steps = _steps_for(session, table, guidance, known, latents)
+    steps.begin(latents, guidance, known)
     for start in range(0, len(plan), WINDOW):
         calls = range(start, min(start + WINDOW, len(plan)))
-        steps.load(start, plan, table, timesteps, [table.draw(call, latents, generator) for call in calls])
+        noise = [table.draw(call, latents, generator) for call in calls]
+        steps.load(start, plan, table, timesteps, noise, known)
         units = [steps.update]
         for call in calls[1:]:
             units += [session.step(plan.variants[call]), steps.update]
@@ -281,17 +271,20 @@ def _run(
     return start + int(steps.reached)
 
 
-def _steps_for(session: Session, table: SamplerTable, guidance: Guidance, latents: "torch.Tensor") -> Steps:
+def _steps_for(
+    session: Session, table: SamplerTable, guidance: Guidance, known: Known | None, latents: "torch.Tensor"
+) -> Steps:
     """The tensors for this shape, made once; larger rings where a scheduler remembers more."""
     import torch
 
     needed = [weights.shape[1] for weights in (table.sample_weights, table.output_weights, table.noise_weights)]
     rings = tuple(max(least, slots) if slots else 0 for least, slots in zip(_RINGS, needed, strict=True))
     scale = guidance.scale.shape if isinstance(guidance.scale, torch.Tensor) else guidance.scale is None
-    key = latents.shape, guidance.copies, scale, bool(guidance.rescale), rings, session.forecast is not None
+    forecasts = session.forecast is not None
+    key = latents.shape, guidance.copies, scale, bool(guidance.rescale), known is None, rings, forecasts
     loops = session.shape.loops
     if key not in loops:
-        loops[key] = Steps(session, latents, guidance, rings)
+        loops[key] = Steps(session, latents, guidance, known, rings)
     return loops[key]
 
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,7 @@ def probe(
         step_arguments: what the pipeline passes to `step` by keyword. `generator` and `return_dict` change no weight.
     """
     calls = [t.cpu() for t in timesteps]
-    # such a context costs 60 % of the time, and symbols belong on no GPU
-    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+    with _on_the_cpu():
         try:
             arguments = _accepted(scheduler, step_arguments or {})
             table = _table_from_symbols(scheduler, calls, arguments)
@@ -62,6 +61,39 @@ def probe(
         except _RefusedError as refusal:
             return NoTable(str(refusal))
     return table
+
+
+def probe_add_noise(
+    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+) -> NDArray[np.float64] | NoTable:
+    """How noisy `add_noise` makes a given image after each call, for inpainting; arguments as for `probe`.
+
+    Returns:
+        [n, 2] float64, the weights of image and noise at the next call's timestep; the last row is the image alone. Or
+        why there are none.
+    """
+    calls = [t.cpu() for t in timesteps]
+    # A channel of image, one of noise, and one of both that tells whether it is linear.
+    given = torch.tensor([[1, 0], [0, 1], [0.3, -0.7], [0, 0]], dtype=torch.float64)
+    image, noise = given.T.reshape(2, 1, 4, 1, 1)
+    scales = np.tile([1.0, 0.0], [len(calls), 1])
+    with _on_the_cpu():
+        try:
+            real = _Run(scheduler, _accepted(scheduler, step_arguments or {}))
+            for i, t in enumerate(calls[:-1]):
+                real.step(torch.zeros_like(image), t, torch.zeros_like(image))  # which some count
+                noisy = real.add_noise(image, noise, calls[i + 1].reshape(1)).double().flatten().numpy()
+                if not abs(given[2].numpy() @ noisy[:2] - noisy[2]) <= TOLERANCE * np.abs(noisy).max():
+                    raise _RefusedError("its add_noise is not linear")
+                scales[i] = noisy[:2]
+        except _RefusedError as refusal:
+            return NoTable(str(refusal))
+    return scales
+
+
+def _on_the_cpu() -> AbstractContextManager[object]:
+    """Symbols belong on no GPU; a context that changes nothing is left out, since it would see every operation."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def state_key(
@@ -228,6 +260,9 @@ class _Run:
     def step(self, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         step = self._scheduler.step
         return self._call(lambda: step(output, timestep, sample, return_dict=False, **self._arguments)[0])
+
+    def add_noise(self, image: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self._call(lambda: self._scheduler.add_noise(image, noise, timestep))
 
     @staticmethod
     def _call(function: Any, *args: Any) -> torch.Tensor:

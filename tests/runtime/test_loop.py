@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestral
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime import loop
-from deepcache_trt.runtime.loop import WINDOW, Guidance, denoise
+from deepcache_trt.runtime.guidance import Guidance
+from deepcache_trt.runtime.loop import WINDOW, Known, denoise
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
@@ -86,6 +87,7 @@ def expected(
     guidance: Guidance,
     latents: torch.Tensor,
     generator: torch.Generator | None = None,
+    known: Known | None = None,
 ) -> torch.Tensor:
     """The same generation, spelt out, without a forecast."""
     samples, outputs, noise = [latents], [], []
@@ -98,7 +100,12 @@ def expected(
         outputs.append(guidance(prediction))
         drawn = table.draw(call, latents, generator)
         noise.append(torch.zeros_like(latents) if drawn is None else drawn)
-        samples.append(table.next_sample(call, samples, outputs, noise))
+        sample = table.next_sample(call, samples, outputs, noise)
+        if known is not None:
+            of_latents, of_noise = known.scales[call].tolist()
+            kept = of_latents * known.latents + of_noise * known.noise
+            sample = known.mask * sample + (1 - known.mask) * kept
+        samples.append(sample)
     return samples[-1]
 
 
@@ -111,6 +118,7 @@ def drawn(
     latents: torch.Tensor,
     generator: torch.Generator | None = None,
     on_step: Callable[[int], None] = lambda done: None,
+    known: Known | None = None,
 ) -> torch.Tensor:
     """First call as a pipeline makes it, then the loop."""
     given = torch.cat([float(table.input_scales[0]) * latents] * guidance.copies)
@@ -126,6 +134,7 @@ def drawn(
         timesteps=list(timesteps),
         generator=generator,
         on_step=on_step,
+        known=known,
     )
 
 
@@ -152,6 +161,19 @@ def test_a_loop_is_its_plan_and_its_table(session: Session, guidance: Guidance, 
     plan = every(3, len(table), other)
     found = drawn(session, plan, table, timesteps, guidance, starting())
     torch.testing.assert_close(found, expected(plan, table, timesteps, guidance, starting()), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_known_is_pasted_after_every_call(session: Session) -> None:
+    """And a generation before or after it knows nothing of that."""
+    table, timesteps = probed(DPMSolverMultistepScheduler(), 6)
+    plan = every(3, 6)
+    mask = torch.linspace(0, 1, 2 * 16).reshape(2, 1, 4, 4)
+    scales = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    some = Known(mask=mask, latents=starting(seed=8), noise=starting(seed=9), scales=scales)
+    for seed, known in enumerate((None, some, None)):
+        found = drawn(session, plan, table, timesteps, PLAIN, starting(seed=seed), known=known)
+        wanted = expected(plan, table, timesteps, PLAIN, starting(seed=seed), known=known)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_noise_is_drawn_from_the_callers_generator_in_order(session: Session) -> None:
@@ -257,17 +279,19 @@ def test_a_skipped_call_runs_no_engine(session: Session) -> None:
     assert [engine.runs for engine in session.engines.values()] == [2, 0]  # type: ignore[attr-defined]
 
 
-def test_the_update_is_one_graph_for_torchs_compiler() -> None:
+@pytest.mark.parametrize("known", [None, torch.rand(3, 128)], ids=["made", "inpainted"])
+def test_the_update_is_one_graph_for_torchs_compiler(known: torch.Tensor | None) -> None:
     """On a GPU it is compiled; a break would be a second launch, or an error."""
     explained = torch._dynamo.explain(loop._advance)(
         torch.randn(4, 4, 4, 4),
         torch.tensor(5.0),
         torch.tensor(0.7),
         None,
+        known,
         torch.randn(6, 128),
         torch.randn(WINDOW, 6),
         torch.randint(0, 6, (WINDOW, 3)),
-        torch.randn(WINDOW, 4),
+        torch.randn(WINDOW, 6),
         torch.randn(WINDOW, 128),
         torch.zeros(1, dtype=torch.int64),
         torch.randn(2, 2, 4, 4, 4),
