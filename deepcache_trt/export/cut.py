@@ -13,7 +13,7 @@ def cut(graph: onnx.ModelProto, variant: Variant) -> onnx.ModelProto:
 
     Args:
         graph: the full graph, every tap among its outputs; weights as external data, left untouched.
-        variant: which taps to consume and to emit; any sets of taps.
+        variant: which taps to consume and to emit, any sets of taps, and which outputs to keep.
 
     Returns:
         A new model with the inputs that it reads, and no others.
@@ -23,7 +23,7 @@ def cut(graph: onnx.ModelProto, variant: Variant) -> onnx.ModelProto:
     """
     names = [output.name for output in graph.graph.output]
     taps = [name for name in names if name.startswith(TAP_PREFIX)]
-    outputs = [name for name in names if name not in taps]
+    outputs = [name for name in names if name not in taps] if variant.outputs is None else list(variant.outputs)
     for name in (*variant.consumes, *variant.emits):
         if name not in taps:
             raise UnknownNameError(f"no tap {name!r} in this graph; it has {', '.join(taps) or 'none'}")

@@ -12,7 +12,7 @@ from deepcache_trt.errors import ParityError
 from deepcache_trt.export import weights
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.weights import save_bound
-from deepcache_trt.models.part import OUTPUT, Architecture, Tokens
+from deepcache_trt.models.part import Architecture, Tokens
 from deepcache_trt.models.taps import Variant, tapped
 from deepcache_trt.tensors import TensorSpec
 
@@ -72,7 +72,8 @@ def run_model(
     consumed = {name: tensors[name] for name in variant.consumes}
     with tapped(model, architecture.taps, consumed=consumed) as emitted:
         outputs = architecture.call(model, tensors)
-    return {**outputs, **{name: emitted[name] for name in variant.emits}}
+    kept = outputs if variant.outputs is None else {name: outputs[name] for name in variant.outputs}
+    return {**kept, **{name: emitted[name] for name in variant.emits}}
 
 
 def check_model(
@@ -108,10 +109,13 @@ def check_cut(full: Path, shallow: Path, variant: Variant, tensors: Mapping[str,
     arrays = {name: _numpy(tensor) for name, tensor in tensors.items()}
     whole = _run_graph(full, arrays)
     cached = _run_graph(shallow, {**arrays, **{name: whole[name] for name in variant.consumes}})
-    difference = float(np.abs(whole[OUTPUT] - cached[OUTPUT]).max())
-    if not np.array_equal(whole[OUTPUT], cached[OUTPUT]):
-        raise ParityError(f"{shallow.name} differs from {full.name} by {difference:.2g} where they must be equal")
-    return difference
+    differences = {name: float(np.abs(whole[name] - output).max()) for name, output in cached.items()}
+    for name, difference in differences.items():
+        if not np.array_equal(whole[name], cached[name]):
+            raise ParityError(
+                f"{name} of {shallow.name} differs from {full.name} by {difference:.2g} where they must be equal"
+            )
+    return max(differences.values())
 
 
 def check_graph(

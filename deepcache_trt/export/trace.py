@@ -135,7 +135,8 @@ def _traced_dims(architecture: Architecture, multiple: int) -> dict[str, Any]:
     """Every symbolic dimension of the inputs, an axis or a fraction of one, as torch.export knows them.
 
     torch takes whole multiples only, so they are all counted in units of their axis, of which height and width have
-    `multiple` each: where that is 8, "height" is `8 * height_units` and "height/2" is `4 * height_units`.
+    `multiple` each: where that is 8, "height" is `8 * height_units`, "height/2" is `4 * height_units` and "8*height",
+    as of a control image, `64 * height_units`.
     """
     latent = (multiple, MAX_LATENT_SIZE // multiple)
     units = {"batch": (1, architecture.max_batch), "sequence": (1, MAX_SEQUENCE), "height": latent, "width": latent}
@@ -143,7 +144,8 @@ def _traced_dims(architecture: Architecture, multiple: int) -> dict[str, Any]:
     sizes = {axis: size for axis, (size, _) in units.items()}
     dims = {}
     for dim in {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str)}:
-        unit, factor = torch_units[dim.partition("/")[0]], resolve_dim(dim, sizes)
+        (axis,) = (axis for axis in units if axis in dim)
+        unit, factor = torch_units[axis], resolve_dim(dim, sizes)
         dims[dim] = unit if factor == 1 else factor * unit
     return dims
 
@@ -185,6 +187,8 @@ def _read_sizes_off_first_inputs(model: onnx_ir.Model, architecture: Architectur
         if end != start + 1:
             continue  # several sizes: a reshape of this very input
         axis, _, divisor = str(specs[read].shape[start]).partition("/")
+        if axis not in first:
+            continue  # a multiple, as of a control image, which nothing else is measured by
         value, position = first[axis]
         nodes = [onnx_ir.node("Shape", [value], {"start": position, "end": position + 1})]
         if divisor:

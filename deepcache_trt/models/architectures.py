@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models import denoisers, text_encoders, vae
+from deepcache_trt.models import controlnet, denoisers, text_encoders, vae
 from deepcache_trt.models.part import OUTPUT, Architecture, part_dtype
 
 __all__ = ["COVERED", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
@@ -17,6 +17,7 @@ _DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DModel": denoisers.unet_2d,
     "UNetSpatioTemporalConditionModel": denoisers.unet_spatio_temporal,
     "DiTTransformer2DModel": denoisers.dit,
+    "ControlNetModel": controlnet.controlnet,
     "AutoencoderKL": vae.vae_decoder,
     "CLIPTextModel": text_encoders.text_encoder,
     "CLIPTextModelWithProjection": text_encoders.text_encoder,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.controlnet import RESIDUAL_SCALES
 from deepcache_trt.models.part import DOWN_RESIDUAL, MID_RESIDUAL, OUTPUT, Architecture
 from deepcache_trt.models.text_encoders import HIDDEN_STATE
 from deepcache_trt.tensors import TensorSpec
@@ -26,6 +27,7 @@ _OUTPUT_CLASSES = {
     "UNet2DModel": "UNet2DOutput",
     "UNetSpatioTemporalConditionModel": "UNetSpatioTemporalConditionOutput",
     "DiTTransformer2DModel": "Transformer2DModelOutput",
+    "ControlNetModel": "ControlNetOutput",
     "CLIPTextModel": "BaseModelOutputWithPooling",
     "CLIPTextModelWithProjection": "CLIPTextModelOutput",
 }
@@ -81,6 +83,8 @@ def tensors_from_call(
     given.update(given.pop("added_cond_kwargs", None) or {})
     if architecture.controlled and is_controlled(given):
         given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
+    if kind == "ControlNetModel":
+        given[RESIDUAL_SCALES] = _residual_scales(model, given, len(architecture.outputs))
     tensors: dict[str, torch.Tensor] = {}
     for spec in architecture.inputs:
         if given.get(spec.name) is None:
@@ -105,6 +109,15 @@ def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, 
     return {MID_RESIDUAL: mid} | {f"{DOWN_RESIDUAL}{i}": residual for i, residual in enumerate(down)}
 
 
+def _residual_scales(model: Any, given: dict[str, Any], count: int) -> "torch.Tensor":
+    """[count] float32: how diffusers weighs the residuals of a ControlNet, the deepest most in guess mode."""
+    import torch
+
+    scale, guess_mode = given.pop("conditioning_scale", 1.0), given.pop("guess_mode", False)
+    depths = torch.logspace(-1, 0, count) if guess_mode and not model.config.global_pool_conditions else 1.0
+    return torch.full([count], float(scale)) * depths
+
+
 def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
     if name == "attention_mask" and architecture.tokens is not None and value is not None:
         return bool(value.all())  # a text encoder told to attend to all of the text does nothing else
@@ -112,7 +125,7 @@ def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
 
 
 def _cure(name: str, architecture: Architecture) -> str:
-    if architecture.taps:
+    if architecture.is_denoiser:
         return _CURES.get(name, "leave it out, or call pipe.disable_cache() for this image")
     return "leave it out, or keep this component off the engines: name the others in components=(…)"
 
@@ -171,8 +184,12 @@ def wrap_output(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Ma
     if kind.__name__ == "AutoencoderKL":
         return outputs["image"]  # its decoder gives a bare tensor
     output_class = getattr(sys.modules[kind.__module__], _OUTPUT_CLASSES[kind.__name__])
-    if OUTPUT in outputs:
-        wrapped = output_class(sample=outputs[OUTPUT])
+    if OUTPUT in outputs or MID_RESIDUAL in outputs:
+        if OUTPUT in outputs:
+            wrapped = output_class(sample=outputs[OUTPUT])
+        else:
+            down = tuple(outputs[f"{DOWN_RESIDUAL}{i}"] for i in range(len(outputs) - 1))
+            wrapped = output_class(down_block_res_samples=down, mid_block_res_sample=outputs[MID_RESIDUAL])
         return wrapped if arguments.get("return_dict", True) else wrapped.to_tuple()
     fields: dict[str, Any] = {name: tensor for name, tensor in outputs.items() if not name.startswith(HIDDEN_STATE)}
     if arguments.get("output_hidden_states", model.config.output_hidden_states):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.part import DOWN_RESIDUAL, MAX_IMAGES, MID_RESIDUAL, OUTPUT, Architecture
-from deepcache_trt.models.taps import dit_taps, unet_taps
+from deepcache_trt.models.taps import deepcache_variants, dit_taps, unet_taps
 from deepcache_trt.tensors import Dim, TensorSpec
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ _UNET_BLOCKS = {
 _MID_BLOCKS = {"UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlockSpatioTemporal"}
 
 
-def _check_blocks(model: Any) -> None:
-    blocks = [*model.down_blocks, *model.up_blocks]
+def check_blocks(model: Any) -> None:
+    """Raise UnsupportedError for blocks whose skip connections may be others."""
+    blocks = [*model.down_blocks, *getattr(model, "up_blocks", ())]
     unknown = {type(b).__name__ for b in blocks} - _UNET_BLOCKS | {type(model.mid_block).__name__} - _MID_BLOCKS
     if unknown:
         raise UnsupportedError(
@@ -36,7 +37,24 @@ def _prediction(dtype: str, *shape: Dim) -> tuple[TensorSpec]:
 
 def unet_condition(model: Any, dtype: str) -> Architecture:
     """UNet2DConditionModel: SD1.5, SD2.1, SDXL and their kin."""
-    _check_blocks(model)
+    check_blocks(model)
+    config = model.config
+    inputs = condition_inputs(model, dtype)
+    if config.time_cond_proj_dim is not None:
+        inputs.append(TensorSpec(name="timestep_cond", dtype=dtype, shape=("batch", config.time_cond_proj_dim)))
+    return Architecture(
+        inputs=tuple(inputs),
+        outputs=_prediction(dtype, config.out_channels, "height", "width"),
+        taps=unet_taps(model),
+        variants=deepcache_variants,
+        size_multiple=2**model.num_upsamplers,
+        max_batch=MAX_IMAGES,
+        call=_call_unet_condition,
+    )
+
+
+def condition_inputs(model: Any, dtype: str) -> list[TensorSpec]:
+    """What a U-Net with text, or a ControlNet for it, is called with."""
     config = model.config
     if config.encoder_hid_dim_type is not None or config.addition_embed_type not in (None, "text_time"):
         raise UnsupportedError(
@@ -56,29 +74,24 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
         text = model.add_embedding.linear_1.in_features - time_ids * config.addition_time_embed_dim
         inputs.append(TensorSpec(name="text_embeds", dtype="float32", shape=("batch", text)))
         inputs.append(TensorSpec(name="time_ids", dtype="float32", shape=("batch", time_ids)))
-    if config.time_cond_proj_dim is not None:
-        inputs.append(TensorSpec(name="timestep_cond", dtype=dtype, shape=("batch", config.time_cond_proj_dim)))
-    inputs += _class_labels(model, dtype)
-    return Architecture(
-        inputs=tuple(inputs),
-        outputs=_prediction(dtype, config.out_channels, "height", "width"),
-        taps=unet_taps(model),
-        size_multiple=2**model.num_upsamplers,
-        max_batch=MAX_IMAGES,
-        call=_call_unet_condition,
-    )
+    return [*inputs, *_class_labels(model, dtype)]
+
+
+def added_conditions(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"] | None:
+    """What diffusers passes as `added_cond_kwargs`."""
+    return {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors} or None
 
 
 def controlled_unet_condition(model: Any, dtype: str) -> Architecture:
     """UNet2DConditionModel that ControlNets steer: what they add to its residuals are inputs too."""
     plain = unet_condition(model, dtype)
-    residuals = _residuals(model, dtype)
-    assert len(residuals) == len(plain.taps) + 1, "a tap for each residual, and the mid block's"
-    return replace(plain, inputs=(*plain.inputs, *residuals))
+    added = residuals(model, dtype)
+    assert len(added) == len(plain.taps) + 1, "a tap for each residual, and the mid block's"
+    return replace(plain, inputs=(*plain.inputs, *added))
 
 
-def _residuals(model: Any, dtype: str) -> list[TensorSpec]:
-    """One input for each entry of the residual list, in its order, and one for the mid block."""
+def residuals(model: Any, dtype: str) -> list[TensorSpec]:
+    """One tensor for each entry of a U-Net's residual list, in its order, and one for its mid block."""
 
     def spec(name: str, channels: int, level: int) -> TensorSpec:
         height, width = (f"{axis}/{2**level}" if level else axis for axis in ("height", "width"))
@@ -99,7 +112,6 @@ def _residuals(model: Any, dtype: str) -> list[TensorSpec]:
 
 
 def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    added = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
     count = sum(name.startswith(DOWN_RESIDUAL) for name in tensors)
     (prediction,) = model(
         tensors["sample"],
@@ -107,7 +119,7 @@ def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> d
         tensors["encoder_hidden_states"],
         class_labels=tensors.get("class_labels"),
         timestep_cond=tensors.get("timestep_cond"),
-        added_cond_kwargs=added or None,
+        added_cond_kwargs=added_conditions(tensors),
         down_block_additional_residuals=tuple(tensors[f"{DOWN_RESIDUAL}{i}"] for i in range(count)) or None,
         mid_block_additional_residual=tensors.get(MID_RESIDUAL),
         return_dict=False,
@@ -143,7 +155,7 @@ def _class_labels(model: Any, dtype: str) -> list[TensorSpec]:
 
 def unet_2d(model: Any, dtype: str) -> Architecture:
     """UNet2DModel: DDPM."""
-    _check_blocks(model)
+    check_blocks(model)
     config = model.config
     upsamplers = len(config.up_block_types) - 1
     return Architecture(
@@ -154,6 +166,7 @@ def unet_2d(model: Any, dtype: str) -> Architecture:
         ),
         outputs=_prediction(dtype, config.out_channels, "height", "width"),
         taps=unet_taps(model),
+        variants=deepcache_variants,
         size_multiple=2**upsamplers,
         max_batch=MAX_IMAGES,
         call=_call_unet_2d,
@@ -167,7 +180,7 @@ def _call_unet_2d(model: Any, t: Mapping[str, "torch.Tensor"]) -> dict[str, "tor
 
 def unet_spatio_temporal(model: Any, dtype: str) -> Architecture:
     """UNetSpatioTemporalConditionModel: SVD."""
-    _check_blocks(model)
+    check_blocks(model)
     config = model.config
     time_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
     frames = config.num_frames
@@ -180,6 +193,7 @@ def unet_spatio_temporal(model: Any, dtype: str) -> Architecture:
         ),
         outputs=_prediction(dtype, frames, config.out_channels, "height", "width"),
         taps=unet_taps(model),
+        variants=deepcache_variants,
         size_multiple=2**model.num_upsamplers,
         max_batch=MAX_IMAGES // frames,
         call=_call_unet_spatio_temporal,
@@ -207,6 +221,7 @@ def dit(model: Any, dtype: str) -> Architecture:
         ),
         outputs=_prediction(dtype, channels, size, size),
         taps=dit_taps(model),
+        variants=deepcache_variants,
         size_multiple=0,
         max_batch=MAX_IMAGES,
         call=_call_dit,

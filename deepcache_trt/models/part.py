@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.models.taps import Tap
+from deepcache_trt.models.taps import Tap, Variant
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ class Tokens:
     end: int
 
 
+def _whole(branch: int) -> tuple[Variant, ...]:
+    return (Variant(name="full"),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One part of a pipeline as a graph.
@@ -39,7 +43,8 @@ class Architecture:
         outputs: what they give, beside the taps.
         call: runs the model's own `forward` on named tensors.
         max_batch: the largest batch that the graph is valid for.
-        taps: the outputs of its sub-modules that can be cached; only denoisers have them.
+        taps: the outputs of its sub-modules that can be cached.
+        variants: the graphs that are cut from it for DeepCache's branch k.
         size_multiple: latent height and width must be multiples of this; 0: only `fixed_size` fits.
         fixed_size: the one latent height and width that the model has been made for.
         module: path of the sub-module whose `forward` the graph stands for; "" is the model itself.
@@ -51,6 +56,7 @@ class Architecture:
     call: Callable[[Any, Mapping[str, "torch.Tensor"]], dict[str, "torch.Tensor"]]
     max_batch: int
     taps: tuple[Tap, ...] = ()
+    variants: Callable[[int], tuple[Variant, ...]] = _whole
     size_multiple: int = 1
     fixed_size: int | None = None
     module: str = ""
@@ -59,6 +65,11 @@ class Architecture:
     def __post_init__(self) -> None:
         assert all(tap.name.startswith(TAP_PREFIX) for tap in self.taps)
         assert not any(output.name.startswith(TAP_PREFIX) for output in self.outputs)
+
+    @property
+    def is_denoiser(self) -> bool:
+        """Whether it predicts noise, and has a tap for each branch."""
+        return self.outputs[0].name == OUTPUT
 
     @property
     def controlled(self) -> bool:

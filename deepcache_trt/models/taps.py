@@ -84,11 +84,19 @@ def dit_taps(model: Any) -> tuple[Tap, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A graph cut from the full graph: the taps it takes as inputs and the taps it gives as outputs."""
+    """A graph cut from the full graph.
+
+    Attributes:
+        name: "full", "shallow", …
+        consumes: the taps that it takes as inputs.
+        emits: the taps that it gives as outputs.
+        outputs: which of the model's own outputs it gives; None: all.
+    """
 
     name: str
     consumes: tuple[str, ...] = ()
     emits: tuple[str, ...] = ()
+    outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         assert not set(self.consumes) & set(self.emits), "a tap is supplied or computed, not both"

@@ -25,6 +25,8 @@ def traceable(model: torch.nn.Module, architecture: Architecture, variant: Varia
     def function(tensors: Tensors) -> Tensors:
         consumed.update({name: tensors[name] for name in variant.consumes})
         outputs = {**architecture.call(own, tensors), **{name: emitted[name] for name in variant.emits}}
+        if variant.outputs is not None:
+            outputs = {name: outputs[name] for name in (*variant.outputs, *variant.emits)}
         consumed.clear()
         emitted.clear()
         return outputs

@@ -17,7 +17,7 @@ from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, check
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
 from deepcache_trt.export import parity, weights
 from deepcache_trt.models.part import Architecture
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines.component import Component
 from deepcache_trt.pipelines.graphs import bound_graph, graph_key, weights_key
 from deepcache_trt.pipelines.open_engine import ENGINE_GRAPH, PLAN, open_engine, profiles_of
@@ -50,15 +50,14 @@ def check_branch(architecture: Architecture, branch: int, name: str) -> None:
 
 
 def variants_of(component: Component, branch: int) -> tuple[Variant, ...]:
-    """DeepCache's two variants of a denoiser; a component without taps has one.
+    """The graphs that a component has at DeepCache's branch k.
 
     Raises:
         UnknownNameError: no such branch.
     """
-    if not component.architecture.taps:
-        return (Variant(name="full"),)
-    check_branch(component.architecture, branch, component.name)
-    return deepcache_variants(branch)
+    if component.architecture.is_denoiser:
+        check_branch(component.architecture, branch, component.name)
+    return component.architecture.variants(branch)
 
 
 def build_variants(

@@ -54,6 +54,7 @@ class CachedDenoiser(LiveComponent):
         self._timesteps: Any = None
         self._calls = 0
         self._is_finished = False
+        self._promised = FULL  # of the next call, if anyone has asked
         self._last: dict[str, torch.Tensor] = {}
         self.params = params
         self.check(params)
@@ -91,9 +92,19 @@ class CachedDenoiser(LiveComponent):
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""
         self._is_finished = True
 
+    def promise(self) -> str:
+        """The variant of the next call, for a model that computes nothing but what that call reads."""
+        self._promised = FULL if self._begins() else self._planned()
+        return self._promised
+
+    def _begins(self) -> bool:
+        return self._pipe.scheduler.timesteps is not self._timesteps
+
+    def _planned(self) -> str:
+        return self.plan.variants[self._calls] if self._calls < len(self.plan) else FULL
+
     def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        timesteps = self._pipe.scheduler.timesteps
-        begins = timesteps is not self._timesteps
+        begins = self._begins()
         if self._is_finished and not begins:
             return self._last
         if begins:
@@ -101,15 +112,24 @@ class CachedDenoiser(LiveComponent):
         tensors, sizes = self._tensors(model, arguments)
         session = self._session_for(model, tensors, sizes)
         if begins:
-            self._timesteps = timesteps
+            self._timesteps = self._pipe.scheduler.timesteps
             self.plan = self._new_plan()
-            self._calls, self._is_finished = 0, False
+            self._calls, self._is_finished, self._promised = 0, False, FULL
             session.begin(forecast=self.plan.forecast)
+        variant = self._planned() if session.holds_taps(sizes) else FULL
+        self._keep_promise(variant, sizes)
         call, self._calls = self._calls, self._calls + 1
-        variant = self.plan.variants[call] if call < len(self.plan) and session.holds_taps(sizes) else FULL
         self._last = session.run(variant, tensors, sizes, call=call)
         self.first_call = FirstCall(session=session, prediction=self._last[OUTPUT]) if begins else None
         return self._last
+
+    def _keep_promise(self, variant: str, sizes: Mapping[str, int]) -> None:
+        promised, self._promised = self._promised, FULL
+        if variant == FULL and promised != FULL:
+            raise UnsupportedError(
+                f"{self.part} is called with other sizes ({sizes}) in the middle of an image, where its ControlNet was "
+                f"called with the same; change both in the callback, or set cache_interval=1"
+            )
 
     def _new_plan(self) -> Plan:
         # Pipelines that shorten the table, as image to image does, keep the number of calls here.

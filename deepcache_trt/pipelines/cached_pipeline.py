@@ -19,7 +19,8 @@ from deepcache_trt.errors import (
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.pipelines.live_component import LiveComponent, live_components
+from deepcache_trt.pipelines.live_component import LiveComponent
+from deepcache_trt.pipelines.live_components import live_components
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
@@ -189,7 +190,7 @@ def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: st
 
 def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> None:
     pipe._cached_denoiser = CachedDenoiser(pipe, params, options, name=name)
-    pipe._live_components = tuple(live_components(pipe, options, name=name))
+    pipe._live_components = tuple(live_components(pipe, options, pipe._cached_denoiser, name=name))
 
 
 def _split(kwargs: Mapping[str, Any]) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.errors import ShapeError, UnsupportedError
-from deepcache_trt.models.architectures import COVERED, architecture_of
+from deepcache_trt.errors import ShapeError
+from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
-from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
+from deepcache_trt.pipelines.component import Component, dtype_of, from_model
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.graphs import weights_artefact
 from deepcache_trt.pipelines.open_session import open_session
@@ -49,7 +50,7 @@ class LiveComponent:
 
         Args:
             pipe: the pipeline.
-            part: the attribute of the pipeline that holds the model.
+            part: the attribute of the pipeline that holds the model, or a path from there, as "controlnet.nets.0".
             options: which engines.
             name: what messages call the pipeline's model.
             progress: told about every stage of a build.
@@ -77,7 +78,7 @@ class LiveComponent:
     @property
     def model(self) -> Any:
         """The model that the pipeline has now."""
-        return getattr(self._pipe, self.part)
+        return attrgetter(self.part)(self._pipe)
 
     def install(self) -> None:
         """Send the calls of the model here until `remove`."""
@@ -261,22 +262,3 @@ def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) 
         if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
             raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
     return sizes
-
-
-def live_components(pipe: Any, options: EngineOptions, *, name: str | None) -> list[LiveComponent]:
-    """The components beside the denoiser that run on engines.
-
-    Raises:
-        UnsupportedError: one that was asked for by name and is not covered, or not there.
-    """
-    covered = [
-        part for part, model in pipe.components.items() if part not in DENOISERS and type(model).__name__ in COVERED
-    ]
-    wanted = covered if options.components is None else [part for part in options.components if part not in DENOISERS]
-    for part in wanted:
-        if part not in covered:
-            raise UnsupportedError(
-                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
-                f"it has {', '.join(covered) or 'none'}"
-            )
-    return [LiveComponent(pipe, part, options, name=name) for part in wanted]

@@ -58,7 +58,7 @@ def check_engine(
     inputs = _inputs(engine, architecture, sizes)
     outputs = _run(engine, {name: tensor.to(device) for name, tensor in inputs.items()}, sizes, device)
     tolerance = TOLERANCE[dtype]
-    reason = "; ".join(f"{name} {fault}" for name, output in outputs.items() if (fault := _fault(output)))
+    reason = _faults(outputs)
     errors: dict[str, float] = {}
     if not reason:
         reference, missing = _reference(graph, inputs, sizes, dtype)
@@ -67,7 +67,9 @@ def check_engine(
         if wrong:
             reason = f"{', '.join(wrong)} of the reference's norm, the limit for {dtype} is {tolerance:g}"
         elif missing:
-            return _check(True, f"finite, but not compared: {missing}", sizes, errors, tolerance)
+            zeros = [name for name, output in outputs.items() if not bool(output.any())]
+            reason = f"{', '.join(zeros)} all zeros" if zeros else ""
+            return _check(not zeros, reason or f"finite, but not compared: {missing}", sizes, errors, tolerance)
     return _check(not reason, reason, sizes, errors, tolerance)
 
 
@@ -101,10 +103,14 @@ def _run(
     return {name: output.float().cpu() for name, output in outputs.items()}
 
 
-def _fault(output: torch.Tensor) -> str:
-    if not bool(output.isfinite().all()):
-        return f"has {int((~output.isfinite()).sum())} of {output.numel()} elements that are not finite"
-    return "" if bool(output.any()) else "is all zeros"
+def _faults(outputs: Mapping[str, torch.Tensor]) -> str:
+    counts = {name: int((~output.isfinite()).sum()) for name, output in outputs.items()}
+    faults = [
+        f"{name} has {count} of {outputs[name].numel()} elements that are not finite"
+        for name, count in counts.items()
+        if count
+    ]
+    return "; ".join(faults)
 
 
 def _reference(

@@ -47,7 +47,7 @@ class Session:
 
         Args:
             engines: by the names of their variants.
-            outputs: what `run` returns; an engine's other outputs are taps.
+            outputs: what `run` returns, as far as the variant gives it; an engine's other outputs are taps.
             profiles: the shapes that every one of the engines takes.
         """
         self.engines = engines
@@ -90,7 +90,7 @@ class Session:
             call: its index in the generation.
 
         Returns:
-            The outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
+            The variant's outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
         """
         device = next(iter(tensors.values())).device
         with on_device(device):
@@ -108,7 +108,8 @@ class Session:
             self._execute(self.step(variant))
         if gives_taps:
             self._taps_at = dict(sizes)
-        return {name: self.buffers[name].clone() for name in self._outputs}
+        given = [name for name in self._outputs if engine is None or name in engine.outputs]
+        return {name: self.buffers[name].clone() for name in given}
 
     @property
     def buffers(self) -> Mapping[str, "torch.Tensor"]:

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetInpaintPipeline
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.errors import NotBuiltError
+from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from tests import tiny
 from tests.pipelines.test_parity import difference, draw
 
@@ -102,6 +102,114 @@ def test_images_are_edited_under_control(pipeline_class: Any, call: dict[str, An
     cached.set_cache_params(cache_interval=3)
     assert difference(package(plain, 3, 0, **call), draw(cached, **call)) <= 1e-4
     assert difference(draw(cached, **call), draw(cached, **{**call, "control_image": control(1)})) > 1e-3
+
+
+# The ControlNet itself.
+
+
+def record_control(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The variants that the open engines of ControlNets run from now on, the first net first."""
+    ran: list[str] = []
+    for i, component in enumerate(part for part in cached._live_components if part.part.startswith("controlnet")):
+        for name, engine in component._session.engines.items():
+            run, label = engine.run, name if i == 0 else f"{name} of net {i}"
+            monkeypatch.setattr(engine, "run", lambda label=label, run=run: (ran.append(label), run()))
+    return ran
+
+
+@pytest.mark.parametrize("branch", [0, 3])
+def test_at_a_cached_step_it_computes_only_what_the_unet_reads(
+    plain: Any, cached: Any, branch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached.set_cache_params(cache_interval=3, cache_branch_id=branch)
+    draw(cached, image=control())
+    (component,) = (part for part in cached._live_components if part.part == "controlnet")
+    shallow = component._session.engines["shallow"]
+    read = {name for name in cached._cached_denoiser._session.engines["shallow"].inputs if "residual" in name}
+    assert set(shallow.outputs) == read == {f"down_residual_{i}" for i in range(branch + 1)}
+    assert "controlnet_cond" not in shallow.inputs, "the control image is embedded once"
+    ran = record_control(cached, monkeypatch)
+    draw(cached, image=control())
+    assert ran == ["full", "shallow", "shallow"] * 2
+    assert cached.last_run.seconds["controlnet"] > 0
+
+
+def test_each_of_several_has_engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny.stable_diffusion_controlnet([tiny.controlnet(), tiny.controlnet(seed=1)])
+    cached = DeepCachePipeline.from_pipe(plain, cache_interval=2)
+    call = {"image": [control(), control(1)], "steps": 2}
+    draw(cached, **call)
+    ran = record_control(cached, monkeypatch)
+    draw(cached, **call)
+    assert ran == ["full", "full of net 1", "shallow", "shallow of net 1"]
+
+
+def test_it_rests_while_it_has_no_say(plain: Any, cached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step that it steers needs the whole of it, whatever the plan says; later ones what they read."""
+    cached.set_cache_params(cache_interval=4, cache_branch_id=0)
+    draw(cached, image=control())
+    ran = record_control(cached, monkeypatch)
+    call = {"image": control(), "control_guidance_start": 0.3, "control_guidance_end": 0.9, "steps": 8}
+    assert difference(package(plain, 4, 0, **call), draw(cached, **call)) <= 1e-4
+    assert ran == ["full", "full", "shallow", "shallow"]  # calls 3 to 6 of 0 to 7
+
+
+def test_a_control_image_that_is_replaced_between_steps_is_embedded_again(
+    plain: Any, cached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached.set_cache_params(cache_interval=6, cache_branch_id=0)
+
+    def replace(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"image": tensors["image"].flip(-1)} if i == 2 else {}
+
+    def change(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if i == 2:
+            tensors["image"].copy_(tensors["image"].flip(-1))
+        return {}
+
+    call = {"image": control(), "controlnet_conditioning_scale": 4.0, "callback_on_step_end_tensor_inputs": ["image"]}
+    expected = package(plain, 6, 0, **call, callback_on_step_end=replace)
+    for callback in (replace, change):
+        with monkeypatch.context() as patch:
+            draw(cached, image=control())
+            ran = record_control(cached, patch)
+            assert difference(expected, draw(cached, **call, callback_on_step_end=callback)) <= 1e-4
+            assert ran == ["full", "shallow", "shallow", "full", "shallow", "shallow"]
+    assert difference(expected, draw(cached, **call)) > 1e-3
+
+
+def test_one_that_pools_its_conditions() -> None:
+    plain = tiny.stable_diffusion_controlnet(tiny.controlnet(pooled=True))
+    cached = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+    for guess_mode in (False, True):
+        call = {"image": control(), "guess_mode": guess_mode}
+        assert difference(package(plain, 3, 0, **call), draw(cached, **call)) <= 1e-4
+
+
+def test_it_may_stay_with_torch() -> None:
+    plain = tiny.stable_diffusion_controlnet()
+    cached = DeepCachePipeline.from_pipe(plain, cache_interval=3, components=())
+    assert not cached._live_components
+    assert difference(package(plain, 3, 0, image=control()), draw(cached, image=control())) <= 1e-4
+
+
+def test_a_unet_that_needs_more_than_it_has_computed_says_so(cached: Any) -> None:
+    """In guess mode it does not see that guidance was switched off, and with it half of the U-Net's batch."""
+    cached.set_cache_params(cache_interval=6, cache_branch_id=0)
+
+    def stop_guiding(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 0.0
+        return {name: tensor.chunk(2)[-1] for name, tensor in tensors.items()}
+
+    names = ["prompt_embeds", *(["add_text_embeds", "add_time_ids"] if hasattr(cached, "text_encoder_2") else [])]
+    options = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": names}
+    with pytest.raises(UnsupportedError, match=r"with other sizes .* its ControlNet was called with the same; change"):
+        draw(cached, image=control(), guess_mode=True, **options)
+    again, fresh = draw(cached, image=control()), DeepCachePipeline.from_pipe(cached, cache_interval=6)
+    assert torch.equal(again, draw(fresh, image=control()))
+
+
+# The U-Net that it steers.
 
 
 def test_calls_with_and_without_control_may_take_turns() -> None:

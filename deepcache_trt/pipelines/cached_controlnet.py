@@ -1,0 +1,62 @@
+"""A pipeline's ControlNet on engines: at a cached step it computes only what the denoiser's cached step reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from deepcache_trt.models.part import Architecture
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.live_component import LiveComponent
+from deepcache_trt.progress import Progress, shown
+from deepcache_trt.runtime.plan import FULL, SKIP
+
+
+class CachedControlNet(LiveComponent):
+    """One ControlNet, full and shallow as the plan of the denoiser that it steers."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        part: str,
+        options: EngineOptions,
+        denoiser: CachedDenoiser,
+        *,
+        name: str | None = None,
+        progress: Progress = shown,
+    ) -> None:
+        """Arguments as for `LiveComponent`; `denoiser` is called after this at each step."""
+        super().__init__(pipe, part, options, name=name, progress=progress)
+        self._denoiser = denoiser
+        self._last: dict[str, torch.Tensor] = {}
+        self._condition: tuple[torch.Tensor, int] | None = None  # the control image of the last full run, as it was
+
+    @property
+    def branch(self) -> int:  # type: ignore[override]
+        """DeepCache's k."""
+        return self._denoiser.branch
+
+    def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        tensors, sizes = self._tensors(model, arguments)
+        if arguments.get("conditioning_scale") == 0:  # before `control_guidance_start` and after its end
+            assert self._architecture is not None
+            return _zeros(self._architecture, sizes, arguments["sample"].device)
+        session = self._session_for(model, tensors, sizes)
+        image: torch.Tensor = arguments["controlnet_cond"]
+        seen, version = self._condition or (None, None)
+        is_embedded = seen is image and version == image._version and session.holds_taps(sizes)
+        variant = self._denoiser.promise() if is_embedded else FULL
+        if variant != SKIP:
+            # What a cached step does not compute nobody reads there.
+            self._last = {**self._last, **session.run(variant, tensors, sizes)}
+        if variant == FULL:
+            self._condition = image, image._version
+        return self._last
+
+
+def _zeros(architecture: Architecture, sizes: Mapping[str, int], device: torch.device) -> dict[str, torch.Tensor]:
+    return {
+        spec.name: torch.zeros(spec.resolve(sizes), dtype=getattr(torch, spec.dtype), device=device)
+        for spec in architecture.outputs
+    }
