@@ -18,6 +18,7 @@ _DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
     "UNetSpatioTemporalConditionModel": denoisers.unet_spatio_temporal,
     "DiTTransformer2DModel": denoisers.dit,
     "AutoencoderKL": vae.vae_decoder,
+    "AutoencoderKLTemporalDecoder": vae.temporal_decoder,
     "CLIPTextModel": text_encoders.text_encoder,
     "CLIPTextModelWithProjection": text_encoders.text_encoder,
 }
@@ -29,13 +30,14 @@ _DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
 COVERED = tuple(_DESCRIBE)
 
 
-def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Architecture:
+def architecture_of(model: Any, *, dtype: str, controlled: bool = False, frames: int | None = None) -> Architecture:
     """Describe `model` as a graph.
 
     Args:
         model: may be on fake tensors.
         dtype: of its weights.
         controlled: called with the residuals of a ControlNet, which makes another graph of it.
+        frames: of a video, which another number of makes another graph; None: as many as its config says.
 
     Raises:
         UnsupportedError: a model class or block type that is not covered.
@@ -44,4 +46,6 @@ def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Arch
     if kind not in described:
         called = f"{kind} with ControlNet residuals" if controlled else kind
         raise UnsupportedError(f"{called} is not covered; covered are {', '.join(described)}")
+    if frames is not None:
+        return denoisers.unet_spatio_temporal(model, dtype, frames)
     return described[kind](model, dtype)

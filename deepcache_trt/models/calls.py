@@ -31,7 +31,10 @@ _OUTPUT_CLASSES = {
 }
 
 # Arguments of `forward` that have another name in the graph.
-_RENAMED = {"DiTTransformer2DModel": {"hidden_states": "sample"}, "AutoencoderKL": {"sample": "latent"}}
+_RENAMED = {
+    "DiTTransformer2DModel": {"hidden_states": "sample"},
+    **dict.fromkeys(("AutoencoderKL", "AutoencoderKLTemporalDecoder"), {"sample": "latent"}),
+}
 
 # Arguments that ask for a form of the answer; `wrap_output` reads them.
 _FORMS = ("return_dict", "output_hidden_states")
@@ -59,6 +62,13 @@ def is_controlled(arguments: Mapping[str, Any]) -> bool:
     return arguments.get(_DOWN) is not None and arguments.get(_MID) is not None
 
 
+def frames_of(model: Any, arguments: Mapping[str, Any]) -> int | None:
+    """How many frames a denoiser of videos is called with, if not as many as its config says; else None."""
+    own, sample = getattr(model.config, "num_frames", None), arguments.get("sample")
+    # sample: [B, F, C, H/8, W/8]
+    return sample.shape[1] if own is not None and sample is not None and sample.shape[1] != own else None
+
+
 def tensors_from_call(
     architecture: Architecture, model: Any, arguments: Mapping[str, Any]
 ) -> dict[str, "torch.Tensor"]:
@@ -81,6 +91,8 @@ def tensors_from_call(
     given.update(given.pop("added_cond_kwargs", None) or {})
     if architecture.controlled and is_controlled(given):
         given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
+    if kind == "AutoencoderKLTemporalDecoder":
+        _take_out_one_video(given)
     tensors: dict[str, torch.Tensor] = {}
     for spec in architecture.inputs:
         if given.get(spec.name) is None:
@@ -93,6 +105,16 @@ def tensors_from_call(
             f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
         )
     return tensors
+
+
+def _take_out_one_video(given: dict[str, Any]) -> None:
+    """What tells a temporal decoder how its frames are split into videos; the graph takes one video."""
+    frames, indicator = given.pop("num_frames", 1), given.pop("image_only_indicator")
+    if not len(given["latent"]) == frames == indicator.shape[-1]:
+        raise UnsupportedError(
+            f"num_frames={frames} of {len(given['latent'])} latents: the graph of a temporal decoder takes the frames "
+            f"of one video; decode each video by itself"
+        )
 
 
 def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, kind: str) -> dict[str, Any]:
@@ -168,8 +190,8 @@ def wrap_output(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Ma
         arguments: as in `tensors_from_call`.
     """
     kind = type(model)
-    if kind.__name__ == "AutoencoderKL":
-        return outputs["image"]  # its decoder gives a bare tensor
+    if "image" in outputs:
+        return outputs["image"]  # a decoder gives a bare tensor
     output_class = getattr(sys.modules[kind.__module__], _OUTPUT_CLASSES[kind.__name__])
     if OUTPUT in outputs:
         wrapped = output_class(sample=outputs[OUTPUT])

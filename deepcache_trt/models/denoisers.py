@@ -165,12 +165,14 @@ def _call_unet_2d(model: Any, t: Mapping[str, "torch.Tensor"]) -> dict[str, "tor
     return {OUTPUT: prediction}
 
 
-def unet_spatio_temporal(model: Any, dtype: str) -> Architecture:
-    """UNetSpatioTemporalConditionModel: SVD."""
+def unet_spatio_temporal(model: Any, dtype: str, frames: int | None = None) -> Architecture:
+    """UNetSpatioTemporalConditionModel: SVD, for so many frames; None: as many as its config says."""
     _check_blocks(model)
     config = model.config
     time_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
-    frames = config.num_frames
+    frames = frames or config.num_frames
+    if frames > MAX_IMAGES:
+        raise UnsupportedError(f"num_frames={frames}: a graph takes at most {MAX_IMAGES} frames; draw fewer at a time")
     return Architecture(
         inputs=(
             TensorSpec(name="sample", dtype=dtype, shape=("batch", frames, config.in_channels, "height", "width")),

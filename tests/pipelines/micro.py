@@ -10,7 +10,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import (
-    AutoencoderKLTemporalDecoder,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -100,9 +99,8 @@ def _video_components() -> dict[str, Any]:
     torch.manual_seed(0)
     vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4}
     vision |= {"image_size": 64, "patch_size": 32, "projection_dim": 32}
-    vae = {"block_out_channels": (32,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4, "latent_channels": 4}
     return {
-        "vae": model_from_config(AutoencoderKLTemporalDecoder, vae),
+        "vae": tiny.part("temporal_vae"),
         "image_encoder": model_from_config(CLIPVisionModelWithProjection, vision),
         "scheduler": EulerDiscreteScheduler(**_SVD_SCHEDULER),
         "feature_extractor": CLIPImageProcessor(crop_size=64, size=64),
