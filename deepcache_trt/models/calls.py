@@ -33,7 +33,7 @@ _OUTPUT_CLASSES = {
 # Arguments of `forward` that have another name in the graph.
 _RENAMED = {
     "DiTTransformer2DModel": {"hidden_states": "sample"},
-    **dict.fromkeys(("AutoencoderKL", "AutoencoderKLTemporalDecoder"), {"sample": "latent"}),
+    **{decoder: {"sample": "latent"} for decoder in ("AutoencoderKL", "AutoencoderKLTemporalDecoder")},
 }
 
 # Arguments that ask for a form of the answer; `wrap_output` reads them.

@@ -73,8 +73,8 @@ def part_dtype(config: Mapping[str, Any], dtype: str) -> str:
     """The precision to build a part in where the pipeline is in `dtype`.
 
     The activations of SDXL's VAE overflow half precision; its config says so, and diffusers upcasts it too. A VAE whose
-    checkpoint says nothing (SD1.5, SD2.1) has `force_upcast` by default, and runs in half precision in diffusers. So does
-    the decoder of a video VAE, of which diffusers upcasts the encoder alone.
+    checkpoint says nothing (SD1.5, SD2.1) has `force_upcast` by default, and runs in half precision in diffusers. So
+    does a video VAE's decoder, whatever its config says: diffusers upcasts the encoder alone.
     """
     stated = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())
     stated = stated and config.get("_class_name") != "AutoencoderKLTemporalDecoder"

@@ -13,7 +13,6 @@ from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.component import Component
 
-
 # diffusers decodes a video whole unless `decode_chunk_size` says otherwise; Stable Video Diffusion has 14 frames or 25.
 _FRAMES = 25
 
