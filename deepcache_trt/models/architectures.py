@@ -10,13 +10,17 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models import denoisers, text_encoders, vae
 from deepcache_trt.models.part import OUTPUT, Architecture, part_dtype
 
-__all__ = ["COVERED", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
+__all__ = ["COVERED", "COVERED_DENOISERS", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
 
-_DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
+_DENOISERS: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": denoisers.unet_condition,
     "UNet2DModel": denoisers.unet_2d,
     "UNetSpatioTemporalConditionModel": denoisers.unet_spatio_temporal,
     "DiTTransformer2DModel": denoisers.dit,
+}
+
+_DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
+    **_DENOISERS,
     "AutoencoderKL": vae.vae_decoder,
     "AutoencoderKLTemporalDecoder": vae.temporal_decoder,
     "CLIPTextModel": text_encoders.text_encoder,
@@ -27,7 +31,7 @@ _DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": denoisers.controlled_unet_condition,
 }
 
-COVERED = tuple(_DESCRIBE)
+COVERED, COVERED_DENOISERS = tuple(_DESCRIBE), tuple(_DENOISERS)
 
 
 def architecture_of(model: Any, *, dtype: str, controlled: bool = False, frames: int | None = None) -> Architecture:

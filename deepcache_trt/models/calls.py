@@ -52,7 +52,7 @@ _CURES = {
     _DOWN: f"without {_MID} diffusers takes them for those of a T2I-adapter; "
     "run T2I-adapter pipelines without the cache for now",
     _MID: f"diffusers ignores it without {_DOWN}: give both, or run this pipeline without the cache",
-    "down_intrablock_additional_residuals": "run T2I-adapter pipelines without the cache for now",
+    "down_intrablock_additional_residuals": "call pipe.disable_cache() to run a T2I-adapter in plain diffusers",
     "image_embeds": "run IP-Adapter pipelines without the cache for now",
 }
 
@@ -102,7 +102,8 @@ def tensors_from_call(
     if given:
         name = next(iter(given))
         raise UnsupportedError(
-            f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
+            f"{name}={_short(given[name])} is not an input of the graph of {kind}; "
+            f"{_cure(name, given[name], architecture)}"
         )
     return tensors
 
@@ -133,9 +134,10 @@ def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
     return value is None or (name in _FALSE_IS_NONE and not value)
 
 
-def _cure(name: str, architecture: Architecture) -> str:
+def _cure(name: str, value: Any, architecture: Architecture) -> str:
     if architecture.taps:
-        return _CURES.get(name, "leave it out, or call pipe.disable_cache() for this image")
+        of_a_lora = name != "cross_attention_kwargs" or "scale" in value
+        return (_CURES if of_a_lora else {}).get(name, "leave it out, or call pipe.disable_cache() for this image")
     return "leave it out, or keep this component off the engines: name the others in components=(…)"
 
 

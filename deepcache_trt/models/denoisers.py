@@ -21,12 +21,13 @@ _MID_BLOCKS = {"UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlockSpatioT
 
 
 def _check_blocks(model: Any) -> None:
-    blocks = [*model.down_blocks, *model.up_blocks]
-    unknown = {type(b).__name__ for b in blocks} - _UNET_BLOCKS | {type(model.mid_block).__name__} - _MID_BLOCKS
+    blocks = {type(block).__name__ for block in (*model.down_blocks, *model.up_blocks)}
+    mid = {"no mid block" if model.mid_block is None else type(model.mid_block).__name__}
+    unknown = (blocks - _UNET_BLOCKS) | (mid - _MID_BLOCKS)
     if unknown:
         raise UnsupportedError(
             f"{type(model).__name__} with {', '.join(sorted(unknown))} is not covered; "
-            f"covered blocks are {', '.join(sorted(_UNET_BLOCKS | _MID_BLOCKS))}"
+            f"covered blocks are {', '.join(sorted(_UNET_BLOCKS | _MID_BLOCKS))}; run it with diffusers alone"
         )
 
 
