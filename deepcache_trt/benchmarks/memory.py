@@ -84,8 +84,8 @@ def _tap_and_shallow_weights(
 
 def generation(
     model: str, *, size: str | None, batch: int, frames: int | None, dtype: str, branch: int
-) -> dict[str, tuple[Held, dict[str, int]]]:
-    """What the engines of a catalogue model hold in a guided generation, and at which sizes, by component.
+) -> dict[str, Held]:
+    """What the engines of a catalogue model hold in a guided generation, by component.
 
     Args:
         model: of the catalogue, with an architecture of its own there.
@@ -115,15 +115,15 @@ def generation(
         sizes = profiles_for(component, shapes)[0].at("opt")
         if own is not None and name == "vae":
             sizes["batch"] = frames or own
-        found[name] = held_by(component, branch, sizes), sizes
+        found[name] = held_by(component, branch, sizes)
     return found
 
 
-def table(columns: Mapping[str, Mapping[str, tuple[Held, dict[str, int]]]]) -> str:
+def table(columns: Mapping[str, Mapping[str, Held]]) -> str:
     """Markdown, in MB of 10⁶ bytes: a column for each generation, by its title."""
     rows: dict[str, list[int]] = {}
     for generated in columns.values():
-        for part, (held, _) in generated.items():
+        for part, held in generated.items():
             for variant, count in held.weights.items():
                 rows.setdefault(f"{part}: weights, {variant}", []).append(count)
             for name, count in held.buffers.items():
