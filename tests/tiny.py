@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
     ControlNetModel,
     DDIMScheduler,
     DiTTransformer2DModel,
@@ -131,6 +132,16 @@ PARTS: dict[str, tuple[Any, dict[str, Any]]] = {
             "up_block_types": ("UpDecoderBlock2D",) * 4,
             "latent_channels": 4,
             "norm_num_groups": 4,
+            "sample_size": 64,
+        },
+    ),
+    "temporal_vae": (
+        AutoencoderKLTemporalDecoder,
+        {
+            "block_out_channels": (32, 32, 32, 32),  # it always has 32 groups
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "layers_per_block": 2,  # its only attention is that between two
+            "latent_channels": 4,
             "sample_size": 64,
         },
     ),

@@ -100,7 +100,7 @@ def _between(axis: str, size: int, limits: Range, multiple: int) -> str:
 def _outside(axis: str, size: int, limits: Range) -> str:
     if axis == "batch":
         return (
-            f"a batch of {size} is outside the profile {limits}; draw fewer images at a time "
+            f"a batch of {size} is outside the profile {limits}; draw fewer images or frames at a time "
             f"(guidance doubles their number)"
         )
     if axis == "sequence":

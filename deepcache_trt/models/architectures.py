@@ -10,15 +10,20 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models import controlnet, denoisers, text_encoders, vae
 from deepcache_trt.models.part import OUTPUT, Architecture, part_dtype
 
-__all__ = ["COVERED", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
+__all__ = ["COVERED", "COVERED_DENOISERS", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
 
-_DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
+_DENOISERS: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": denoisers.unet_condition,
     "UNet2DModel": denoisers.unet_2d,
     "UNetSpatioTemporalConditionModel": denoisers.unet_spatio_temporal,
     "DiTTransformer2DModel": denoisers.dit,
+}
+
+_DESCRIBE: dict[str, Callable[[Any, str], Architecture]] = {
+    **_DENOISERS,
     "ControlNetModel": controlnet.controlnet,
     "AutoencoderKL": vae.vae_decoder,
+    "AutoencoderKLTemporalDecoder": vae.temporal_decoder,
     "CLIPTextModel": text_encoders.text_encoder,
     "CLIPTextModelWithProjection": text_encoders.text_encoder,
 }
@@ -27,16 +32,17 @@ _DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": denoisers.controlled_unet_condition,
 }
 
-COVERED = tuple(_DESCRIBE)
+COVERED, COVERED_DENOISERS = tuple(_DESCRIBE), tuple(_DENOISERS)
 
 
-def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Architecture:
+def architecture_of(model: Any, *, dtype: str, controlled: bool = False, frames: int | None = None) -> Architecture:
     """Describe `model` as a graph.
 
     Args:
         model: may be on fake tensors.
         dtype: of its weights.
         controlled: called with the residuals of a ControlNet, which makes another graph of it.
+        frames: of a video, which another number of makes another graph; None: as many as its config says.
 
     Raises:
         UnsupportedError: a model class or block type that is not covered.
@@ -45,4 +51,6 @@ def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Arch
     if kind not in described:
         called = f"{kind} with ControlNet residuals" if controlled else kind
         raise UnsupportedError(f"{called} is not covered; covered are {', '.join(described)}")
+    if frames is not None:
+        return denoisers.unet_spatio_temporal(model, dtype, frames)
     return described[kind](model, dtype)

@@ -33,7 +33,10 @@ _OUTPUT_CLASSES = {
 }
 
 # Arguments of `forward` that have another name in the graph.
-_RENAMED = {"DiTTransformer2DModel": {"hidden_states": "sample"}, "AutoencoderKL": {"sample": "latent"}}
+_RENAMED = {
+    "DiTTransformer2DModel": {"hidden_states": "sample"},
+    **{decoder: {"sample": "latent"} for decoder in ("AutoencoderKL", "AutoencoderKLTemporalDecoder")},
+}
 
 # Arguments that ask for a form of the answer; `wrap_output` reads them.
 _FORMS = ("return_dict", "output_hidden_states")
@@ -51,7 +54,7 @@ _CURES = {
     _DOWN: f"without {_MID} diffusers takes them for those of a T2I-adapter; "
     "run T2I-adapter pipelines without the cache for now",
     _MID: f"diffusers ignores it without {_DOWN}: give both, or run this pipeline without the cache",
-    "down_intrablock_additional_residuals": "run T2I-adapter pipelines without the cache for now",
+    "down_intrablock_additional_residuals": "call pipe.disable_cache() to run a T2I-adapter in plain diffusers",
     "image_embeds": "run IP-Adapter pipelines without the cache for now",
 }
 
@@ -59,6 +62,13 @@ _CURES = {
 def is_controlled(arguments: Mapping[str, Any]) -> bool:
     """Whether a U-Net is called with the residuals of a ControlNet, by the rule of diffusers: with both kinds."""
     return arguments.get(_DOWN) is not None and arguments.get(_MID) is not None
+
+
+def frames_of(model: Any, arguments: Mapping[str, Any]) -> int | None:
+    """How many frames a denoiser of videos is called with, if not as many as its config says; else None."""
+    own, sample = getattr(model.config, "num_frames", None), arguments.get("sample")
+    # sample: [B, F, C, H/8, W/8]
+    return sample.shape[1] if own is not None and sample is not None and sample.shape[1] != own else None
 
 
 def tensors_from_call(
@@ -85,6 +95,8 @@ def tensors_from_call(
         given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
     if kind == "ControlNetModel":
         given[RESIDUAL_SCALES] = _residual_scales(model, given, len(architecture.outputs))
+    if kind == "AutoencoderKLTemporalDecoder":
+        _take_out_one_video(given)
     tensors: dict[str, torch.Tensor] = {}
     for spec in architecture.inputs:
         if given.get(spec.name) is None:
@@ -94,9 +106,20 @@ def tensors_from_call(
     if given:
         name = next(iter(given))
         raise UnsupportedError(
-            f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
+            f"{name}={_short(given[name])} is not an input of the graph of {kind}; "
+            f"{_cure(name, given[name], architecture)}"
         )
     return tensors
+
+
+def _take_out_one_video(given: dict[str, Any]) -> None:
+    """What tells a temporal decoder how its frames are split into videos; the graph takes one video."""
+    frames, indicator = given.pop("num_frames", 1), given.pop("image_only_indicator")
+    if not len(given["latent"]) == frames == indicator.shape[-1]:
+        raise UnsupportedError(
+            f"num_frames={frames} of {len(given['latent'])} latents: the graph of a temporal decoder takes the frames "
+            f"of one video; decode each video by itself"
+        )
 
 
 def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, kind: str) -> dict[str, Any]:
@@ -124,9 +147,10 @@ def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
     return value is None or (name in _FALSE_IS_NONE and not value)
 
 
-def _cure(name: str, architecture: Architecture) -> str:
+def _cure(name: str, value: Any, architecture: Architecture) -> str:
     if architecture.is_denoiser:
-        return _CURES.get(name, "leave it out, or call pipe.disable_cache() for this image")
+        of_a_lora = name != "cross_attention_kwargs" or "scale" in value
+        return (_CURES if of_a_lora else {}).get(name, "leave it out, or call pipe.disable_cache() for this image")
     return "leave it out, or keep this component off the engines: name the others in components=(…)"
 
 
@@ -181,8 +205,8 @@ def wrap_output(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Ma
         arguments: as in `tensors_from_call`.
     """
     kind = type(model)
-    if kind.__name__ == "AutoencoderKL":
-        return outputs["image"]  # its decoder gives a bare tensor
+    if "image" in outputs:
+        return outputs["image"]  # a decoder gives a bare tensor
     output_class = getattr(sys.modules[kind.__module__], _OUTPUT_CLASSES[kind.__name__])
     if OUTPUT in outputs or MID_RESIDUAL in outputs:
         if OUTPUT in outputs:

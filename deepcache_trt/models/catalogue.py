@@ -29,6 +29,13 @@ _VAE: Config = {
     "latent_channels": 4,
     "scaling_factor": 0.18215,
 }
+_TEMPORAL_VAE: Config = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 768,
+}
 # eos_token_id=2 is what the checkpoints say, and transformers knows what they mean.
 _CLIP: Config = {
     "vocab_size": 49408,
@@ -176,6 +183,7 @@ CATALOGUE: dict[str, Entry] = {
                 },
                 class_name="UNetSpatioTemporalConditionModel",
             ),
+            "vae": Part(library="diffusers", class_name="AutoencoderKLTemporalDecoder", config=_TEMPORAL_VAE),
         },
     ),
     "ddpm-cifar10": Entry(

@@ -22,12 +22,13 @@ _MID_BLOCKS = {"UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlockSpatioT
 
 def check_blocks(model: Any) -> None:
     """Raise UnsupportedError for blocks whose skip connections may be others."""
-    blocks = [*model.down_blocks, *getattr(model, "up_blocks", ())]
-    unknown = {type(b).__name__ for b in blocks} - _UNET_BLOCKS | {type(model.mid_block).__name__} - _MID_BLOCKS
+    blocks = {type(block).__name__ for block in (*model.down_blocks, *getattr(model, "up_blocks", ()))}
+    mid = {"no mid block" if model.mid_block is None else type(model.mid_block).__name__}
+    unknown = (blocks - _UNET_BLOCKS) | (mid - _MID_BLOCKS)
     if unknown:
         raise UnsupportedError(
             f"{type(model).__name__} with {', '.join(sorted(unknown))} is not covered; "
-            f"covered blocks are {', '.join(sorted(_UNET_BLOCKS | _MID_BLOCKS))}"
+            f"covered blocks are {', '.join(sorted(_UNET_BLOCKS | _MID_BLOCKS))}; run it with diffusers alone"
         )
 
 
@@ -178,12 +179,14 @@ def _call_unet_2d(model: Any, t: Mapping[str, "torch.Tensor"]) -> dict[str, "tor
     return {OUTPUT: prediction}
 
 
-def unet_spatio_temporal(model: Any, dtype: str) -> Architecture:
-    """UNetSpatioTemporalConditionModel: SVD."""
+def unet_spatio_temporal(model: Any, dtype: str, frames: int | None = None) -> Architecture:
+    """UNetSpatioTemporalConditionModel: SVD, for so many frames; None: as many as its config says."""
     check_blocks(model)
     config = model.config
     time_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
-    frames = config.num_frames
+    frames = frames or config.num_frames
+    if frames > MAX_IMAGES:
+        raise UnsupportedError(f"num_frames={frames}: a graph takes at most {MAX_IMAGES} frames; draw fewer at a time")
     return Architecture(
         inputs=(
             TensorSpec(name="sample", dtype=dtype, shape=("batch", frames, config.in_channels, "height", "width")),

@@ -21,6 +21,9 @@ MID_RESIDUAL = "mid_residual"
 # diffusers' Upsample2D takes another path from 64 images on, so a traced U-Net or VAE is valid below that.
 MAX_IMAGES = 63
 
+# Runs a model's own `forward` on named tensors.
+Call = Callable[[Any, Mapping[str, "torch.Tensor"]], dict[str, "torch.Tensor"]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
@@ -53,7 +56,7 @@ class Architecture:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    call: Callable[[Any, Mapping[str, "torch.Tensor"]], dict[str, "torch.Tensor"]]
+    call: Call
     max_batch: int
     taps: tuple[Tap, ...] = ()
     variants: Callable[[int], tuple[Variant, ...]] = _whole
@@ -81,7 +84,9 @@ def part_dtype(config: Mapping[str, Any], dtype: str) -> str:
     """The precision to build a part in where the pipeline is in `dtype`.
 
     The activations of SDXL's VAE overflow half precision; its config says so, and diffusers upcasts it too. A VAE whose
-    checkpoint says nothing (SD1.5, SD2.1) has `force_upcast` by default, and runs in half precision in diffusers.
+    checkpoint says nothing (SD1.5, SD2.1) has `force_upcast` by default, and runs in half precision in diffusers. So
+    does a video VAE's decoder, whatever its config says: diffusers upcasts the encoder alone.
     """
     stated = config.get("force_upcast") and "force_upcast" not in config.get("_use_default_values", ())
+    stated = stated and config.get("_class_name") != "AutoencoderKLTemporalDecoder"
     return "float32" if stated and dtype == "float16" else dtype

@@ -37,7 +37,7 @@ from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-_AT_FIRST_USE = "since engines for ControlNet are built at first use, not by a command"
+_AT_FIRST_USE = "since engines with {} are built at first use, not by a command"
 
 
 def check_branch(architecture: Architecture, branch: int, name: str) -> None:
@@ -103,8 +103,8 @@ def _settle(
         profiles = profiles_for(component, target.shapes or Shapes())
         if sizes is not None and nearest(profiles, sizes) is None:
             cure = f"build for it with: {_command(component, branch, target, sizes)}"
-            if component.architecture.controlled:
-                cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE}"
+            if component.beyond_config:
+                cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE.format(component.beyond_config)}"
             if sizes.get("sequence", 0) > TOKENS:
                 cure = f"shorten the prompt of {sizes['sequence']} tokens to {TOKENS}, or leave size= and batch= out"
             raise ShapeError(
@@ -164,8 +164,8 @@ def _engine(
         )
         if target.build == "never":
             cure = f"or run: {_command(component, branch, target, profiles[0].at('opt'))}"
-            if component.architecture.controlled:
-                cure = _AT_FIRST_USE
+            if component.beyond_config:
+                cure = _AT_FIRST_USE.format(component.beyond_config)
             raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
         _log.info("%s; building it", missing)
         if target.backend in ("tensorrt", "tensorrt-rtx"):  # before a graph is exported for it

@@ -4,6 +4,7 @@ A generation begins when the scheduler has got a new table of timesteps, so call
 strengths and sizes all start from a fresh plan and empty taps.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,17 @@ from typing import Any
 import torch
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.architectures import COVERED_DENOISERS, architecture_of
 from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.pipelines.build import check_branch
 from deepcache_trt.pipelines.component import DENOISERS, dtype_of
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
 from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.progress import Progress, shown
-from deepcache_trt.runtime.plan import FULL, CacheParams, Plan, make_plan
+from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
 from deepcache_trt.runtime.session import Session
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class CachedDenoiser(LiveComponent):
         self.plan = Plan(variants=())  # of the last generation
         self.first_call: FirstCall | None = None  # while it is the only one of its generation
         self._timesteps: Any = None
+        self._few_calls: set[Plan] = set()  # of which the log has told
         self._calls = 0
         self._is_finished = False
         self._promised = FULL  # of the next call, if anyone has asked
@@ -114,6 +118,7 @@ class CachedDenoiser(LiveComponent):
         if begins:
             self._timesteps = self._pipe.scheduler.timesteps
             self.plan = self._new_plan()
+            self._tell_of_few_calls()
             self._calls, self._is_finished, self._promised = 0, False, FULL
             session.begin(forecast=self.plan.forecast)
         variant = self._planned() if session.holds_taps(sizes) else FULL
@@ -136,10 +141,24 @@ class CachedDenoiser(LiveComponent):
         calls = getattr(self._pipe, "_num_timesteps", None) or len(self._timesteps)
         return make_plan(self.params, min(calls, len(self._timesteps)))
 
+    def _tell_of_few_calls(self) -> None:
+        if len(self.plan) <= FEW_CALLS and self.plan not in self._few_calls:
+            _log.info("%s %s: %s", self.name, self.part, gain_in_words(self.plan))
+            self._few_calls.add(self.plan)
+
 
 def _denoiser_of(pipe: Any) -> str:
-    """The attribute that holds the denoiser."""
+    """The attribute that holds the denoiser.
+
+    Raises:
+        UnsupportedError: there is none, or one of a class that is not covered.
+    """
+    covered = f"covered are {', '.join(COVERED_DENOISERS)}; run this pipeline with diffusers alone"
     for part in DENOISERS:
-        if isinstance(getattr(pipe, part, None), torch.nn.Module):
-            return part
-    raise UnsupportedError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+        model = getattr(pipe, part, None)
+        if isinstance(model, torch.nn.Module):
+            if type(model).__name__ in COVERED_DENOISERS:
+                return part
+            kind = type(model).__name__
+            raise UnsupportedError(f"{kind}, the {part} of {type(pipe).__name__}, is not covered; {covered}")
+    raise UnsupportedError(f"{type(pipe).__name__} has no {' and no '.join(DENOISERS)} that could be cached; {covered}")

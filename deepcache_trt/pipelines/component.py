@@ -42,6 +42,7 @@ class Component:
         tensors: the state dict, one tensor at a time.
         module: the real model with these weights.
         base: the same component without the adapters that are merged into these weights.
+        frames: of a video, where they are not as many as the checkpoint's config says.
     """
 
     name: str
@@ -56,11 +57,19 @@ class Component:
     tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
     module: Callable[[], torch.nn.Module]
     base: "Component | None" = None
+    frames: int | None = None
 
     @property
     def title(self) -> str:
         """What messages call it."""
-        return f"{self.name} {self.part}{' with ControlNet' if self.architecture.controlled else ''}"
+        return f"{self.name} {self.part}{f' with {self.beyond_config}' if self.beyond_config else ''}"
+
+    @property
+    def beyond_config(self) -> str:
+        """What makes its graph another one than that of its config, which a command could not know."""
+        if self.frames is not None:
+            return f"{self.frames} frames"
+        return "ControlNet" if self.architecture.controlled else ""
 
     @property
     def graph_config(self) -> dict[str, Any]:
@@ -81,6 +90,7 @@ def from_model(
     name: str,
     part: str,
     controlled: bool = False,
+    frames: int | None = None,
     state: Mapping[str, torch.Tensor] | None = None,
     base: Component | None = None,
 ) -> Component:
@@ -91,10 +101,13 @@ def from_model(
         name: of the pipeline's model.
         part: its place in the pipeline.
         controlled: as for `architecture_of`.
+        frames: as for `architecture_of`.
         state: other weights for it than its own, as a model with adapters needs them; None: its own.
         base: see `Component`.
     """
     dtype, config = dtype_of(model), _plain_config(model)
+    if frames is not None:
+        config["num_frames"] = frames
     weights_now = model.state_dict() if state is None else state
     fingerprint = weights.fingerprint(weights_now, weights_now.__getitem__)
 
@@ -109,13 +122,14 @@ def from_model(
         model_class=type(model),
         config=config,
         dtype=dtype,
-        architecture=architecture_of(model, dtype=dtype, controlled=controlled),
+        architecture=architecture_of(model, dtype=dtype, controlled=controlled, frames=frames),
         parameters=sum(tensor.numel() for tensor in weights_now.values()),
         fingerprint=fingerprint,
         files=_files_with(fingerprint, Path(config.get("_name_or_path") or "")),
         tensors=lambda: iter((model.state_dict() if state is None else state).items()),
         module=module,
         base=base,
+        frames=frames,
     )
 
 

@@ -21,7 +21,7 @@ from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
+from deepcache_trt.models.calls import check_untouched, frames_of, is_controlled, tensors_from_call, wrap_output
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.component import Component, dtype_of, from_model
@@ -65,6 +65,7 @@ class LiveComponent:
         self._site: Any = None  # the module whose `forward` is replaced
         self._site_forward: Any = None
         self._architecture: Architecture | None = None
+        self._frames: int | None = None  # see `calls.frames_of`
         self._session: Session | None = None
         self._closed_seconds = 0.0  # spent in engines that are closed
         self._close_session: Callable[[], object] | None = None
@@ -157,13 +158,14 @@ class LiveComponent:
 
     def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
-        controlled = is_controlled(arguments)
-        self._is_checked = self._is_checked and controlled == self._controlled
+        controlled, frames = is_controlled(arguments), frames_of(model, arguments)
+        self._is_checked = self._is_checked and (controlled, frames) == (self._controlled, self._frames)
         if not self._is_checked:
             check_untouched(model)
             if has_adapters(model):
                 check_mergeable(model)
-            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled)
+            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled, frames=frames)
+            self._frames = frames
         assert self._architecture is not None
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
@@ -177,7 +179,8 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         state = self._opened_with
         if not self._is_checked:
-            state = (id(model), self.branch, self.options, device, self._controlled, version_of(model))
+            kind = self._controlled, self._frames
+            state = (id(model), self.branch, self.options, device, kind, version_of(model))
         if self._session is None or state != self._opened_with or not self._session.serves(sizes):
             self.close()
             self._session = self._open(model, device, sizes)
@@ -232,13 +235,20 @@ class LiveComponent:
         return partial(drop, model, component.architecture.module, target.store, kept)
 
     def _identity(self, model: Any) -> tuple[Any, ...]:
-        return id(model), self._controlled, version_of(model)
+        return id(model), self._controlled, self._frames, version_of(model)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
         if self._dropped is not None and is_dropped(model) and self._dropped[0] == self._identity(model):
             return self._dropped[1]  # a hash of the weights would load them
-        live = partial(from_model, model, name=self.name, part=self.part, controlled=self._controlled)
+        live = partial(
+            from_model,
+            model,
+            name=self.name,
+            part=self.part,
+            controlled=self._controlled,
+            frames=self._frames,
+        )
         if not has_adapters(model):
             return live()
         self._base_weights = base_weights(model, self._base_weights)

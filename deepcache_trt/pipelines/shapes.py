@@ -13,6 +13,9 @@ from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.pipelines.component import Component
 
+# diffusers decodes a video whole unless `decode_chunk_size` says otherwise; Stable Video Diffusion has 14 frames or 25.
+_FRAMES = 25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
@@ -97,6 +100,8 @@ def profiles_around(component: Component, sizes: Mapping[str, int], *, static: b
     if _is_guided(component) and not static:
         batch = sizes["batch"]
         ranges["batch"] = Range(min=max(1, batch // 2), opt=batch, max=batch)
+    if _decodes_videos(component):  # in chunks, of which the last may have fewer frames
+        ranges["batch"] = Range(min=1, opt=sizes["batch"], max=sizes["batch"])
     tiles = _tiles(component, sizes["batch"])
     return tiles if any(tile.covers(sizes) for tile in tiles) else (ShapeProfile(**ranges), *tiles)
 
@@ -127,6 +132,10 @@ def _is_guided(component: Component) -> bool:
 
 def _is_decoder(component: Component) -> bool:
     return any(spec.name == "latent" for spec in component.architecture.inputs)
+
+
+def _decodes_videos(component: Component) -> bool:
+    return component.model_class.__name__ == "AutoencoderKLTemporalDecoder"
 
 
 def _pixels(component: Component) -> int:
@@ -160,13 +169,16 @@ def _batch(component: Component, images: Range) -> Range:
         # As many as the graph takes are served without guidance, and half of them with it.
         most = max(images.max, component.architecture.max_batch)
         return Range(min=images.min, opt=min(2 * images.opt, most), max=min(2 * images.max, most))
+    if _decodes_videos(component):
+        frames = max(images.max, _FRAMES)
+        return Range(min=1, opt=frames, max=frames)
     # A decoder may be asked for one image at a time, an encoder for one prompt.
     return Range(min=1, opt=images.opt, max=images.max)
 
 
 def _tiles(component: Component, images: int) -> tuple[ShapeProfile, ...]:
     """The tiles of a decoder that `vae.enable_tiling()` may ask for; at the border one row or column may be left."""
-    if not _is_decoder(component):
+    if not _is_decoder(component) or _decodes_videos(component):  # for which diffusers has no tiling
         return ()
     side = max(1, component.config["sample_size"] // PIXELS)
     tile = Range(min=1, opt=side, max=side)

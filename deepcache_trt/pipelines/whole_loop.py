@@ -7,6 +7,7 @@ with what it said last, and `step` with the final latents. No `__call__` of diff
 """
 
 import functools
+import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from deepcache_trt.runtime.scheduler_probe import probe, state_key
 # see `Inpainting`.
 _STRAIGHT = {
     *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
-    "StableDiffusionInstructPix2PixPipeline",
+    *("StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline"),
     *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
     *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
     *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
@@ -68,6 +69,7 @@ class WholeLoop:
         """Look at the pipeline and the arguments of its call; nothing is changed before `installed`."""
         self._pipe = pipe
         self._denoiser = denoiser
+        self._arguments = arguments
         self._bar: _Bar | None = None
         self._final: torch.Tensor | None = None
         self._inpainting = Inpainting(pipe)
@@ -140,7 +142,7 @@ class WholeLoop:
             return f"{sampler}: {known.reason}"
         if known is not None and not table.takes_edited_samples:
             return f"{sampler}: it goes on from samples that nothing was pasted into"
-        guidance = _guidance_of(self._pipe, first.prediction, latents)
+        guidance = _guidance_of(self._pipe, self._arguments, first.prediction, latents)
         if guidance is None or not _agree(guidance(first.prediction), model_output):
             return "the pipeline combines predictions in a way of its own"
         if not _agree(first.session.latents_like(latents), _repeated(latents * table.input_scales[0], guidance.copies)):
@@ -238,15 +240,26 @@ def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor
     return None
 
 
-def _guidance_of(pipe: Any, prediction: torch.Tensor, latents: torch.Tensor) -> Guidance | None:
+def _guidance_of(
+    pipe: Any, arguments: Mapping[str, Any], prediction: torch.Tensor, latents: torch.Tensor
+) -> Guidance | None:
     copies, rest = divmod(len(prediction), len(latents))
     if rest or copies > 3 or prediction.shape[1:] != latents.shape[1:]:
         return None
     if copies == 1:
         return Guidance(scale=None)
+    scale = _guidance_scale(pipe, arguments)
     if copies == 3:
-        return Guidance(scale=pipe.guidance_scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))
-    return Guidance(scale=pipe.guidance_scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
+        return Guidance(scale=scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))
+    return Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
+
+
+def _guidance_scale(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    """What the pipeline says now; an upscaler has it as an argument only."""
+    if hasattr(pipe, "guidance_scale"):
+        return pipe.guidance_scale
+    default = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
+    return arguments.get("guidance_scale", default)
 
 
 def _repeated(latents: torch.Tensor, copies: int) -> torch.Tensor:

@@ -19,6 +19,9 @@ SKIP = "skip"  # no call of the model at all: its last prediction is used again
 FORECASTS = ("taylor1",)
 SKIP_MODES = ("uniform", "quad", "quad_center")
 
+# Up to so many calls a generation has little to reuse.
+FEW_CALLS = 8
+
 # The quad schedules lower the exponent in steps of 0.02, so a huge one would search for ever.
 _MAX_POW = 10
 
@@ -127,6 +130,17 @@ class Plan:
             calls = [i for i, variant in enumerate(self.variants) if variant in computing]
             rates[calls[1:], place] = 1 / np.diff(calls)
         return rates
+
+
+def gain_in_words(plan: Plan) -> str:
+    """The most that caching can gain in a plan, by the count of its full calls; "" for a plan of no calls."""
+    calls, full = len(plan), len(plan.full_steps)
+    if full == calls:
+        return "every call is full, nothing is reused" if calls else ""
+    return (
+        f"{full} of {calls} calls {'is' if full == 1 else 'are'} full: even if the others cost nothing, "
+        f"the denoiser is at most {calls / full:.1f} times as fast"
+    )
 
 
 def make_plan(params: CacheParams, calls: int) -> Plan:

@@ -33,7 +33,12 @@ class Exported:
     @property
     def weights(self) -> set[str]:
         """The names of what the graph reads from the checkpoint."""
-        return {i.name for i in self.graph.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL}
+        return self.weights_of(WHOLE)
+
+    def weights_of(self, variant: Variant) -> set[str]:
+        """The names of what a variant's graph reads from the checkpoint."""
+        external = onnx.TensorProto.EXTERNAL
+        return {i.name for i in cut(self.graph, variant).graph.initializer if i.data_location == external}
 
     @property
     def constants(self) -> dict[str, torch.Tensor]:

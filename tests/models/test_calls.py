@@ -183,7 +183,7 @@ def test_one_kind_of_control_residuals_without_the_other_is_refused(dropped: str
 
 def test_a_t2i_adapter_beside_a_controlnet_is_refused() -> None:
     call = {**_controlled_call("sd15"), "down_intrablock_additional_residuals": [torch.ones(1)]}
-    with pytest.raises(UnsupportedError, match="run T2I-adapter pipelines without the cache"):
+    with pytest.raises(UnsupportedError, match="to run a T2I-adapter in plain diffusers"):
         _answer(tiny.denoiser("sd15"), **call)
 
 

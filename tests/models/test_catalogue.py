@@ -20,6 +20,7 @@ PARAMETERS = {
     ("sdxl", "text_encoder"): 123_060_480,
     ("sdxl", "text_encoder_2"): 694_659_840,
     ("svd", "unet"): 1_524_623_082,
+    ("svd", "vae"): 97_742_847,  # by its config; not compared with the checkpoint
     ("ddpm-cifar10", "unet"): 35_746_307,
 }
 
@@ -52,6 +53,12 @@ def test_only_a_vae_that_says_that_it_overflows_is_built_in_full_precision(
     name: str, folder: str, dtype: str, built: str
 ) -> None:
     assert part_dtype(CATALOGUE[name].parts[folder].config, dtype) == built
+
+
+def test_a_video_vae_decodes_in_the_precision_of_the_pipeline_whatever_it_says() -> None:
+    config = {"_class_name": "AutoencoderKLTemporalDecoder", "force_upcast": True}
+    assert part_dtype(config, "float16") == "float16"
+    assert part_dtype({**config, "_class_name": "AutoencoderKL"}, "float16") == "float32"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import (
-    AutoencoderKLTemporalDecoder,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -54,6 +53,10 @@ _UNETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sdxl": (UNet2DConditionModel, {**_XL, "in_channels": 4}),
     "sdxl with a mask": (UNet2DConditionModel, {**_XL, "in_channels": 9}),
     "pix2pix": (UNet2DConditionModel, {**_TEXT, "in_channels": 8}),
+    "upscale": (
+        UNet2DConditionModel,
+        {**_TEXT, **_CROSS, "in_channels": 7, "num_class_embeds": 1000, "only_cross_attention": True},
+    ),
     "lcm": (UNet2DConditionModel, {**_TEXT, "in_channels": 4, "time_cond_proj_dim": 8}),
     "ddpm": (UNet2DModel, {**_BLOCK, **_PLAIN, "in_channels": 3, "out_channels": 3, "add_attention": False}),
     "svd": (
@@ -89,20 +92,24 @@ def _components(of: str) -> dict[str, Any]:
     """Everything but the U-Net, shared by all pipelines of a test process, as is the scheduler that they start with."""
     if of == "svd":
         return _video_components()
+    if of == "sd upscale":
+        vae = tiny.new_part("vae")
+        vae.register_to_config(scaling_factor=0.08333)  # which its pipeline else sets, with a warning
+        parts = {name: _components("sd")[name] for name in ("text_encoder", "tokenizer", "scheduler")}
+        return {**parts, "vae": vae, "low_res_scheduler": DDPMScheduler()}
     if of == "ddpm":
         # Its images are cut to [0, 1]: those of a model that predicts images are not all 0 and 1.
         return {"scheduler": DDPMScheduler(clip_sample=False, prediction_type="sample")}
-    parts: Any = tiny.stable_diffusion_xl() if of == "sdxl" else tiny.stable_diffusion()
-    return {name: part for name, part in parts.components.items() if name != "unet"}
+    pipe: Any = tiny.stable_diffusion_xl() if of == "sdxl" else tiny.stable_diffusion()
+    return {name: part for name, part in pipe.components.items() if name != "unet"}
 
 
 def _video_components() -> dict[str, Any]:
     torch.manual_seed(0)
     vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4}
     vision |= {"image_size": 64, "patch_size": 32, "projection_dim": 32}
-    vae = {"block_out_channels": (32,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4, "latent_channels": 4}
     return {
-        "vae": model_from_config(AutoencoderKLTemporalDecoder, vae),
+        "vae": tiny.part("temporal_vae"),
         "image_encoder": model_from_config(CLIPVisionModelWithProjection, vision),
         "scheduler": EulerDiscreteScheduler(**_SVD_SCHEDULER),
         "feature_extractor": CLIPImageProcessor(crop_size=64, size=64),
@@ -144,6 +151,7 @@ _UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safet
 _UNMARKED = {"add_watermarker": False}
 _IMAGE = {"image": torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)}
 _MASK = {"mask_image": torch.linspace(0, 1, 64).expand(1, 1, 64, 64)}
+_SMALL = {"image": torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)}
 _PROMPT = {"prompt": "a handwritten seven", "output_type": "latent"}
 _SIZE = {"height": 64, "width": 64}
 _EDIT = {**_PROMPT, **_IMAGE, "strength": 0.8}
@@ -166,6 +174,12 @@ STRAIGHT = {
     "sd inpaint": _sd("StableDiffusionInpaintPipeline", "sd with a mask", **_PAINT),
     "sd unmasked inpaint": _sd("StableDiffusionInpaintPipeline", "sd", **_PAINT),
     "instruct pix2pix": _sd("StableDiffusionInstructPix2PixPipeline", "pix2pix", **_PROMPT, **_IMAGE),
+    "sd upscale": Micro(
+        pipeline="StableDiffusionUpscalePipeline",
+        unet="upscale",
+        shares="sd upscale",
+        call={**_PROMPT, **_SMALL},
+    ),
     "lcm": _sd("LatentConsistencyModelPipeline", "lcm", LCMScheduler, **_PROMPT, **_SIZE),
     "lcm img2img": _sd("LatentConsistencyModelImg2ImgPipeline", "lcm", LCMScheduler, **_EDIT),
     "sdxl": _xl("StableDiffusionXLPipeline", "sdxl", **_PROMPT, **_SIZE),

@@ -179,7 +179,9 @@ def test_foreign_attention_processors_are_refused(pipe: Any) -> None:
 def test_a_pipeline_without_a_covered_denoiser() -> None:
     plain = tiny.stable_diffusion()
     plain.unet = torch.nn.Linear(2, 2)
-    with pytest.raises(UnsupportedError, match="Linear is not covered; covered are UNet2DConditionModel"):
+    with pytest.raises(
+        UnsupportedError, match="Linear, the unet of StableDiffusionPipeline, is not covered; covered are UNet2"
+    ):
         DeepCachePipeline.from_pipe(plain)
 
 

@@ -94,14 +94,17 @@ def test_a_denoiser_becomes_a_full_and_a_small_shallow_plan_for_two_sizes(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "profiles"), [("vae", 3), ("clip", 2), ("clip_projection", 2)])
+@pytest.mark.parametrize(
+    ("name", "profiles"),
+    [("vae", 3), pytest.param("temporal_vae", 2, marks=pytest.mark.slow), ("clip", 2), ("clip_projection", 2)],
+)
 def test_the_parts_beside_the_denoiser_become_plans(
     name: str, profiles: int, dtype: str, store_root: Path, folder: Path
 ) -> None:
-    """A decoder has a profile for its tiles, too; a text encoder's are two batches."""
+    """A decoder has a profile for its tiles, too, but that of videos has none; a text encoder's are two batches."""
     made_of = component(name, dtype)
     store = store_with_graph(made_of, store_root, folder)
-    shapes = shapes_from_text(["64", "128"], ["1"]) if name == "vae" else shapes_from_text([], ["1", "4"])
+    shapes = shapes_from_text(["64", "128"], ["1"]) if name.endswith("vae") else shapes_from_text([], ["1", "4"])
     target = Target(backend="tensorrt-rtx", device="cuda", store=store, capability="sm86", shapes=shapes)
     (artefact,) = build_variants(made_of, 0, target).values()
     assert_is_a_plan(artefact, profiles=profiles)

@@ -1,6 +1,7 @@
 """Plans: the published schedules, number by number, and what every plan promises."""
 
 import math
+import re
 import warnings
 from typing import Any
 
@@ -10,7 +11,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams, Plan, make_plan, quad, quad_center, uniform
+from deepcache_trt.runtime.plan import (
+    FULL,
+    SHALLOW,
+    SKIP,
+    CacheParams,
+    Plan,
+    gain_in_words,
+    make_plan,
+    quad,
+    quad_center,
+    uniform,
+)
 
 # The paper's non-uniform schedules of Stable Diffusion, 50 steps: interval → center, pow.
 PUBLISHED = {2: (15, 1.5), 3: (15, 1.3), 4: (15, 1.4), 5: (10, 1.5), 6: (15, 1.3), 7: (15, 1.4), 8: (10, 1.4)}
@@ -268,3 +280,19 @@ def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
     assert plan.variants == (FULL, SHALLOW, FULL, SHALLOW, SKIP, SHALLOW, FULL, SHALLOW)
     assert plan.forecast_rates[:, 0].tolist() == [0, 0, 1 / 2, 0, 0, 0, 1 / 4, 0]
     assert plan.forecast_rates[:, 1].tolist() == [0, 1, 1, 1, 0, 1 / 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("params", "calls", "says"),
+    [
+        ({"cache_interval": 2}, 4, "2 of 4 calls are full: even if .* cost nothing, .* is at most 2.0 times as fast$"),
+        ({"cache_interval": 3}, 4, "2 of 4 calls are full: .* at most 2.0 times"),
+        ({"cache_interval": 8}, 8, "1 of 8 calls is full: .* at most 8.0 times"),
+        ({"cache_interval": 2, "skip_interval": 1}, 7, "4 of 7 calls are full: .* at most 1.8 times"),
+        ({"cache_interval": 1}, 4, "every call is full, nothing is reused$"),
+        ({"cache_interval": 3}, 1, "every call is full, nothing is reused$"),
+        ({}, 0, "$"),
+    ],
+)
+def test_what_a_plan_can_gain_is_the_count_of_its_full_calls(params: dict[str, Any], calls: int, says: str) -> None:
+    assert re.match(says, gain_in_words(make_plan(CacheParams(**params), calls)))
