@@ -1,6 +1,7 @@
 """ControlNet of diffusers: a copy of a U-Net's down-sampling half that an image steers (Zhang et al. 2023)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
@@ -44,19 +45,22 @@ def controlnet(model: Any, dtype: str) -> Architecture:
         ),
         outputs=tuple(outputs),
         taps=(_CONDITION,),
-        variants=_variants,
+        variants=partial(_variants, [spec.name for spec in outputs]),
         size_multiple=2 ** sum(bool(block.downsamplers) for block in model.down_blocks),
         max_batch=MAX_IMAGES,
         call=_call,
     )
 
 
-def _variants(branch: int) -> tuple[Variant, ...]:
-    """All residuals, and those that a U-Net's cached step at this branch reads: 0 … k of the list."""
-    read = tuple(f"{DOWN_RESIDUAL}{i}" for i in range(branch + 1))
+def _variants(names: Sequence[str], branch: int) -> tuple[Variant, ...]:
+    """All residuals, and those that a U-Net's cached step at this branch reads: 0 … k of the list.
+
+    The last branch's tap is the mid block's own output, to which the last of `names` is added.
+    """
+    read = names if branch == len(names) - 2 else names[: branch + 1]
     return (
         Variant(name="full", emits=(_CONDITION.name,)),
-        Variant(name="shallow", consumes=(_CONDITION.name,), outputs=read),
+        Variant(name="shallow", consumes=(_CONDITION.name,), outputs=tuple(read)),
     )
 
 

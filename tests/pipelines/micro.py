@@ -4,12 +4,13 @@ two calls of the denoiser, and to export a larger one takes a hundred times as l
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import (
+    ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -18,7 +19,7 @@ from diffusers import (
     UNet2DModel,
     UNetSpatioTemporalConditionModel,
 )
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.export.trace import model_from_config
@@ -51,6 +52,7 @@ _UNETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd": (UNet2DConditionModel, {**_TEXT, **_CROSS, "in_channels": 4}),
     "sd with a mask": (UNet2DConditionModel, {**_TEXT, "in_channels": 9}),
     "sdxl": (UNet2DConditionModel, {**_XL, "in_channels": 4}),
+    "refiner": (UNet2DConditionModel, {**_XL, "in_channels": 4, "projection_class_embeddings_input_dim": 5 * 8 + 1280}),
     "sdxl with a mask": (UNet2DConditionModel, {**_XL, "in_channels": 9}),
     "pix2pix": (UNet2DConditionModel, {**_TEXT, "in_channels": 8}),
     "upscale": (
@@ -97,6 +99,13 @@ def _components(of: str) -> dict[str, Any]:
         vae.register_to_config(scaling_factor=0.08333)  # which its pipeline else sets, with a warning
         parts = {name: _components("sd")[name] for name in ("text_encoder", "tokenizer", "scheduler")}
         return {**parts, "vae": vae, "low_res_scheduler": DDPMScheduler()}
+    if of == "sdxl refiner":
+        # Of a pooled text of this width it is known that there are five time ids.
+        base = _components("sdxl")
+        parts = {name: base[name] for name in ("vae", "tokenizer_2", "scheduler")}
+        config = {**base["text_encoder_2"].config.to_dict(), "projection_dim": 1280, "hidden_size": 64}
+        encoder = model_from_config(CLIPTextModelWithProjection, config)
+        return {**parts, "text_encoder": None, "tokenizer": None, "text_encoder_2": encoder}
     if of == "ddpm":
         # Its images are cut to [0, 1]: those of a model that predicts images are not all 0 and 1.
         return {"scheduler": DDPMScheduler(clip_sample=False, prediction_type="sample")}
@@ -116,6 +125,16 @@ def _video_components() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def controlnet(of: str, seed: int = 0) -> Any:
+    """A ControlNet for a U-Net, whose residuals are not zero as those of a new one are."""
+    model = ControlNetModel.from_unet(unet(of)).eval()
+    torch.manual_seed(seed)
+    for zero in (*model.controlnet_down_blocks, model.controlnet_mid_block, model.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(zero.weight)
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class Micro:
     """A kind of pipeline.
@@ -127,6 +146,7 @@ class Micro:
         options: for the constructor.
         call: arguments of every call of it.
         scheduler: its class, if not that of the others.
+        controlnets: how many steer it.
     """
 
     pipeline: str
@@ -135,23 +155,54 @@ class Micro:
     options: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Any = None
+    controlnets: int = 0
 
     def new(self) -> Any:
         """A pipeline of its own, with the models of all others and a scheduler of its own."""
         parts = _components(self.shares)
         scheduler = (self.scheduler or type(parts["scheduler"])).from_config(parts["scheduler"].config)
-        pipe = getattr(diffusers, self.pipeline)(
-            **{**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
-        )
+        parts = {**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
+        nets = [controlnet(self.unet, seed) for seed in range(self.controlnets)]
+        if nets:
+            parts["controlnet"] = nets if len(nets) > 1 else nets[0]
+        pipe = getattr(diffusers, self.pipeline)(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def arguments(self, *, height: int, width: int, batch: int, guided: bool) -> dict[str, Any]:
+        """The call's for a batch of images of some size, as far as the pipeline takes any; each image is another."""
+        call: dict[str, Any] = {}
+        if "prompt" in self.call:
+            call |= {"prompt": ["a handwritten seven", "one", "three"][:batch]}
+            call |= {} if guided else {"guidance_scale": 1.0}
+        if "height" in self.call:
+            call |= {"height": height, "width": width}
+        for name in {"image", "control_image"} & self.call.keys():
+            if self.shares == "svd":  # whose image is first resized by nobody else
+                height = width = 64
+            scale = 64 // (self.call[name][0] if self.controlnets > 1 else self.call[name]).shape[-1]
+            of_all = picture(batch, height // scale, width // scale)
+            call[name] = [of_all, 1 - of_all][: self.controlnets] if self.controlnets > 1 else of_all
+        if "mask_image" in self.call:
+            call["mask_image"] = torch.linspace(0, 1, width).expand(batch, 1, height, width)
+        if self.shares == "svd" and not guided:
+            call |= {"min_guidance_scale": 1.0, "max_guidance_scale": 1.0}
+        if self.shares == "ddpm":
+            call["batch_size"] = batch
+        return call
+
+
+def picture(batch: int, height: int, width: int) -> torch.Tensor:
+    """Gradients, [B, 3, H, W] in 0…1."""
+    return torch.linspace(0, 1, batch * 3 * height * width).reshape(batch, 3, height, width)
 
 
 _UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 _UNMARKED = {"add_watermarker": False}
-_IMAGE = {"image": torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)}
+_IMAGE = {"image": picture(1, 64, 64)}
 _MASK = {"mask_image": torch.linspace(0, 1, 64).expand(1, 1, 64, 64)}
-_SMALL = {"image": torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)}
+_SMALL = {"image": picture(1, 8, 8)}
+_CONTROL = {"control_image": picture(1, 64, 64).flip(-1)}
 _PROMPT = {"prompt": "a handwritten seven", "output_type": "latent"}
 _SIZE = {"height": 64, "width": 64}
 _EDIT = {**_PROMPT, **_IMAGE, "strength": 0.8}
@@ -165,6 +216,10 @@ def _sd(pipeline: str, unet: str, scheduler: Any = None, **call: Any) -> Micro:
 
 def _xl(pipeline: str, unet: str, **call: Any) -> Micro:
     return Micro(pipeline=pipeline, unet=unet, shares="sdxl", options=_UNMARKED, call=call)
+
+
+def _controlled(micro: Micro, nets: int = 1) -> Micro:
+    return replace(micro, controlnets=nets)
 
 
 STRAIGHT = {
@@ -184,6 +239,13 @@ STRAIGHT = {
     "lcm img2img": _sd("LatentConsistencyModelImg2ImgPipeline", "lcm", LCMScheduler, **_EDIT),
     "sdxl": _xl("StableDiffusionXLPipeline", "sdxl", **_PROMPT, **_SIZE),
     "sdxl img2img": _xl("StableDiffusionXLImg2ImgPipeline", "sdxl", **_EDIT),
+    "sdxl refiner": Micro(
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        unet="refiner",
+        shares="sdxl refiner",
+        options={**_UNMARKED, "requires_aesthetics_score": True},
+        call=_EDIT,
+    ),
     "sdxl inpaint": _xl("StableDiffusionXLInpaintPipeline", "sdxl with a mask", **_PAINT),
     "sdxl unmasked inpaint": _xl("StableDiffusionXLInpaintPipeline", "sdxl", **_PAINT),
     "svd": Micro(pipeline="StableVideoDiffusionPipeline", unet="svd", shares="svd", call=_VIDEO),
@@ -192,16 +254,28 @@ STRAIGHT = {
         pipeline="DDIMPipeline", unet="ddpm", shares="ddpm", call={"output_type": "pt"}, scheduler=DDIMScheduler
     ),
 }
-# They do more between two steps than guidance and `step`, or hand `step` more than the latents.
+# They do more between two steps than guidance and `step`.
 OTHERS = {
-    "sd inpaint without mask channels": _sd("StableDiffusionInpaintPipeline", "sd", **_PAINT),
-    "sdxl inpaint without mask channels": _xl("StableDiffusionXLInpaintPipeline", "sdxl", **_PAINT),
+    "sd controlnet": _controlled(_sd("StableDiffusionControlNetPipeline", "sd", **_PROMPT, **_IMAGE)),
+    "sd controlnets": _controlled(
+        _sd("StableDiffusionControlNetPipeline", "sd", **_PROMPT, image=[picture(1, 64, 64)] * 2), nets=2
+    ),
+    "sd controlnet img2img": _controlled(_sd("StableDiffusionControlNetImg2ImgPipeline", "sd", **_EDIT, **_CONTROL)),
+    "sd controlnet inpaint": _controlled(_sd("StableDiffusionControlNetInpaintPipeline", "sd", **_PAINT, **_CONTROL)),
+    "sdxl controlnet": _controlled(_xl("StableDiffusionXLControlNetPipeline", "sdxl", **_PROMPT, **_IMAGE)),
+    "sdxl controlnet img2img": _controlled(
+        _xl("StableDiffusionXLControlNetImg2ImgPipeline", "sdxl", **_EDIT, **_CONTROL)
+    ),
+    "sdxl controlnet inpaint": _controlled(
+        _xl("StableDiffusionXLControlNetInpaintPipeline", "sdxl", **_PAINT, **_CONTROL)
+    ),
 }
 
 
 def cached(micro: Micro, **params: Any) -> Any:
-    """A cached pipeline with no engines but those of its denoiser, of the backend that is quickest at this size."""
-    return DeepCachePipeline.from_pipe(micro.new(), **{"backend": "onnxruntime", "components": (), **params})
+    """A cached pipeline whose denoiser and ControlNets alone have engines, of the backend that is quickest here."""
+    components = ("controlnet",) if micro.controlnets else ()
+    return DeepCachePipeline.from_pipe(micro.new(), **{"backend": "onnxruntime", "components": components, **params})
 
 
 def draw(pipe: Any, micro: Micro, *, seed: int | list[int] = 0, **call: Any) -> torch.Tensor:

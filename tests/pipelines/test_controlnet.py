@@ -10,6 +10,7 @@ from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionC
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
+from deepcache_trt.models.taps import unet_taps
 from tests import tiny
 from tests.pipelines.test_parity import difference, draw
 
@@ -117,16 +118,19 @@ def record_control(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-@pytest.mark.parametrize("branch", [0, 3])
+@pytest.mark.parametrize("branch", [0, 3, -1])
 def test_at_a_cached_step_it_computes_only_what_the_unet_reads(
     plain: Any, cached: Any, branch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    down = [f"down_residual_{i}" for i in range(len(unet_taps(plain.unet)))]
+    branch %= len(down)
     cached.set_cache_params(cache_interval=3, cache_branch_id=branch)
     draw(cached, image=control())
     (component,) = (part for part in cached._live_components if part.part == "controlnet")
     shallow = component._session.engines["shallow"]
     read = {name for name in cached._cached_denoiser._session.engines["shallow"].inputs if "residual" in name}
-    assert set(shallow.outputs) == read == {f"down_residual_{i}" for i in range(branch + 1)}
+    expected = {*down[: branch + 1], *(["mid_residual"] if branch == len(down) - 1 else [])}
+    assert set(shallow.outputs) == read == expected
     assert "controlnet_cond" not in shallow.inputs, "the control image is embedded once"
     ran = record_control(cached, monkeypatch)
     draw(cached, image=control())
