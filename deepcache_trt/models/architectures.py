@@ -4,10 +4,12 @@ The names and shapes of graph inputs and outputs are written down in the modules
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models import denoisers, text_encoders, vae
+from deepcache_trt.models.ip_adapter import ImageShapes, ip_adapter_inputs
 from deepcache_trt.models.part import OUTPUT, Architecture, part_dtype
 
 __all__ = ["COVERED", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
@@ -29,13 +31,14 @@ _DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
 COVERED = tuple(_DESCRIBE)
 
 
-def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Architecture:
+def architecture_of(model: Any, *, dtype: str, controlled: bool = False, images: ImageShapes = ()) -> Architecture:
     """Describe `model` as a graph.
 
     Args:
         model: may be on fake tensors.
         dtype: of its weights.
         controlled: called with the residuals of a ControlNet, which makes another graph of it.
+        images: the shapes of the embeddings that its IP-Adapters are called with, if it has any.
 
     Raises:
         UnsupportedError: a model class or block type that is not covered.
@@ -44,4 +47,7 @@ def architecture_of(model: Any, *, dtype: str, controlled: bool = False) -> Arch
     if kind not in described:
         called = f"{kind} with ControlNet residuals" if controlled else kind
         raise UnsupportedError(f"{called} is not covered; covered are {', '.join(described)}")
-    return described[kind](model, dtype)
+    architecture = described[kind](model, dtype)
+    if not images:
+        return architecture
+    return replace(architecture, inputs=(*architecture.inputs, *ip_adapter_inputs(model, dtype, images)))

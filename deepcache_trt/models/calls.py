@@ -8,18 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.ip_adapter import ip_adapter_tensors
 from deepcache_trt.models.part import DOWN_RESIDUAL, MID_RESIDUAL, OUTPUT, Architecture
+from deepcache_trt.models.processors import check_processors, image_projections
 from deepcache_trt.models.text_encoders import HIDDEN_STATE
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-# Attention classes that compute what the exported graph computes.
-_PLAIN_PROCESSORS = {
-    *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor"),
-    *("XFormersAttnProcessor", "XLAFlashAttnProcessor2_0"),
-}
 
 _OUTPUT_CLASSES = {
     "UNet2DConditionModel": "UNet2DConditionOutput",
@@ -50,7 +46,8 @@ _CURES = {
     "run T2I-adapter pipelines without the cache for now",
     _MID: f"diffusers ignores it without {_DOWN}: give both, or run this pipeline without the cache",
     "down_intrablock_additional_residuals": "run T2I-adapter pipelines without the cache for now",
-    "image_embeds": "run IP-Adapter pipelines without the cache for now",
+    "image_embeds": "load the IP-Adapter that they are for",
+    "ip_adapter_masks": "leave them out, or call pipe.disable_cache() for this image",
 }
 
 
@@ -79,6 +76,10 @@ def tensors_from_call(
         if name not in _FORMS and not _is_empty(name, value, architecture)
     }
     given.update(given.pop("added_cond_kwargs", None) or {})
+    if isinstance(given.get("cross_attention_kwargs"), Mapping):
+        given = {**_masks(given["cross_attention_kwargs"]), **given}
+    if image_projections(model):
+        given.update(ip_adapter_tensors(model, given.pop("image_embeds", None)))
     if architecture.controlled and is_controlled(given):
         given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
     tensors: dict[str, torch.Tensor] = {}
@@ -93,6 +94,10 @@ def tensors_from_call(
             f"{name}={_short(given[name])} is not an input of the graph of {kind}; {_cure(name, architecture)}"
         )
     return tensors
+
+
+def _masks(cross_attention_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: cross_attention_kwargs[name] for name in ("ip_adapter_masks",) if name in cross_attention_kwargs}
 
 
 def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, kind: str) -> dict[str, Any]:
@@ -192,10 +197,4 @@ def check_untouched(model: Any) -> None:
             f"the config of {kind} asks for attentions, which its graph does not give; "
             f"set config.output_attentions = False"
         )
-    processors: Mapping[str, Any] = getattr(model, "attn_processors", {})
-    foreign = {type(processor).__name__ for processor in processors.values()} - _PLAIN_PROCESSORS
-    if foreign:
-        raise UnsupportedError(
-            f"the attention processors {', '.join(sorted(foreign))} of {kind} are not in its graph; "
-            f"call its set_attn_processor(AttnProcessor2_0()) from diffusers.models.attention_processor"
-        )
+    check_processors(model)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import Variant, tap
 
 Tensors = Mapping[str, torch.Tensor]
@@ -17,6 +18,7 @@ def traceable(model: torch.nn.Module, architecture: Architecture, variant: Varia
     Each function has modules of its own, which keep their hooks for as long as it lives, on the weights of `model`.
     """
     own = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    make_traceable(own)
     consumed: dict[str, torch.Tensor] = {}
     emitted: dict[str, torch.Tensor] = {}
     used = [tap for tap in architecture.taps if tap.name in (*variant.consumes, *variant.emits)]

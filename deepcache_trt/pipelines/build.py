@@ -37,7 +37,7 @@ from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-_AT_FIRST_USE = "since engines for ControlNet are built at first use, not by a command"
+_AT_FIRST_USE = "since engines for ControlNet, IP-Adapter or a pipeline's own attention are built at first use, not by a command"
 
 
 def check_branch(architecture: Architecture, branch: int, name: str) -> None:
@@ -104,7 +104,7 @@ def _settle(
         profiles = profiles_for(component, target.shapes or Shapes())
         if sizes is not None and nearest(profiles, sizes) is None:
             cure = f"build for it with: {_command(component, branch, target, sizes)}"
-            if component.architecture.controlled:
+            if component.is_live_only:
                 cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE}"
             if sizes.get("sequence", 0) > TOKENS:
                 cure = f"shorten the prompt of {sizes['sequence']} tokens to {TOKENS}, or leave size= and batch= out"
@@ -165,7 +165,7 @@ def _engine(
         )
         if target.build == "never":
             cure = f"or run: {_command(component, branch, target, profiles[0].at('opt'))}"
-            if component.architecture.controlled:
+            if component.is_live_only:
                 cure = _AT_FIRST_USE
             raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
         _log.info("%s; building it", missing)

@@ -67,6 +67,8 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
             component.graph_config,
             dtype=component.dtype,
             controlled=component.architecture.controlled,
+            images=component.images,
+            graft=component.graft,
             progress=progress,
         )
         onnx_ir.save(model, folder / GRAPH)
@@ -104,7 +106,12 @@ def _graph_ingredients(component: Component) -> dict[str, Any]:
         "format": _GRAPH_FORMAT,
         "torch": torch.__version__.split("+")[0],
     }
-    return ingredients | ({"controlled": True} if component.architecture.controlled else {})
+    extras = {
+        "controlled": component.architecture.controlled,
+        "structure": component.structure,
+        "images": component.images,
+    }
+    return ingredients | {name: extra for name, extra in extras.items() if extra}
 
 
 def _check_parity(component: Component, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:

@@ -21,7 +21,9 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError, UnsupportedError
 from deepcache_trt.models.architectures import COVERED, architecture_of
 from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
+from deepcache_trt.models.ip_adapter import ImageShapes, image_shapes
 from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.processors import structure_of
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.component import DENOISERS, Component, dtype_of, from_model
 from deepcache_trt.pipelines.engine_options import EngineOptions
@@ -64,6 +66,7 @@ class LiveComponent:
         self._site: Any = None  # the module whose `forward` is replaced
         self._site_forward: Any = None
         self._architecture: Architecture | None = None
+        self._images: ImageShapes = ()  # that the IP-Adapters of a denoiser are called with
         self._session: Session | None = None
         self._closed_seconds = 0.0  # spent in engines that are closed
         self._close_session: Callable[[], object] | None = None
@@ -130,13 +133,13 @@ class LiveComponent:
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
         started = time.perf_counter()
-        with self._own_forward():
+        with self.own_forward():
             outputs = self._run(model, arguments)
         self.seconds += time.perf_counter() - started
         return wrap_output(model, outputs, arguments)
 
     @contextmanager
-    def _own_forward(self) -> Iterator[None]:
+    def own_forward(self) -> Iterator[None]:
         """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
         self._restore()
         try:
@@ -156,13 +159,16 @@ class LiveComponent:
 
     def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
-        controlled = is_controlled(arguments)
-        self._is_checked = self._is_checked and controlled == self._controlled
+        controlled, images = is_controlled(arguments), image_shapes(arguments)
+        self._is_checked = self._is_checked and (controlled, images) == (self._controlled, self._images)
         if not self._is_checked:
             check_untouched(model)
             if has_adapters(model):
                 check_mergeable(model)
-            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled)
+            self._images = images
+            self._architecture = architecture_of(
+                model, dtype=dtype_of(model), controlled=controlled, images=images
+            )
         assert self._architecture is not None
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
@@ -176,7 +182,7 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         state = self._opened_with
         if not self._is_checked:
-            state = (id(model), self.branch, self.options, device, self._controlled, version_of(model))
+            state = (self.branch, self.options, device, *self._identity(model))
         if self._session is None or state != self._opened_with or not self._session.serves(sizes):
             self.close()
             self._session = self._open(model, device, sizes)
@@ -231,13 +237,15 @@ class LiveComponent:
         return partial(drop, model, component.architecture.module, target.store, kept)
 
     def _identity(self, model: Any) -> tuple[Any, ...]:
-        return id(model), self._controlled, version_of(model)
+        return id(model), self._controlled, self._images, structure_of(model), version_of(model)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
         if self._dropped is not None and is_dropped(model) and self._dropped[0] == self._identity(model):
             return self._dropped[1]  # a hash of the weights would load them
-        live = partial(from_model, model, name=self.name, part=self.part, controlled=self._controlled)
+        live = partial(
+            from_model, model, name=self.name, part=self.part, controlled=self._controlled, images=self._images
+        )
         if not has_adapters(model):
             return live()
         self._base_weights = base_weights(model, self._base_weights)
