@@ -40,7 +40,10 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
     """UNet2DConditionModel: SD1.5, SD2.1, SDXL and their kin."""
     _check_blocks(model)
     config = model.config
-    if (config.encoder_hid_dim_type is not None and not image_projections(model)) or config.addition_embed_type not in (None, "text_time"):
+    if (config.encoder_hid_dim_type is not None and not image_projections(model)) or config.addition_embed_type not in (
+        None,
+        "text_time",
+    ):
         raise UnsupportedError(
             f"encoder_hid_dim_type={config.encoder_hid_dim_type!r} and addition_embed_type="
             f"{config.addition_embed_type!r} are not covered; covered are None, 'ip_image_proj' of IP-Adapters, and None and 'text_time'"

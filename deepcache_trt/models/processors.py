@@ -94,6 +94,12 @@ def make_traceable(model: Any) -> None:
         model.set_attn_processor({path: _traceable(processor) for path, processor in processors.items()})
 
 
+def telling_batch(model: Any) -> int:
+    """The smallest batch in which every processor does all that it ever does: three frames where they are compared."""
+    processors = _foreign(model).values()
+    return max((3 * one.batch_size for one in processors if type(one).__name__ == _CROSS_FRAME), default=1)
+
+
 def _traceable(processor: Any) -> Any:
     return CrossFrame(processor.batch_size) if type(processor).__name__ == _CROSS_FRAME else processor
 
@@ -135,7 +141,9 @@ def _describe(part: Any) -> dict[str, Any]:
     about = {
         name: value
         for name, value in vars(part).items()
-        if not name.startswith("_") and name not in _NO_STRUCTURE and isinstance(value, int | float | str | list | tuple)
+        if not name.startswith("_")
+        and name not in _NO_STRUCTURE
+        and isinstance(value, int | float | str | list | tuple)
     }
     about["class"] = type(part).__name__
     if hasattr(part, "named_parameters"):

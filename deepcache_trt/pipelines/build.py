@@ -37,7 +37,9 @@ from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-_AT_FIRST_USE = "since engines for ControlNet, IP-Adapter or a pipeline's own attention are built at first use, not by a command"
+_AT_FIRST_USE = (
+    "since engines for ControlNet, IP-Adapter or a pipeline's own attention are built at first use, not by a command"
+)
 
 
 def check_branch(architecture: Architecture, branch: int, name: str) -> None:

@@ -166,9 +166,7 @@ class LiveComponent:
             if has_adapters(model):
                 check_mergeable(model)
             self._images = images
-            self._architecture = architecture_of(
-                model, dtype=dtype_of(model), controlled=controlled, images=images
-            )
+            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled, images=images)
         assert self._architecture is not None
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
