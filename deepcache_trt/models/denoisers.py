@@ -46,7 +46,7 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
     ):
         raise UnsupportedError(
             f"encoder_hid_dim_type={config.encoder_hid_dim_type!r} and addition_embed_type="
-            f"{config.addition_embed_type!r} are not covered; covered are None, 'ip_image_proj' of IP-Adapters, and None and 'text_time'"
+            f"{config.addition_embed_type!r} are not covered; covered are None and 'text_time', with IP-Adapters or not"
         )
     inputs = [
         TensorSpec(name="sample", dtype=dtype, shape=("batch", config.in_channels, "height", "width")),

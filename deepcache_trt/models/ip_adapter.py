@@ -1,6 +1,6 @@
 """IP-Adapters: the embeddings of their images, and how strongly each counts where, as inputs of a U-Net's graph."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ def ip_adapter_tensors(model: Any, image_embeds: Any) -> dict[str, Any]:
     """The inputs of `ip_adapter_inputs` for one call, the scales as they are set now.
 
     Raises:
-        UnsupportedError: another number of embeddings than of adapters, or a scale for each mask.
+        UnsupportedError: another number of embeddings than of adapters, a scale for each mask, or adapters that
+            have been switched off by half.
     """
     import torch
 
@@ -58,6 +59,11 @@ def ip_adapter_tensors(model: Any, image_embeds: Any) -> dict[str, Any]:
             f"tensor for each (ip_adapter_image, ip_adapter_image_embeds), or call pipe.unload_ip_adapter()"
         )
     scales = [list(processor.scale) for processor in _processors(model)]
+    if not scales:
+        raise UnsupportedError(
+            f"{type(model).__name__} has an IP-Adapter and none of its attention processors, as after "
+            f"set_attn_processor; load the IP-Adapter again, or call pipe.unload_ip_adapter()"
+        )
     if any(isinstance(scale, list) for row in scales for scale in row):
         raise UnsupportedError(
             "an IP-Adapter has a scale for each of its masks, which the graph does not have; "
@@ -69,36 +75,45 @@ def ip_adapter_tensors(model: Any, image_embeds: Any) -> dict[str, Any]:
 
 @contextmanager
 def ip_adapter_call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> Iterator[dict[str, Any]]:
-    """Within the block the model's adapters count as `tensors` says; yields what its call takes in addition."""
-    if SCALES not in tensors:
-        yield {}
-        return
-    processors = _processors(model)
-    before = [processor.scale for processor in processors]
-    for i, processor in enumerate(processors):
-        processor.scale = [_Scale(tensors[SCALES][i, j]) for j in range(len(processor.scale))]
+    """Within the block the model's adapters count as `tensors` says, if it does; yields what its call takes beside."""
+    undo = scale_adapters(model, tensors) if SCALES in tensors else None
     count = sum(name.startswith(IMAGE_EMBEDS) for name in tensors)
     try:
-        yield {"image_embeds": [tensors[f"{IMAGE_EMBEDS}{i}"] for i in range(count)]}
+        yield {"image_embeds": [tensors[f"{IMAGE_EMBEDS}{i}"] for i in range(count)]} if count else {}
     finally:
+        if undo is not None:
+            undo()
+
+
+def scale_adapters(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> Callable[[], None]:
+    """From now on, until what is returned is called, the model's adapters count as `tensors` says at each call.
+
+    A processor asks its scale whether it is zero, which a trace cannot follow. So its scale is one, and instead the
+    values are scaled, in which its attention is linear.
+    """
+    processors = _processors(model)
+    before = [processor.scale for processor in processors]
+    handles = []
+    for i, processor in enumerate(processors):
+        handles += [
+            values.register_forward_hook(_scale_output(tensors, i, j)) for j, values in enumerate(processor.to_v_ip)
+        ]
+        processor.scale = [1.0] * len(processor.to_v_ip)
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
         for processor, scale in zip(processors, before, strict=True):
             processor.scale = scale
 
+    return undo
 
-class _Scale:
-    """A number that is known when the graph runs: processors ask whether it is zero, to leave out what it scales."""
 
-    def __init__(self, value: "torch.Tensor") -> None:
-        self._value = value
+def _scale_output(tensors: Mapping[str, "torch.Tensor"], i: int, j: int) -> Callable[..., "torch.Tensor"]:
+    def on_forward(module: Any, args: Any, output: "torch.Tensor") -> "torch.Tensor":
+        return output * tensors[SCALES][i, j].to(output.dtype)
 
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __mul__(self, other: "torch.Tensor") -> "torch.Tensor":
-        return self._value.to(other.dtype) * other
+    return on_forward
 
 
 def _processors(model: Any) -> list[Any]:

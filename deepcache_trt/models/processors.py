@@ -70,8 +70,8 @@ def structure_of(model: Any) -> dict[str, Any]:
     Empty for a model that is what its config says. Two models with the same config and structure share a graph.
     """
     processors = {path: _describe(processor) for path, processor in _foreign(model).items()}
-    projections = [_describe(layer) for layer in image_projections(model)] if processors else []
-    return {"processors": processors, "projections": projections} if processors else {}
+    projections = [_describe(layer) for layer in image_projections(model)]
+    return {"processors": processors, "projections": projections} if processors or projections else {}
 
 
 def graft(source: Any, target: Any) -> None:
@@ -138,7 +138,7 @@ def _foreign(model: Any) -> dict[str, Any]:
 
 def _describe(part: Any) -> dict[str, Any]:
     """A processor or module: its class, its settings and the shapes of its tensors, and so for all inside."""
-    about = {
+    about: dict[str, Any] = {
         name: value
         for name, value in vars(part).items()
         if not name.startswith("_")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from deepcache_trt.models.ip_adapter import SCALES, scale_adapters
 from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import Variant, tap
@@ -22,12 +23,17 @@ def traceable(model: torch.nn.Module, architecture: Architecture, variant: Varia
     consumed: dict[str, torch.Tensor] = {}
     emitted: dict[str, torch.Tensor] = {}
     used = [tap for tap in architecture.taps if tap.name in (*variant.consumes, *variant.emits)]
+    scales: dict[str, torch.Tensor] = {}
+    scale_adapters(own, scales)
     tap(own, used, consumed=consumed, emitted=emitted)
 
     def function(tensors: Tensors) -> Tensors:
         consumed.update({name: tensors[name] for name in variant.consumes})
-        outputs = {**architecture.call(own, tensors), **{name: emitted[name] for name in variant.emits}}
+        scales.update({name: tensors[name] for name in tensors if name == SCALES})
+        given = {name: tensor for name, tensor in tensors.items() if name != SCALES}
+        outputs = {**architecture.call(own, given), **{name: emitted[name] for name in variant.emits}}
         consumed.clear()
+        scales.clear()
         emitted.clear()
         return outputs
 

@@ -12,8 +12,6 @@ WIDTH = 32  # of the embeddings of an image
 TOKENS = 5  # of an image, where its patches are embedded
 
 
-
-
 def adapter(unet: Any, kind: str = "plain", *, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     """A checkpoint with seeded weights for a U-Net."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """IP-Adapters: a U-Net that looks at images runs on engines of its own, and its scales are theirs to be told."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import DeepCache
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from peft import LoraConfig
 
 from deepcache_trt import DeepCachePipeline
@@ -108,7 +110,7 @@ def test_scales_change_without_a_build(backend: str, store_root: Path) -> None:
         found.append(draw(pipe, "sd", *kinds))
         assert difference(found[-1], draw(plain, "sd", *kinds)) <= 1e-4
     assert torch.equal(found[0], found[-1])
-    assert all(difference(a, b) > 1e-3 for a, b in zip(found, found[1:], strict=False))
+    assert all(difference(a, b) > 1e-3 for a, b in itertools.pairwise(found))
     assert pipe._cached_denoiser._session is session
     assert built(store_root) == before
 
@@ -239,6 +241,13 @@ def test_a_scale_for_each_mask_is_refused() -> None:
         draw(pipe, "sd", "plain")
 
 
+def test_half_an_adapter_is_refused() -> None:
+    pipe = cached(with_adapters("sd", "plain"))
+    pipe.unet.set_attn_processor(AttnProcessor2_0())
+    with pytest.raises(UnsupportedError, match=r"none of its attention processors, .*; load the IP-Adapter again"):
+        draw(pipe, "sd", "plain")
+
+
 def test_another_image_projection_is_refused_by_name() -> None:
     class IPAdapterFaceIDPlusImageProjection(torch.nn.Module):
         pass
@@ -253,7 +262,9 @@ def test_another_image_projection_is_refused_by_name() -> None:
 
 def test_build_never_says_that_no_command_builds_these_engines(tmp_path: Path) -> None:
     pipe = cached(with_adapters("sd", "plain"), store=tmp_path / "store", build="never")
-    with pytest.raises(NotBuiltError, match=r"unet with IP-Adapter .*; allow build='auto' once, since engines") as raised:
+    with pytest.raises(
+        NotBuiltError, match=r"unet with IP-Adapter .*; allow build='auto' once, since engines"
+    ) as raised:
         draw(pipe, "sd", "plain")
     assert "deepcache-trt build" not in str(raised.value)
 

@@ -82,9 +82,7 @@ def test_interval_1_is_plain_diffusers(plain: Any, cached: Any, frames: int, see
 
 
 @pytest.mark.parametrize(("frames", "t0", "t1"), [(2, 2, 4), (3, 2, 4), (3, 1, 6), (2, 3, 4)])
-def test_each_backward_loop_starts_in_full(
-    name: str, plain: Any, cached: Any, frames: int, t0: int, t1: int
-) -> None:
+def test_each_backward_loop_starts_in_full(name: str, plain: Any, cached: Any, frames: int, t0: int, t1: int) -> None:
     call = {"frames": frames, "t0": t0, "t1": t1}
     cached.set_cache_params(cache_interval=INTERVAL)
     with cached_by_hooks(plain.unet, TAPS[name], full_in_each_loop(t0, t1)):
