@@ -55,6 +55,7 @@ class CachedDenoiser(LiveComponent):
         self.plan = Plan(variants=())  # of the last generation
         self.first_call: FirstCall | None = None  # while it is the only one of its generation
         self._timesteps: Any = None
+        self._backward_loop: Callable[..., Any] | None = None  # in the place of the pipeline's own
         self._backward_calls: int | None = None  # of the `backward_loop` that runs now
         self._calls = 0
         self._is_finished = False
@@ -86,12 +87,13 @@ class CachedDenoiser(LiveComponent):
             self._timesteps = None
         super().install()
         if hasattr(self._pipe, "backward_loop") and "backward_loop" not in vars(self._pipe):
-            self._pipe.backward_loop = self._listening(self._pipe.backward_loop)
+            self._backward_loop = self._pipe.backward_loop = self._listening(self._pipe.backward_loop)
 
     def remove(self) -> None:
         """Give the model its own `forward` back, and the pipeline its own loop."""
         super().remove()
-        vars(self._pipe).pop("backward_loop", None)
+        if vars(self._pipe).get("backward_loop") is self._backward_loop:
+            vars(self._pipe).pop("backward_loop", None)
 
     def _listening(self, backward_loop: Callable[..., Any]) -> Callable[..., Any]:
         """The same loop as a generation of its own: what came before it may have had another batch."""

@@ -94,7 +94,8 @@ def test_each_backward_loop_starts_in_full(name: str, plain: Any, cached: Any, f
     assert torch.equal(draw(cached, **call), found)
 
 
-@pytest.mark.parametrize("backend", ["openvino", "torch"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of modules that torch's compiler imports
+@pytest.mark.parametrize("backend", ["openvino", "torch", pytest.param("torch-compile", marks=pytest.mark.slow)])
 def test_other_backends_draw_the_same(backend: str, plain: Any, cached: Any) -> None:
     cached.set_cache_params(cache_interval=INTERVAL)
     other = DeepCachePipeline.from_pipe(plain, backend=backend, components=(), cache_interval=INTERVAL)
