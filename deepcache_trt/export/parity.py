@@ -13,6 +13,7 @@ from deepcache_trt.export import weights
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.weights import save_bound
 from deepcache_trt.models.part import Architecture, Tokens
+from deepcache_trt.models.processors import telling_batch
 from deepcache_trt.models.taps import Variant, tapped
 from deepcache_trt.tensors import TensorSpec
 
@@ -139,7 +140,7 @@ def check_graph(
     """
     stored = weights.locate(weights.link(files, folder))
     device = next(model.parameters()).device
-    sizes = unseen_sizes(architecture)
+    sizes = unseen_sizes(architecture) | {"batch": telling_batch(model)}
     tensors = example_inputs(architecture, sizes)
     names = [tap.name for tap in architecture.taps]
 

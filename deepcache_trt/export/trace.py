@@ -6,7 +6,7 @@ stay initializers without data, named as in the state dict; `export.weights` poi
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.part import AS_CONFIGURED, Architecture, CallForm
+from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import tapped
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.tensors import TensorSpec, resolve_dim
@@ -66,7 +67,8 @@ def onnx_from_config(
     config: Mapping[str, Any],
     *,
     dtype: str,
-    controlled: bool = False,
+    form: CallForm = AS_CONFIGURED,
+    graft: Callable[[torch.nn.Module], None] | None = None,
     progress: Progress = logged,
 ) -> onnx_ir.Model:
     """Export the architecture once, with every tap as an output.
@@ -75,7 +77,8 @@ def onnx_from_config(
         model_class: a class that `architecture_of` covers.
         config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
-        controlled: as for `architecture_of`.
+        form: as for `architecture_of`.
+        graft: makes of a new model one with the structure of a live one, see `models.processors`.
         progress: told about each stage.
 
     Returns:
@@ -85,7 +88,10 @@ def onnx_from_config(
         UnsupportedError: the class, a block type, or a constant without a source.
     """
     model = fake_model(model_class, config, dtype)
-    architecture = architecture_of(model, dtype=dtype, controlled=controlled)
+    if graft is not None:
+        graft(model)
+    architecture = architecture_of(model, dtype=dtype, form=form)
+    make_traceable(model)
     with progress("tracing the model"), _quiet():
         exported = _exported_program(model, architecture)
     with progress("translating to ONNX"), _quiet():

@@ -4,13 +4,15 @@ The names and shapes of graph inputs and outputs are written down in the modules
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models import controlnet, denoisers, text_encoders, vae
-from deepcache_trt.models.part import OUTPUT, Architecture, part_dtype
+from deepcache_trt.models.ip_adapter import ip_adapter_inputs
+from deepcache_trt.models.part import AS_CONFIGURED, OUTPUT, Architecture, CallForm, part_dtype
 
-__all__ = ["COVERED", "COVERED_DENOISERS", "OUTPUT", "Architecture", "architecture_of", "part_dtype"]
+__all__ = ["COVERED", "COVERED_DENOISERS", "OUTPUT", "Architecture", "CallForm", "architecture_of", "part_dtype"]
 
 _DENOISERS: dict[str, Callable[[Any, str], Architecture]] = {
     "UNet2DConditionModel": denoisers.unet_condition,
@@ -35,22 +37,22 @@ _DESCRIBE_CONTROLLED: dict[str, Callable[[Any, str], Architecture]] = {
 COVERED, COVERED_DENOISERS = tuple(_DESCRIBE), tuple(_DENOISERS)
 
 
-def architecture_of(model: Any, *, dtype: str, controlled: bool = False, frames: int | None = None) -> Architecture:
+def architecture_of(model: Any, *, dtype: str, form: CallForm = AS_CONFIGURED) -> Architecture:
     """Describe `model` as a graph.
 
     Args:
         model: may be on fake tensors.
         dtype: of its weights.
-        controlled: called with the residuals of a ControlNet, which makes another graph of it.
-        frames: of a video, which another number of makes another graph; None: as many as its config says.
+        form: how it is called, if that is not how every model of its config can be.
 
     Raises:
         UnsupportedError: a model class or block type that is not covered.
     """
-    kind, described = type(model).__name__, _DESCRIBE_CONTROLLED if controlled else _DESCRIBE
+    kind, described = type(model).__name__, _DESCRIBE_CONTROLLED if form.controlled else _DESCRIBE
     if kind not in described:
-        called = f"{kind} with ControlNet residuals" if controlled else kind
+        called = f"{kind} with ControlNet residuals" if form.controlled else kind
         raise UnsupportedError(f"{called} is not covered; covered are {', '.join(described)}")
-    if frames is not None:
-        return denoisers.unet_spatio_temporal(model, dtype, frames)
-    return described[kind](model, dtype)
+    architecture = described[kind](model, dtype)
+    if form.frames is not None:
+        architecture = denoisers.unet_spatio_temporal(model, dtype, form.frames)
+    return replace(architecture, inputs=(*architecture.inputs, *ip_adapter_inputs(model, dtype, form.images)))

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.controlnet import RESIDUAL_SCALES
-from deepcache_trt.models.part import DOWN_RESIDUAL, MID_RESIDUAL, OUTPUT, Architecture
+from deepcache_trt.models.ip_adapter import image_shapes, ip_adapter_tensors
+from deepcache_trt.models.part import DOWN_RESIDUAL, MID_RESIDUAL, OUTPUT, Architecture, CallForm
+from deepcache_trt.models.processors import check_processors, image_projections
 from deepcache_trt.models.text_encoders import HIDDEN_STATE
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-# Attention classes that compute what the exported graph computes.
-_PLAIN_PROCESSORS = {
-    *("AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor"),
-    *("XFormersAttnProcessor", "XLAFlashAttnProcessor2_0"),
-}
 
 _OUTPUT_CLASSES = {
     "UNet2DConditionModel": "UNet2DConditionOutput",
@@ -55,16 +51,24 @@ _CURES = {
     "run T2I-adapter pipelines without the cache for now",
     _MID: f"diffusers ignores it without {_DOWN}: give both, or run this pipeline without the cache",
     "down_intrablock_additional_residuals": "call pipe.disable_cache() to run a T2I-adapter in plain diffusers",
-    "image_embeds": "run IP-Adapter pipelines without the cache for now",
+    "image_embeds": "load the IP-Adapter that they are for",
+    "ip_adapter_masks": "leave them out, or call pipe.disable_cache() for this image",
 }
 
 
-def is_controlled(arguments: Mapping[str, Any]) -> bool:
+def form_of(model: Any, arguments: Mapping[str, Any]) -> CallForm:
+    """What of a call makes another graph of `model`; arguments as for `tensors_from_call`."""
+    return CallForm(
+        controlled=_is_controlled(arguments), frames=_frames(model, arguments), images=image_shapes(arguments)
+    )
+
+
+def _is_controlled(arguments: Mapping[str, Any]) -> bool:
     """Whether a U-Net is called with the residuals of a ControlNet, by the rule of diffusers: with both kinds."""
     return arguments.get(_DOWN) is not None and arguments.get(_MID) is not None
 
 
-def frames_of(model: Any, arguments: Mapping[str, Any]) -> int | None:
+def _frames(model: Any, arguments: Mapping[str, Any]) -> int | None:
     """How many frames a denoiser of videos is called with, if not as many as its config says; else None."""
     own, sample = getattr(model.config, "num_frames", None), arguments.get("sample")
     # sample: [B, F, C, H/8, W/8]
@@ -91,7 +95,11 @@ def tensors_from_call(
         if name not in _FORMS and not _is_empty(name, value, architecture)
     }
     given.update(given.pop("added_cond_kwargs", None) or {})
-    if architecture.controlled and is_controlled(given):
+    if isinstance(given.get("cross_attention_kwargs"), Mapping):
+        given = {**_masks(given["cross_attention_kwargs"]), **given}
+    if image_projections(model):
+        given.update(ip_adapter_tensors(model, given.pop("image_embeds", None)))
+    if architecture.controlled and _is_controlled(given):
         given.update(_named_residuals(given.pop(_DOWN), given.pop(_MID), architecture, kind))
     if kind == "ControlNetModel":
         given[RESIDUAL_SCALES] = _residual_scales(model, given, len(architecture.outputs))
@@ -120,6 +128,10 @@ def _take_out_one_video(given: dict[str, Any]) -> None:
             f"num_frames={frames} of {len(given['latent'])} latents: the graph of a temporal decoder takes the frames "
             f"of one video; decode each video by itself"
         )
+
+
+def _masks(cross_attention_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: cross_attention_kwargs[name] for name in ("ip_adapter_masks",) if name in cross_attention_kwargs}
 
 
 def _named_residuals(down: Sequence[Any], mid: Any, architecture: Architecture, kind: str) -> dict[str, Any]:
@@ -233,10 +245,4 @@ def check_untouched(model: Any) -> None:
             f"the config of {kind} asks for attentions, which its graph does not give; "
             f"set config.output_attentions = False"
         )
-    processors: Mapping[str, Any] = getattr(model, "attn_processors", {})
-    foreign = {type(processor).__name__ for processor in processors.values()} - _PLAIN_PROCESSORS
-    if foreign:
-        raise UnsupportedError(
-            f"the attention processors {', '.join(sorted(foreign))} of {kind} are not in its graph; "
-            f"call its set_attn_processor(AttnProcessor2_0()) from diffusers.models.attention_processor"
-        )
+    check_processors(model)

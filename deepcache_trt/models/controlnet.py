@@ -71,7 +71,7 @@ def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch
         tensors["encoder_hidden_states"],
         tensors["controlnet_cond"],
         class_labels=tensors.get("class_labels"),
-        added_cond_kwargs=added_conditions(tensors),
+        added_cond_kwargs=added_conditions(tensors) or None,
         return_dict=False,
     )
     names = [*(f"{DOWN_RESIDUAL}{i}" for i in range(len(down))), MID_RESIDUAL]

@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.ip_adapter import ip_adapter_call
 from deepcache_trt.models.part import DOWN_RESIDUAL, MAX_IMAGES, MID_RESIDUAL, OUTPUT, Architecture
+from deepcache_trt.models.processors import image_projections
 from deepcache_trt.models.taps import deepcache_variants, dit_taps, unet_taps
 from deepcache_trt.tensors import Dim, TensorSpec
 
@@ -57,10 +59,11 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
 def condition_inputs(model: Any, dtype: str) -> list[TensorSpec]:
     """What a U-Net with text, or a ControlNet for it, is called with."""
     config = model.config
-    if config.encoder_hid_dim_type is not None or config.addition_embed_type not in (None, "text_time"):
+    has_other_images = config.encoder_hid_dim_type is not None and not image_projections(model)
+    if has_other_images or config.addition_embed_type not in (None, "text_time"):
         raise UnsupportedError(
             f"encoder_hid_dim_type={config.encoder_hid_dim_type!r} and addition_embed_type="
-            f"{config.addition_embed_type!r} are not covered; covered are None and 'text_time'"
+            f"{config.addition_embed_type!r} are not covered; covered are None and 'text_time', with IP-Adapters or not"
         )
     inputs = [
         TensorSpec(name="sample", dtype=dtype, shape=("batch", config.in_channels, "height", "width")),
@@ -78,9 +81,9 @@ def condition_inputs(model: Any, dtype: str) -> list[TensorSpec]:
     return [*inputs, *_class_labels(model, dtype)]
 
 
-def added_conditions(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"] | None:
+def added_conditions(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """What diffusers passes as `added_cond_kwargs`."""
-    return {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors} or None
+    return {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
 
 
 def controlled_unet_condition(model: Any, dtype: str) -> Architecture:
@@ -114,17 +117,18 @@ def residuals(model: Any, dtype: str) -> list[TensorSpec]:
 
 def _call_unet_condition(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     count = sum(name.startswith(DOWN_RESIDUAL) for name in tensors)
-    (prediction,) = model(
-        tensors["sample"],
-        tensors["timestep"],
-        tensors["encoder_hidden_states"],
-        class_labels=tensors.get("class_labels"),
-        timestep_cond=tensors.get("timestep_cond"),
-        added_cond_kwargs=added_conditions(tensors),
-        down_block_additional_residuals=tuple(tensors[f"{DOWN_RESIDUAL}{i}"] for i in range(count)) or None,
-        mid_block_additional_residual=tensors.get(MID_RESIDUAL),
-        return_dict=False,
-    )
+    with ip_adapter_call(model, tensors) as images:
+        (prediction,) = model(
+            tensors["sample"],
+            tensors["timestep"],
+            tensors["encoder_hidden_states"],
+            class_labels=tensors.get("class_labels"),
+            timestep_cond=tensors.get("timestep_cond"),
+            added_cond_kwargs={**added_conditions(tensors), **images} or None,
+            down_block_additional_residuals=tuple(tensors[f"{DOWN_RESIDUAL}{i}"] for i in range(count)) or None,
+            mid_block_additional_residual=tensors.get(MID_RESIDUAL),
+            return_dict=False,
+        )
     return {OUTPUT: prediction}
 
 

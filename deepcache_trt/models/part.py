@@ -33,6 +33,31 @@ class Tokens:
     end: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallForm:
+    """What of its calls makes another graph of a model than its config alone.
+
+    Attributes:
+        controlled: whether a U-Net is given the residuals of ControlNets.
+        frames: of a video; None: as many as the config says.
+        images: the shapes of the embeddings that a U-Net's IP-Adapters are given, each without the batch.
+    """
+
+    controlled: bool = False
+    frames: int | None = None
+    images: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """As messages say it; "" where the config says it all."""
+        said = {"ControlNet": self.controlled, "IP-Adapter": self.images, f"{self.frames} frames": self.frames}
+        return " and ".join(words for words, there in said.items() if there)
+
+
+# How every model of a config can be called.
+AS_CONFIGURED = CallForm()
+
+
 def _whole(branch: int) -> tuple[Variant, ...]:
     return (Variant(name="full"),)
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from deepcache_trt.models.ip_adapter import SCALES, scale_adapters
 from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import Variant, tap
 
 Tensors = Mapping[str, torch.Tensor]
@@ -17,17 +19,23 @@ def traceable(model: torch.nn.Module, architecture: Architecture, variant: Varia
     Each function has modules of its own, which keep their hooks for as long as it lives, on the weights of `model`.
     """
     own = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    make_traceable(own)
     consumed: dict[str, torch.Tensor] = {}
     emitted: dict[str, torch.Tensor] = {}
     used = [tap for tap in architecture.taps if tap.name in (*variant.consumes, *variant.emits)]
+    scales: dict[str, torch.Tensor] = {}
+    scale_adapters(own, scales)
     tap(own, used, consumed=consumed, emitted=emitted)
 
     def function(tensors: Tensors) -> Tensors:
         consumed.update({name: tensors[name] for name in variant.consumes})
-        outputs = {**architecture.call(own, tensors), **{name: emitted[name] for name in variant.emits}}
+        scales.update({name: tensors[name] for name in tensors if name == SCALES})
+        given = {name: tensor for name, tensor in tensors.items() if name != SCALES}
+        outputs = {**architecture.call(own, given), **{name: emitted[name] for name in variant.emits}}
         if variant.outputs is not None:
             outputs = {name: outputs[name] for name in (*variant.outputs, *variant.emits)}
         consumed.clear()
+        scales.clear()
         emitted.clear()
         return outputs
 

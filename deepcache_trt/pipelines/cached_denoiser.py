@@ -1,11 +1,14 @@
 """The per-step way in: a pipeline runs its own loop, and each call of its denoiser goes to an engine.
 
 A generation begins when the scheduler has got a new table of timesteps, so calls in a row, changed parameters,
-strengths and sizes all start from a fresh plan and empty taps.
+strengths and sizes all start from a fresh plan and empty taps. Where a pipeline denoises several times by one table, in
+its method `backward_loop`, each time is a generation.
 """
 
+import functools
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +59,8 @@ class CachedDenoiser(LiveComponent):
         self.first_call: FirstCall | None = None  # while it is the only one of its generation
         self._timesteps: Any = None
         self._few_calls: set[Plan] = set()  # of which the log has told
+        self._backward_loop: Callable[..., Any] | None = None  # in the place of the pipeline's own
+        self._backward_calls: int | None = None  # of the `backward_loop` that runs now
         self._calls = 0
         self._is_finished = False
         self._promised = FULL  # of the next call, if anyone has asked
@@ -86,6 +91,28 @@ class CachedDenoiser(LiveComponent):
         if self._installed_on is not self.model:
             self._timesteps = None
         super().install()
+        if hasattr(self._pipe, "backward_loop") and "backward_loop" not in vars(self._pipe):
+            self._backward_loop = self._pipe.backward_loop = self._listening(self._pipe.backward_loop)
+
+    def remove(self) -> None:
+        """Give the model its own `forward` back, and the pipeline its own loop."""
+        super().remove()
+        if vars(self._pipe).get("backward_loop") is self._backward_loop:
+            vars(self._pipe).pop("backward_loop", None)
+
+    def _listening(self, backward_loop: Callable[..., Any]) -> Callable[..., Any]:
+        """The same loop as a generation of its own: what came before it may have had another batch."""
+
+        @functools.wraps(backward_loop)
+        def loop(*args: Any, **kwargs: Any) -> Any:
+            timesteps = inspect.signature(backward_loop).bind(*args, **kwargs).arguments["timesteps"]
+            self._backward_calls, self._timesteps = len(timesteps), None
+            try:
+                return backward_loop(*args, **kwargs)
+            finally:
+                self._backward_calls = self._timesteps = None
+
+        return loop
 
     @property
     def engine_seconds(self) -> float:
@@ -138,7 +165,7 @@ class CachedDenoiser(LiveComponent):
 
     def _new_plan(self) -> Plan:
         # Pipelines that shorten the table, as image to image does, keep the number of calls here.
-        calls = getattr(self._pipe, "_num_timesteps", None) or len(self._timesteps)
+        calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(self._timesteps)
         return make_plan(self.params, min(calls, len(self._timesteps)))
 
     def _tell_of_few_calls(self) -> None:

@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from deepcache_trt.errors import CheckpointError, UnsupportedError
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, model_from_config
 from deepcache_trt.models.architectures import COVERED, architecture_of
-from deepcache_trt.models.part import Architecture, part_dtype
+from deepcache_trt.models.part import AS_CONFIGURED, Architecture, CallForm, part_dtype
+from deepcache_trt.models.processors import graft, structure_of
 
 # The names under which pipelines keep their denoiser.
 DENOISERS = ("unet", "transformer")
@@ -42,7 +44,9 @@ class Component:
         tensors: the state dict, one tensor at a time.
         module: the real model with these weights.
         base: the same component without the adapters that are merged into these weights.
-        frames: of a video, where they are not as many as the checkpoint's config says.
+        form: how it is called, if that is not how every model of its config can be.
+        structure: what the live model is beside its config, see `models.processors`.
+        graft: gives a new model of this config that structure; None: it has it.
     """
 
     name: str
@@ -57,7 +61,9 @@ class Component:
     tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
     module: Callable[[], torch.nn.Module]
     base: "Component | None" = None
-    frames: int | None = None
+    form: CallForm = AS_CONFIGURED
+    structure: Mapping[str, Any] = field(default_factory=dict)
+    graft: Callable[[torch.nn.Module], None] | None = None
 
     @property
     def title(self) -> str:
@@ -66,10 +72,8 @@ class Component:
 
     @property
     def beyond_config(self) -> str:
-        """What makes its graph another one than that of its config, which a command could not know."""
-        if self.frames is not None:
-            return f"{self.frames} frames"
-        return "ControlNet" if self.architecture.controlled else ""
+        """What makes its graph another one than that of its config, which a command could not know; "" if nothing."""
+        return self.form.in_words or ("attention processors of its pipeline" if self.structure else "")
 
     @property
     def graph_config(self) -> dict[str, Any]:
@@ -89,8 +93,7 @@ def from_model(
     *,
     name: str,
     part: str,
-    controlled: bool = False,
-    frames: int | None = None,
+    form: CallForm = AS_CONFIGURED,
     state: Mapping[str, torch.Tensor] | None = None,
     base: Component | None = None,
 ) -> Component:
@@ -100,21 +103,22 @@ def from_model(
         model: of a covered class.
         name: of the pipeline's model.
         part: its place in the pipeline.
-        controlled: as for `architecture_of`.
-        frames: as for `architecture_of`.
+        form: as for `architecture_of`.
         state: other weights for it than its own, as a model with adapters needs them; None: its own.
         base: see `Component`.
     """
     dtype, config = dtype_of(model), _plain_config(model)
-    if frames is not None:
-        config["num_frames"] = frames
+    if form.frames is not None:
+        config["num_frames"] = form.frames
     weights_now = model.state_dict() if state is None else state
     fingerprint = weights.fingerprint(weights_now, weights_now.__getitem__)
+    structure = structure_of(model)
+    grafted = partial(graft, model) if structure else None
 
     def module() -> torch.nn.Module:
         if state is None:
             return model
-        return _with_weights(type(model), config, state).to(device=model.device)
+        return _with_weights(type(model), config, state, grafted).to(device=model.device)
 
     return Component(
         name=name,
@@ -122,23 +126,32 @@ def from_model(
         model_class=type(model),
         config=config,
         dtype=dtype,
-        architecture=architecture_of(model, dtype=dtype, controlled=controlled, frames=frames),
+        architecture=architecture_of(model, dtype=dtype, form=form),
         parameters=sum(tensor.numel() for tensor in weights_now.values()),
         fingerprint=fingerprint,
         files=_files_with(fingerprint, Path(config.get("_name_or_path") or "")),
         tensors=lambda: iter((model.state_dict() if state is None else state).items()),
         module=module,
         base=base,
-        frames=frames,
+        form=form,
+        structure=structure,
+        graft=grafted,
     )
 
 
-def _with_weights(model_class: Any, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _with_weights(
+    model_class: Any,
+    config: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    graft: Callable[[torch.nn.Module], None] | None = None,
+) -> torch.nn.Module:
     """A model that takes over the tensors of `state`; none are drawn to be thrown away."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
         model = model_from_config(model_class, config)
+    if graft is not None:
+        graft(model)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False)
 

@@ -66,7 +66,8 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
             component.model_class,
             component.graph_config,
             dtype=component.dtype,
-            controlled=component.architecture.controlled,
+            form=component.form,
+            graft=component.graft,
             progress=progress,
         )
         onnx_ir.save(model, folder / GRAPH)
@@ -104,7 +105,12 @@ def _graph_ingredients(component: Component) -> dict[str, Any]:
         "format": _GRAPH_FORMAT,
         "torch": torch.__version__.split("+")[0],
     }
-    return ingredients | ({"controlled": True} if component.architecture.controlled else {})
+    extras = {
+        "controlled": component.form.controlled,
+        "structure": component.structure,
+        "images": component.form.images,
+    }
+    return ingredients | {name: extra for name, extra in extras.items() if extra}
 
 
 def _check_parity(component: Component, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:

@@ -21,8 +21,9 @@ from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, frames_of, is_controlled, tensors_from_call, wrap_output
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call, wrap_output
+from deepcache_trt.models.part import Architecture, CallForm
+from deepcache_trt.models.processors import structure_of
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.component import Component, dtype_of, from_model
 from deepcache_trt.pipelines.engine_options import EngineOptions
@@ -65,7 +66,7 @@ class LiveComponent:
         self._site: Any = None  # the module whose `forward` is replaced
         self._site_forward: Any = None
         self._architecture: Architecture | None = None
-        self._frames: int | None = None  # see `calls.frames_of`
+        self._form = CallForm()
         self._session: Session | None = None
         self._closed_seconds = 0.0  # spent in engines that are closed
         self._close_session: Callable[[], object] | None = None
@@ -132,13 +133,13 @@ class LiveComponent:
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
         started = time.perf_counter()
-        with self._own_forward():
+        with self.own_forward():
             outputs = self._run(model, arguments)
         self.seconds += time.perf_counter() - started
         return wrap_output(model, outputs, arguments)
 
     @contextmanager
-    def _own_forward(self) -> Iterator[None]:
+    def own_forward(self) -> Iterator[None]:
         """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
         self._restore()
         try:
@@ -158,29 +159,23 @@ class LiveComponent:
 
     def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
-        controlled, frames = is_controlled(arguments), frames_of(model, arguments)
-        self._is_checked = self._is_checked and (controlled, frames) == (self._controlled, self._frames)
+        form = form_of(model, arguments)
+        self._is_checked = self._is_checked and form == self._form
         if not self._is_checked:
             check_untouched(model)
             if has_adapters(model):
                 check_mergeable(model)
-            self._architecture = architecture_of(model, dtype=dtype_of(model), controlled=controlled, frames=frames)
-            self._frames = frames
+            self._form, self._architecture = form, architecture_of(model, dtype=dtype_of(model), form=form)
         assert self._architecture is not None
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
-
-    @property
-    def _controlled(self) -> bool:
-        return self._architecture is not None and self._architecture.controlled
 
     def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
         """The open session if it is for this model, its weights and this shape, else another one."""
         device = next(iter(tensors.values())).device
         state = self._opened_with
         if not self._is_checked:
-            kind = self._controlled, self._frames
-            state = (id(model), self.branch, self.options, device, kind, version_of(model))
+            state = (self.branch, self.options, device, *self._identity(model))
         if self._session is None or state != self._opened_with or not self._session.serves(sizes):
             self.close()
             self._session = self._open(model, device, sizes)
@@ -235,20 +230,13 @@ class LiveComponent:
         return partial(drop, model, component.architecture.module, target.store, kept)
 
     def _identity(self, model: Any) -> tuple[Any, ...]:
-        return id(model), self._controlled, self._frames, version_of(model)
+        return id(model), self._form, structure_of(model), version_of(model)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
         if self._dropped is not None and is_dropped(model) and self._dropped[0] == self._identity(model):
             return self._dropped[1]  # a hash of the weights would load them
-        live = partial(
-            from_model,
-            model,
-            name=self.name,
-            part=self.part,
-            controlled=self._controlled,
-            frames=self._frames,
-        )
+        live = partial(from_model, model, name=self.name, part=self.part, form=self._form)
         if not has_adapters(model):
             return live()
         self._base_weights = base_weights(model, self._base_weights)

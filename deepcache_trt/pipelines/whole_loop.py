@@ -148,18 +148,19 @@ class WholeLoop:
         if not _agree(first.session.latents_like(latents), _repeated(latents * table.input_scales[0], guidance.copies)):
             return "the denoiser is not given the scaled latents"
         started = time.perf_counter()
-        self._final = denoise(
-            first.session,
-            plan,
-            table,
-            guidance,
-            latents=latents,
-            timesteps=timesteps,
-            generator=arguments.get("generator"),
-            on_step=lambda done: self._bar.move_to(done / len(plan)) if self._bar is not None else None,
-            is_stopped=lambda: bool(getattr(self._pipe, "_interrupt", False)),  # from another thread
-            known=known,
-        )
+        with self._denoiser.own_forward():
+            self._final = denoise(
+                first.session,
+                plan,
+                table,
+                guidance,
+                latents=latents,
+                timesteps=timesteps,
+                generator=arguments.get("generator"),
+                on_step=lambda done: self._bar.move_to(done / len(plan)) if self._bar is not None else None,
+                is_stopped=lambda: bool(getattr(self._pipe, "_interrupt", False)),  # from another thread
+                known=known,
+            )
         self._inpainting.finish(self._final)
         self.seconds = time.perf_counter() - started
         self._denoiser.finish()

@@ -10,6 +10,7 @@ import torch
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export import parity, weights
 from deepcache_trt.export.cut import cut
+from deepcache_trt.models.part import CallForm
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines.component import Component, from_model
 from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact, weights_artefact
@@ -58,7 +59,7 @@ class Exported:
 
 def export(model: Any, name: str, store_root: Path, folder: Path, *, controlled: bool = False) -> Exported:
     store = Store(store_root)
-    component = from_model(model, name="tiny", part=name, controlled=controlled)
+    component = from_model(model, name="tiny", part=name, form=CallForm(controlled=controlled))
     artefact = graph_artefact(component, store, logged)
     weights.link(sorted(weights_artefact(component, store, logged).folder.glob("*.safetensors")), folder)
     graph = onnx.load(artefact.folder / GRAPH, load_external_data=False)

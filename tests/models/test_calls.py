@@ -10,6 +10,7 @@ import torch
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
+from deepcache_trt.models.part import CallForm
 from tests import tiny
 
 CLIPS = ["clip", "clip_projection"]
@@ -190,7 +191,7 @@ def test_a_t2i_adapter_beside_a_controlnet_is_refused() -> None:
 def test_a_model_that_no_controlnet_steers_is_refused() -> None:
     message = "UNet2DModel with ControlNet residuals is not covered; covered are UNet2DConditionModel"
     with pytest.raises(UnsupportedError, match=message):
-        architecture_of(tiny.denoiser("ddpm"), dtype="float32", controlled=True)
+        architecture_of(tiny.denoiser("ddpm"), dtype="float32", form=CallForm(controlled=True))
 
 
 def _denoiser_call(name: str) -> dict[str, Any]:

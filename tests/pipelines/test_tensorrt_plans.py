@@ -12,11 +12,15 @@ from typing import Any
 import onnx_ir
 import pytest
 import torch
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
+    CrossFrameAttnProcessor2_0,
+)
 
 from deepcache_trt.engines.store import Artefact
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.part import CallForm
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines import build
 from deepcache_trt.pipelines.build import build_variants
@@ -26,6 +30,7 @@ from deepcache_trt.pipelines.open_engine import PLAN
 from deepcache_trt.pipelines.shapes import shapes_from_text
 from deepcache_trt.pipelines.target import Target
 from tests import tiny
+from tests.pipelines.ip_adapters import TOKENS, WIDTH, with_adapters
 from tests.pipelines.stores import store_with_graph
 
 trt = pytest.importorskip("tensorrt_rtx", reason="builds with tensorrt-rtx; pip install 'deepcache-trt[rtx]'")
@@ -91,6 +96,21 @@ def test_a_denoiser_becomes_a_full_and_a_small_shallow_plan_for_two_sizes(
     assert "tap_0" in [spec["name"] for spec in shallow.about["inputs"]]
     assert shallow.about["built"]["layers"] < full.about["built"]["layers"] / 4
     assert plan_bytes(built, "shallow") < plan_bytes(built, "full") / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("changed", ["IP-Adapters", "attention across frames"])
+def test_a_denoiser_that_a_pipeline_has_changed_becomes_plans(
+    changed: str, dtype: str, store_root: Path, folder: Path
+) -> None:
+    unet = with_adapters("sd", *(("plain", "plus") if changed == "IP-Adapters" else ())).unet.to(getattr(torch, dtype))
+    images = ((1, WIDTH), (2, TOKENS, WIDTH)) if changed == "IP-Adapters" else ()
+    if not images:
+        unet.set_attn_processor(CrossFrameAttnProcessor2_0(batch_size=2))
+    made_of = from_model(unet, name="tiny", part="unet", form=CallForm(images=images))
+    for artefact in plans(made_of, store_root, folder, "64", "128x64").values():
+        assert_is_a_plan(artefact, profiles=2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
