@@ -129,12 +129,12 @@ class Micro:
     call: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Any = None
 
-    def new(self) -> Any:
-        """A pipeline of its own, with the models of all others and a scheduler of its own."""
+    def new(self, **others: Any) -> Any:
+        """A pipeline of its own, with the models of all others and a scheduler of its own, and the components given."""
         parts = _components(self.shares)
         scheduler = (self.scheduler or type(parts["scheduler"])).from_config(parts["scheduler"].config)
         pipe = getattr(diffusers, self.pipeline)(
-            **{**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
+            **{**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet), **others}
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -1,0 +1,110 @@
+"""The pipelines that the contract of diffusers is asked of, SD, SDXL and ControlNet, around U-Nets of one block."""
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from tests import tiny
+from tests.pipelines.micro import OTHERS, STRAIGHT, Micro, cached, draw, unet
+
+FEW = 5  # full, cached, cached, full, cached
+INTERVAL = 3
+WITHIN = 1e-4  # of pictures whose latents are as large as theirs usually are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled(Micro):
+    """A kind of pipeline with a ControlNet."""
+
+    def new(self, **others: Any) -> Any:
+        """As of `Micro`."""
+        return super().new(controlnet=_controlnet(self.unet), **others)
+
+
+@functools.cache
+def _controlnet(of: str) -> Any:
+    return tiny.new_controlnet(unet(of))
+
+
+def _with_control(pipeline: str, like: Micro) -> Controlled:
+    """Like another pipeline with a control image, which is its `image` where it has no other."""
+    squares = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+    control = squares.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    call = {**like.call, "control_image" if "image" in like.call else "image": control}
+    return Controlled(pipeline=pipeline, unet=like.unet, shares=like.shares, options=like.options, call=call)
+
+
+_PAINT = "sd inpaint without mask channels"
+FAMILIES: dict[str, Micro] = {
+    **{name: STRAIGHT[name] for name in ("sd", "sd img2img", "sd inpaint", "sdxl", "sdxl img2img", "sdxl inpaint")},
+    _PAINT: OTHERS[_PAINT],
+    "sd controlnet": _with_control("StableDiffusionControlNetPipeline", STRAIGHT["sd"]),
+    "sd controlnet img2img": _with_control("StableDiffusionControlNetImg2ImgPipeline", STRAIGHT["sd img2img"]),
+    "sd controlnet inpaint": _with_control("StableDiffusionControlNetInpaintPipeline", OTHERS[_PAINT]),
+    "sdxl controlnet": _with_control("StableDiffusionXLControlNetPipeline", STRAIGHT["sdxl"]),
+    "sdxl controlnet img2img": _with_control("StableDiffusionXLControlNetImg2ImgPipeline", STRAIGHT["sdxl img2img"]),
+}
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def plain_class(name: str) -> Any:
+    """The class of diffusers."""
+    return getattr(diffusers, FAMILIES[name].pipeline)
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether calls of the pipeline have the argument."""
+    return argument in inspect.signature(plain_class(name).__call__).parameters
+
+
+@functools.cache
+def plain(name: str) -> Any:
+    """The pipeline of diffusers, one for all tests."""
+    return FAMILIES[name].new()
+
+
+@functools.cache
+def on_engines(name: str) -> Any:
+    """The cached pipeline, one for all tests; `drawn` gives it its parameters."""
+    return cached(FAMILIES[name])
+
+
+def expected(name: str, **call: Any) -> torch.Tensor:
+    """What plain diffusers makes of a call."""
+    return draw(plain(name), FAMILIES[name], **{"num_inference_steps": FEW, **call})
+
+
+def drawn(name: str, *, interval: int = INTERVAL, **call: Any) -> torch.Tensor:
+    """What the cached pipeline makes of it."""
+    pipe = on_engines(name)
+    pipe.set_cache_params(cache_interval=interval)
+    return draw(pipe, FAMILIES[name], **{"num_inference_steps": FEW, **call})
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest, of two pictures of one shape."""
+    assert a.shape == b.shape
+    assert a.isfinite().all()
+    return (a - b).abs().max().item()
+
+
+def assert_like_plain(name: str, **call: Any) -> torch.Tensor:
+    """A call draws what it draws in plain diffusers, and caching it changes that: the picture of plain diffusers."""
+    picture = expected(name, **call)
+    # Random weights drive some samplers far from the scale of a picture.
+    assert difference(drawn(name, interval=1, **call), picture) <= WITHIN * max(1, picture.abs().max().item() / 10)
+    assert difference(drawn(name, **call), picture) > 1e-2
+    return picture
+
+
+def outcome(function: Any, *args: Any, **call: Any) -> tuple[str, Any]:
+    """How a call ends: its value, or the class and text of its error."""
+    try:
+        return "value", function(*args, **call)
+    except Exception as error:
+        return type(error).__name__, str(error)
