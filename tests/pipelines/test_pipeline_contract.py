@@ -1,6 +1,5 @@
 """What diffusers asks of its own pipelines holds for cached ones: their arguments, batches, outputs and switches."""
 
-import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepcache_trt import DeepCachePipeline
-from deepcache_trt.errors import DeepCacheError, UnsupportedError
+from deepcache_trt.errors import UnsupportedError
 from tests.pipelines.families import (
     FAMILIES,
     FEW,
@@ -20,6 +18,7 @@ from tests.pipelines.families import (
     assert_like_plain,
     difference,
     drawn,
+    embeddings,
     every_family,
     expected,
     on_engines,
@@ -109,17 +108,9 @@ def _guided(name: str) -> torch.Tensor:
 
 @every_family
 def test_a_prompt_may_be_given_as_its_embeddings(name: str) -> None:
-    call = {"prompt": None, **_embeddings(name)}
+    call = {"prompt": None, **embeddings(name)}
     assert difference(drawn(name, **call), drawn(name, prompt="three")) <= WITHIN
     assert_like_plain(name, **call)
-
-
-def _embeddings(name: str) -> dict[str, torch.Tensor]:
-    names = ["prompt_embeds", "negative_prompt_embeds"]
-    if "sdxl" in name:
-        names += ["pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
-    arguments = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
-    return dict(zip(names, plain(name).encode_prompt("three", **arguments), strict=True))
 
 
 STEPS_OF_ONES_OWN = {"timesteps": [999, 899, 759, 499, 259], "sigmas": [14.6, 7.0, 3.0, 1.0, 0.3]}
@@ -243,72 +234,3 @@ def test_freeu_is_refused(name: str) -> None:
 def test_a_scale_of_adapters_for_one_call_is_refused_with_a_cure(name: str) -> None:
     with pytest.raises(UnsupportedError, match=r"cross_attention_kwargs=\{'scale': 0.5\} .*set_adapters"):
         drawn(name, cross_attention_kwargs={"scale": 0.5})
-
-
-# Components, devices and precisions.
-
-
-def _missing(name: str, *parts: str) -> tuple[Any, Any]:
-    """A pipeline of diffusers without some components, and the cached one."""
-    pipe = FAMILIES[name].new(**dict.fromkeys(parts))
-    return pipe, DeepCachePipeline.from_pipe(pipe, cache_interval=1, backend="onnxruntime", components=("unet",))
-
-
-WITHOUT = {
-    "sd": ("text_encoder", "tokenizer"),
-    "sdxl": ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
-    "sd controlnet": ("text_encoder", "tokenizer"),
-}
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_without_text_encoders_it_takes_embeddings(name: str) -> None:
-    call = {"prompt": None, **_embeddings(name), "num_inference_steps": FEW}
-    theirs, ours = _missing(name, *WITHOUT[name])
-    assert difference(draw(ours, FAMILIES[name], **call), draw(theirs, FAMILIES[name], **call)) <= WITHIN
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_without_a_vae_it_draws_latents(name: str) -> None:
-    theirs, ours = _missing(name, "vae")
-    call = {"num_inference_steps": FEW}
-    assert difference(draw(ours, FAMILIES[name], **call), draw(theirs, FAMILIES[name], **call)) <= WITHIN
-
-
-def _own(name: str) -> tuple[Any, Any]:
-    """A pipeline of diffusers with models of its own, and the cached one on the same models."""
-    pipe = FAMILIES[name].new()
-    parts = {part: copy.deepcopy(model) for part, model in pipe.components.items()}
-    pipe = FAMILIES[name].new(**parts)
-    return pipe, DeepCachePipeline.from_pipe(pipe, cache_interval=1, backend="onnxruntime", components=())
-
-
-def test_moving_it_returns_itself_and_changes_nothing() -> None:
-    before = drawn("sd")
-    assert on_engines("sd").to("cpu") is on_engines("sd")
-    assert torch.equal(drawn("sd"), before)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "cure"),
-    [(torch.float64, r"the weights of unet are float64.*pipe\.to\(torch\.float32\)"), (torch.bfloat16, "use float32")],
-)
-def test_a_precision_that_engines_lack_is_refused_and_the_way_back_is_open(dtype: torch.dtype, cure: str) -> None:
-    theirs, ours = _own("sd")
-    ours.to(dtype)
-    with pytest.raises(DeepCacheError, match=cure):
-        draw(ours, FAMILIES["sd"], num_inference_steps=FEW)
-    ours.to(torch.float32)
-    pictures = [draw(pipe, FAMILIES["sd"], num_inference_steps=FEW) for pipe in (theirs, ours)]
-    assert difference(*pictures) <= WITHIN
-
-
-@pytest.mark.slow  # it exports another graph
-@pytest.mark.xfail(strict=True, reason="engines of the precision before go on running after a cast")
-def test_engines_follow_a_cast_and_the_way_back() -> None:
-    theirs, ours = _own("sd")
-    for dtype, within in ((torch.float16, 0.1), (torch.float32, WITHIN)):
-        ours.to(dtype)
-        pictures = [draw(pipe, FAMILIES["sd"], num_inference_steps=FEW) for pipe in (theirs, ours)]
-        assert {picture.dtype for picture in pictures} == {dtype}
-        assert difference(*pictures) <= within
