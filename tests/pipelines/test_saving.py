@@ -35,6 +35,11 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, folder
 
 
+def missing(pipe: Any) -> set[str]:
+    """Safety checkers, image encoders and feature extractors: each family is without some."""
+    return {part for part, model in pipe.components.items() if model is None}
+
+
 def quiet(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -55,6 +60,7 @@ def test_plain_diffusers_loads_it(saved: tuple[str, Path]) -> None:
     name, folder = saved
     pipe = quiet(DiffusionPipeline.from_pretrained(folder))
     assert type(pipe) is plain_class(name)
+    assert missing(pipe) == missing(plain(name)) != set()
     assert torch.equal(draw(pipe, FAMILIES[name], num_inference_steps=FEW), expected(name))
 
 
@@ -64,18 +70,9 @@ def test_it_is_loaded_as_a_cached_one_by_either_name(saved: tuple[str, Path]) ->
     for by in (DeepCachePipeline, concrete):
         pipe = quiet(by.from_pretrained(folder, cache_interval=INTERVAL, **OPTIONS))
         assert type(pipe) is concrete
+        assert missing(pipe) == missing(plain(name))
         assert torch.equal(draw(pipe, FAMILIES[name], num_inference_steps=FEW), drawn(name))
     assert difference(drawn(name), expected(name)) > 1e-2
-
-
-def test_what_is_missing_is_missing_again(saved: tuple[str, Path]) -> None:
-    """Safety checkers, image encoders and feature extractors, which no family here has."""
-    name, folder = saved
-    missing = {part for part, model in plain(name).components.items() if model is None}
-    assert missing
-    for by in (DiffusionPipeline, DeepCachePipeline):
-        components = by.from_pretrained(folder).components
-        assert {part for part, model in components.items() if model is None} == missing
 
 
 def test_models_that_diffusers_can_do_without_are_none_again(tmp_path: Path) -> None:
