@@ -162,14 +162,19 @@ def denoiser(name: str) -> Any:
 
 @functools.cache
 def controlnet(unet: str = "sd15", *, seed: int = 0, pooled: bool = False) -> Any:
-    """A ControlNet for the U-Net called `unet`, whose residuals are not zero as those of a new one are.
+    """A ControlNet for the U-Net called `unet`, one instance for each test process.
 
     Args:
         unet: as in `denoiser`.
         seed: of its last layers.
         pooled: give residuals of one row and one column, as a shuffle ControlNet does.
     """
-    model = ControlNetModel.from_unet(denoiser(unet)).eval()
+    return new_controlnet(denoiser(unet), seed=seed, pooled=pooled)
+
+
+def new_controlnet(unet: Any, *, seed: int = 0, pooled: bool = False) -> Any:
+    """A ControlNet for a U-Net, whose residuals are not zero as those of a new one are."""
+    model = ControlNetModel.from_unet(unet).eval()
     model.register_to_config(global_pool_conditions=pooled)
     torch.manual_seed(seed)
     for zero in (*model.controlnet_down_blocks, model.controlnet_mid_block):

@@ -16,7 +16,7 @@ import torch
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import COVERED_DENOISERS, architecture_of
-from deepcache_trt.models.part import OUTPUT
+from deepcache_trt.models.part import OUTPUT, Architecture
 from deepcache_trt.pipelines.build import check_branch
 from deepcache_trt.pipelines.component import DENOISERS, dtype_of
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
@@ -26,6 +26,7 @@ from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
+_PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class CachedDenoiser(LiveComponent):
         return self.params.cache_branch_id
 
     def check(self, params: CacheParams) -> None:
-        """Raise unless the model has the branch of `params`."""
-        architecture = architecture_of(self.model, dtype=dtype_of(self.model))
+        """Raise unless the model has the branch of `params` and a precision that engines have."""
+        architecture = self._architecture_now()
         check_branch(architecture, params.cache_branch_id, self.name)
 
     def check_size(self, height: Any, width: Any) -> None:
@@ -83,7 +84,7 @@ class CachedDenoiser(LiveComponent):
         factor = getattr(self._pipe, "vae_scale_factor", None)
         pixels = {"height": height, "width": width}
         latents = {axis: size // factor for axis, size in pixels.items() if factor and isinstance(size, int)}
-        architecture = architecture_of(self.model, dtype=dtype_of(self.model))
+        architecture = self._architecture_now()
         widest_profile(architecture).check(latents, size_multiple=architecture.size_multiple)
 
     def install(self) -> None:
@@ -162,6 +163,15 @@ class CachedDenoiser(LiveComponent):
                 f"{self.part} is called with other sizes ({sizes}) in the middle of an image, where its ControlNet was "
                 f"called with the same; change both in the callback, or set cache_interval=1"
             )
+
+    def _architecture_now(self) -> Architecture:
+        dtype = dtype_of(self.model)
+        if dtype not in _PRECISIONS:
+            raise UnsupportedError(
+                f"the weights of {self.part} are {dtype}, and engines have {', '.join(_PRECISIONS)}; "
+                f"call pipe.to(torch.float32), or pipe.disable_cache() for this image"
+            )
+        return architecture_of(self.model, dtype=dtype)
 
     def _new_plan(self) -> Plan:
         # Pipelines that shorten the table, as image to image does, keep the number of calls here.

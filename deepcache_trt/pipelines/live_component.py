@@ -230,7 +230,7 @@ class LiveComponent:
         return partial(drop, model, component.architecture.module, target.store, kept)
 
     def _identity(self, model: Any) -> tuple[Any, ...]:
-        return id(model), self._form, structure_of(model), version_of(model)
+        return id(model), dtype_of(model), self._form, structure_of(model), version_of(model)
 
     def _component(self, model: Any) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""

@@ -278,6 +278,7 @@ def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 def recorded(pipe: Any, denoiser: CachedDenoiser, others: Sequence[LiveComponent], loop: WholeLoop) -> Iterator[None]:
     """Leave a `Run` about the block in `pipe.last_run`."""
     components = (denoiser, *others)
+    denoiser.plan = Plan(variants=())  # for calls that leave nothing to denoise
     before = {component.part: component.seconds for component in components}
     engines, started = denoiser.engine_seconds, time.perf_counter()
     yield

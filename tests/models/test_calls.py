@@ -9,7 +9,7 @@ import torch
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, is_controlled, tensors_from_call, wrap_output
+from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call, wrap_output
 from deepcache_trt.models.part import CallForm
 from tests import tiny
 
@@ -22,7 +22,7 @@ def _ids(batch: int = 2) -> torch.Tensor:
 
 def _answer(model: Any, **arguments: Any) -> Any:
     """What a caller gets whose call has been taken apart, run as a graph would run it, and put together again."""
-    architecture = architecture_of(model, dtype="float32", controlled=is_controlled(arguments))
+    architecture = architecture_of(model, dtype="float32", form=form_of(model, arguments))
     with torch.no_grad():
         outputs = architecture.call(model, tensors_from_call(architecture, model, arguments))
     return wrap_output(model, outputs, arguments)

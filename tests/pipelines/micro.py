@@ -10,7 +10,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import (
-    ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -127,12 +126,8 @@ def _video_components() -> dict[str, Any]:
 
 @functools.cache
 def controlnet(of: str, seed: int = 0) -> Any:
-    """A ControlNet for a U-Net, whose residuals are not zero as those of a new one are."""
-    model = ControlNetModel.from_unet(unet(of)).eval()
-    torch.manual_seed(seed)
-    for zero in (*model.controlnet_down_blocks, model.controlnet_mid_block, model.controlnet_cond_embedding.conv_out):
-        torch.nn.init.normal_(zero.weight)
-    return model
+    """A ControlNet for a U-Net, one instance for each test process."""
+    return tiny.new_controlnet(unet(of), seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,15 +152,15 @@ class Micro:
     scheduler: Any = None
     controlnets: int = 0
 
-    def new(self) -> Any:
-        """A pipeline of its own, with the models of all others and a scheduler of its own."""
+    def new(self, **others: Any) -> Any:
+        """A pipeline of its own, with the models of all others and a scheduler of its own, and the components given."""
         parts = _components(self.shares)
         scheduler = (self.scheduler or type(parts["scheduler"])).from_config(parts["scheduler"].config)
         parts = {**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
         nets = [controlnet(self.unet, seed) for seed in range(self.controlnets)]
         if nets:
             parts["controlnet"] = nets if len(nets) > 1 else nets[0]
-        pipe = getattr(diffusers, self.pipeline)(**parts)
+        pipe = getattr(diffusers, self.pipeline)(**{**parts, **others})
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -274,8 +269,12 @@ OTHERS = {
 
 def cached(micro: Micro, **params: Any) -> Any:
     """A cached pipeline whose denoiser and ControlNets alone have engines, of the backend that is quickest here."""
-    components = ("controlnet",) if micro.controlnets else ()
-    return DeepCachePipeline.from_pipe(micro.new(), **{"backend": "onnxruntime", "components": components, **params})
+    return DeepCachePipeline.from_pipe(micro.new(), **{**engines(micro), **params})
+
+
+def engines(micro: Micro) -> dict[str, Any]:
+    """The options of `cached`."""
+    return {"backend": "onnxruntime", "components": ("controlnet",) if micro.controlnets else ()}
 
 
 def draw(pipe: Any, micro: Micro, *, seed: int | list[int] = 0, **call: Any) -> torch.Tensor:

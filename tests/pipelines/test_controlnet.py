@@ -171,7 +171,7 @@ def test_a_control_image_that_is_replaced_between_steps_is_embedded_again(
             tensors["image"].copy_(tensors["image"].flip(-1))
         return {}
 
-    call = {"image": control(), "controlnet_conditioning_scale": 4.0, "callback_on_step_end_tensor_inputs": ["image"]}
+    call = {"image": control(), "controlnet_conditioning_scale": 20.0, "callback_on_step_end_tensor_inputs": ["image"]}
     expected = package(plain, 6, 0, **call, callback_on_step_end=replace)
     for callback in (replace, change):
         with monkeypatch.context() as patch:

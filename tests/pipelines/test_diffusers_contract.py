@@ -8,10 +8,8 @@ import diffusers
 import pytest
 import torch
 from diffusers import (
-    AutoPipelineForImage2Image,
     DDPMPipeline,
     DDPMScheduler,
-    DiffusionPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -51,16 +49,6 @@ def test_a_cached_pipeline_can_be_cached_again_with_other_parameters() -> None:
     assert torch.equal(draw(second), draw(DeepCachePipeline.from_pipe(plain, cache_interval=4)))
 
 
-def test_what_it_saves_plain_diffusers_loads(tmp_path: Path) -> None:
-    cached = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=3)
-    cached.save_pretrained(tmp_path)
-    loaded = DiffusionPipeline.from_pretrained(tmp_path)
-    loaded.set_progress_bar_config(disable=True)
-    assert type(loaded) is StableDiffusionPipeline
-    cached.disable_cache()
-    assert torch.equal(draw(loaded), draw(cached))
-
-
 def test_from_pretrained_takes_our_options_and_those_of_diffusers(tmp_path: Path) -> None:
     plain = tiny.stable_diffusion()
     plain.save_pretrained(tmp_path)
@@ -81,11 +69,6 @@ def test_disable_and_enable_cache() -> None:
     assert torch.equal(draw(cached), with_cache)
 
 
-def test_the_auto_classes_know_it() -> None:
-    cached = DeepCachePipeline.from_pipe(tiny.stable_diffusion())
-    assert type(AutoPipelineForImage2Image.from_pipe(cached)) is StableDiffusionImg2ImgPipeline
-
-
 def test_concrete_classes_have_importable_names_and_pickle_by_them() -> None:
     from deepcache_trt.pipelines import DeepCacheStableDiffusionXLPipeline as Imported
 
@@ -93,15 +76,6 @@ def test_concrete_classes_have_importable_names_and_pickle_by_them() -> None:
     assert pickle.loads(pickle.dumps(Imported)) is Imported
     with pytest.raises(AttributeError, match="DeepCacheNoSuchPipeline"):
         _ = deepcache_trt.pipelines.DeepCacheNoSuchPipeline
-
-
-def test_a_concrete_class_changes_the_task() -> None:
-    from deepcache_trt.pipelines import DeepCacheStableDiffusionImg2ImgPipeline
-
-    plain = tiny.stable_diffusion()
-    cached = DeepCacheStableDiffusionImg2ImgPipeline.from_pipe(plain)
-    assert isinstance(cached, StableDiffusionImg2ImgPipeline)
-    assert cached.unet is plain.unet
 
 
 def test_the_call_keeps_its_signature() -> None:

@@ -153,15 +153,6 @@ def test_a_helper_without_a_pipeline() -> None:
         DeepCacheSDHelper().enable()
 
 
-def test_freeu_is_refused(pipe: Any) -> None:
-    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
-    try:
-        with pytest.raises(UnsupportedError, match=r"FreeU is switched on.*disable_freeu"):
-            draw(pipe)
-    finally:
-        pipe.disable_freeu()
-
-
 def test_foreign_attention_processors_are_refused(pipe: Any) -> None:
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 

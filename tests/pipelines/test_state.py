@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
+from deepcache_trt import DeepCachePipeline
 from tests import tiny
 from tests.pipelines.test_parity import difference, draw, record_runs
 
@@ -29,25 +29,6 @@ def test_calls_in_a_row_equal_fresh_pipelines(name: str) -> None:
         used.set_cache_params(**changes)
         fresh = DeepCachePipeline.from_pipe(plain, **params)
         assert torch.equal(draw(used, **call), draw(fresh, **call))
-
-
-def test_a_second_image_to_image_strength_does_not_start_on_a_stale_cache() -> None:
-    from diffusers import StableDiffusionImg2ImgPipeline
-
-    plain = StableDiffusionImg2ImgPipeline.from_pipe(tiny.stable_diffusion(), dtype=torch.float32)
-    plain.set_progress_bar_config(disable=True)
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    used = DeepCachePipeline.from_pipe(plain, cache_interval=3)
-
-    def edit(pipe: Any, strength: float) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(1)
-        call = {"image": image, "strength": strength, "num_inference_steps": 10}
-        return pipe("seven", generator=generator, output_type="latent", **call).images
-
-    for strength in (1.0, 0.3, 0.7, 0.1):
-        fresh = DeepCachePipeline.from_pipe(plain, cache_interval=3)
-        assert torch.equal(edit(used, strength), edit(fresh, strength))
-        assert len(used.last_run.plan) == round(10 * strength)
 
 
 def test_a_batch_that_shrinks_mid_run_forces_a_full_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,22 +61,6 @@ def test_an_image_that_fails_half_way_leaves_the_pipeline_usable() -> None:
         draw(pipe, callback_on_step_end=fail)
     assert vars(plain.unet).get("forward") is forward
     assert torch.equal(draw(pipe), expected)
-
-
-def test_helper_parameters_may_change_while_it_is_enabled() -> None:
-    plain = tiny.stable_diffusion()
-    images = []
-    helper = DeepCacheSDHelper(pipe=plain)
-    helper.enable()
-    helper.enable()  # twice is once
-    for interval in (1, 4):
-        helper.set_params(cache_interval=interval)
-        images.append(draw(plain))
-    helper.disable()
-    helper.disable()
-    assert difference(images[0], draw(plain)) <= 1e-4
-    fresh = DeepCachePipeline.from_pipe(plain, cache_interval=4, components=())
-    assert difference(images[1], draw(fresh)) <= 1e-4
 
 
 def _write(weight: torch.nn.Parameter) -> None:
