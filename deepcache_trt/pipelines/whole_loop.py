@@ -74,7 +74,7 @@ class WholeLoop:
         self._final: torch.Tensor | None = None
         self._inpainting = Inpainting(pipe)
         self.seconds = 0.0  # spent in the loop
-        self.refusal = _why_per_step(pipe, arguments)
+        self.refusal = why_per_step(pipe, arguments)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -218,7 +218,8 @@ class _Bar:
         return getattr(self._bar, name)
 
 
-def _why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+def why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+    """Why a call with these arguments does not run the whole loop, as far as is known before it; "" if it may."""
     given = {**arguments, **arguments.get("kwargs", {})}  # where most pipelines look for the deprecated `callback`
     for name in ("callback_on_step_end", "callback"):
         if given.get(name) is not None:

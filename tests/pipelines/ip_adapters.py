@@ -8,6 +8,7 @@ import torch
 
 from tests.pipelines import micro
 
+KINDS = ("plain", "plus", "full face", "face id")
 WIDTH = 32  # of the embeddings of an image
 TOKENS = 5  # of an image, where its patches are embedded
 
