@@ -3,10 +3,12 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepcache_trt.engines import backends
+from deepcache_trt.pipelines import open_session
 
 # Two test processes with two threads each spend their time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,3 +31,21 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_store_of_the_user(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCACHE_TRT_STORE", str(store_root))
+
+
+class _Forgetful(dict[str, Any]):
+    """Sessions that are open for nobody else."""
+
+    def __setitem__(self, key: str, session: Any) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _sessions_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test compares with a fresh pipeline must not be on the very engines of that pipeline."""
+    if "shared_sessions" not in request.fixturenames:
+        monkeypatch.setattr(open_session, "_shared", _Forgetful())
+
+
+@pytest.fixture
+def shared_sessions() -> None:
+    """Pipelines with the same model share their engines, as they do outside of tests."""

@@ -64,5 +64,5 @@ def _latents(bench: Bench, pipe: Any, **call: Any) -> torch.Tensor:
 
 def _recorded(pipe: Any) -> dict[str, int] | None:
     """How many units are recorded for the shape, and how many plans are composed of them; None: no CUDA graphs."""
-    graphs = pipe._cached_denoiser._session.shape.graphs
+    graphs = pipe._cached_denoiser.session.shape.graphs
     return None if graphs is None else graphs.counts

@@ -156,6 +156,8 @@ def _residual_scales(model: Any, given: dict[str, Any], count: int) -> "torch.Te
 def _is_empty(name: str, value: Any, architecture: Architecture) -> bool:
     if name == "attention_mask" and architecture.tokens is not None and value is not None:
         return bool(value.all())  # a text encoder told to attend to all of the text does nothing else
+    if name == "cross_attention_kwargs" and value == {"scale": 1.0}:
+        return True  # every LoRA as strong as it is
     return value is None or (name in _FALSE_IS_NONE and not value)
 
 

@@ -30,6 +30,7 @@ class CachedControlNet(LiveComponent):
         super().__init__(pipe, part, options, name=name, progress=progress)
         self._denoiser = denoiser
         self._last: dict[str, torch.Tensor] = {}
+        self._generation = 0  # of the session
         self._condition: tuple[torch.Tensor, int] | None = None  # the control image of the last full run, as it was
 
     @property
@@ -45,8 +46,11 @@ class CachedControlNet(LiveComponent):
         session = self._session_for(model, tensors, sizes)
         image: torch.Tensor = arguments["controlnet_cond"]
         seen, version = self._condition or (None, None)
-        is_embedded = seen is image and version == image._version and session.holds_taps(sizes)
+        is_ours = session.generation == self._generation and session.holds_taps(sizes)
+        is_embedded = is_ours and seen is image and version == image._version
         variant = self._denoiser.promise() if is_embedded else FULL
+        if variant == FULL:
+            self._generation = session.begin(forecast=False)
         if variant != SKIP:
             # What a cached step does not compute nobody reads there.
             self._last = {**self._last, **session.run(variant, tensors, sizes)}

@@ -64,6 +64,7 @@ class CachedDenoiser(LiveComponent):
         self._backward_calls: int | None = None  # of the `backward_loop` that runs now
         self._calls = 0
         self._is_finished = False
+        self._generation = 0  # of the session
         self._promised = FULL  # of the next call, if anyone has asked
         self._last: dict[str, torch.Tensor] = {}
         self.params = params
@@ -115,11 +116,6 @@ class CachedDenoiser(LiveComponent):
 
         return loop
 
-    @property
-    def engine_seconds(self) -> float:
-        """Spent in the engines, those that are closed by now included."""
-        return self._closed_seconds + (self._session.seconds if self._session is not None else 0.0)
-
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""
         self._is_finished = True
@@ -148,7 +144,8 @@ class CachedDenoiser(LiveComponent):
             self.plan = self._new_plan()
             self._tell_of_few_calls()
             self._calls, self._is_finished, self._promised = 0, False, FULL
-            session.begin(forecast=self.plan.forecast)
+        if begins or session.generation != self._generation:  # another pipeline has drawn in between
+            self._generation = session.begin(forecast=self.plan.forecast)
         variant = self._planned() if session.holds_taps(sizes) else FULL
         self._keep_promise(variant, sizes)
         call, self._calls = self._calls, self._calls + 1

@@ -59,20 +59,22 @@ class DeepCachePipeline:
             CheckpointError: no such model, or none that diffusers can load.
             UnknownNameError: a misspelt option, an unknown backend, or a branch that the model does not have.
         """
-        params, options, rest = _split(kwargs)
+        params, options, rest = _split(kwargs, CacheParams(), EngineOptions())
         plain = _load(cls._base(), pretrained_model_name_or_path, rest)
         return _attach(plain, params, options, name=str(pretrained_model_name_or_path))
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
-        """The same for a live pipeline: it shares the components of `pipeline`, which stays as it is.
+        """The same for a live pipeline: it shares the components of `pipeline`, which stays as it is, and open engines.
 
         Args:
             pipeline: a pipeline of diffusers, cached or not.
-            kwargs: as for `from_pretrained`; the rest goes to `from_pipe` of diffusers.
+            kwargs: as for `from_pretrained`; those of ours that are not given are as in `pipeline`, if it is cached.
+                The rest goes to `from_pipe` of diffusers.
         """
-        params, options, rest = _split(kwargs)
-        before = getattr(pipeline, "_cached_denoiser", None)
+        before: CachedDenoiser | None = getattr(pipeline, "_cached_denoiser", None)
+        ours = (before.params, before.options) if before else (CacheParams(), EngineOptions())
+        params, options, rest = _split(kwargs, *ours)
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
         for attribute in ("_cached_denoiser", "_live_components", "_cache_enabled", "last_run"):
@@ -193,15 +195,20 @@ def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, nam
     pipe._live_components = tuple(live_components(pipe, options, pipe._cached_denoiser, name=name))
 
 
-def _split(kwargs: Mapping[str, Any]) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
-    """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning."""
+def _split(
+    kwargs: Mapping[str, Any], params: CacheParams, options: EngineOptions
+) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
+    """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning.
+
+    What is not given of ours is as in `params` and `options`.
+    """
     known = [*CacheParams.names(), *_OPTIONS]
     rest = {name: value for name, value in kwargs.items() if name not in known}
     for name in rest.keys() - _ALIKE:
         if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
             raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
-    params = CacheParams(**{name: kwargs[name] for name in CacheParams.names() if name in kwargs})
-    options = EngineOptions(**{name: kwargs[name] for name in _OPTIONS if name in kwargs})
+    params = replace(params, **{name: kwargs[name] for name in CacheParams.names() if name in kwargs})
+    options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
     return params, options, rest
 
 

@@ -7,9 +7,9 @@ installed.
 import inspect
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -28,7 +28,7 @@ from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_
 from deepcache_trt.pipelines.component import Component, dtype_of, from_model
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.graphs import weights_artefact
-from deepcache_trt.pipelines.open_session import open_session
+from deepcache_trt.pipelines.open_session import SharedSession, open_session, shared_session
 from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.pipelines.target import Target
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, load, version_of
@@ -67,13 +67,11 @@ class LiveComponent:
         self._site_forward: Any = None
         self._architecture: Architecture | None = None
         self._form = CallForm()
-        self._session: Session | None = None
-        self._closed_seconds = 0.0  # spent in engines that are closed
-        self._close_session: Callable[[], object] | None = None
+        self._opened: SharedSession | None = None
         self._opened_with: Any = None
+        self._other_seconds = 0.0  # of engines that are let go of, less what others have spent in those that are held
         self._is_checked = False
         self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
-        self._drop: Callable[[], None] | None = None  # the torch weights that the open engines hold too
         self._dropped: tuple[Any, Component] | None = None  # what they are and were when they were dropped
         check_not_offloaded(self.model, part)
 
@@ -115,12 +113,20 @@ class LiveComponent:
 
     def close(self) -> None:
         """Let go of the engines; the next call loads them again."""
-        if self._session is not None:
-            self._closed_seconds += self._session.seconds
-        if self._close_session is not None:
-            self._close_session()
-        self._session = self._close_session = self._opened_with = self._drop = None
+        if self._opened is not None:
+            self._other_seconds += self._opened.session.seconds
+        self._opened = self._opened_with = None
         self._is_checked = False
+
+    @property
+    def session(self) -> Session | None:
+        """What is open now; other pipelines with the same model may hold it too."""
+        return self._opened.session if self._opened is not None else None
+
+    @property
+    def engine_seconds(self) -> float:
+        """Spent in engines, those that are closed by now included."""
+        return self._other_seconds + (self._opened.session.seconds if self._opened is not None else 0.0)
 
     def load_weights(self) -> None:
         """Load the model's torch weights if they were dropped."""
@@ -173,21 +179,23 @@ class LiveComponent:
     def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
         """The open session if it is for this model, its weights and this shape, else another one."""
         device = next(iter(tensors.values())).device
-        state = self._opened_with
+        state, identity = self._opened_with, self._identity(model) if not self._is_checked else ()
         if not self._is_checked:
-            state = (self.branch, self.options, device, *self._identity(model))
-        if self._session is None or state != self._opened_with or not self._session.serves(sizes):
+            # Which other components have engines, and how these came about, makes no others of them.
+            options = replace(self.options, components=None, build="auto")
+            state = (self.part, self.branch, options, device, *identity)
+        if self._opened is None or state != self._opened_with or not self._opened.session.serves(sizes):
             self.close()
-            self._session = self._open(model, device, sizes)
-            # Engines save what they learnt when they are closed, and a pipeline may merely be forgotten.
-            self._close_session = weakref.finalize(self, self._session.close)
+            self._opened = shared_session(state, sizes, partial(self._open, model, device, sizes))
+            self._other_seconds -= self._opened.session.seconds
             self._opened_with = state
-        elif not self._is_checked and self._drop is not None:
-            self._drop()  # someone may have asked for them since
+        if not self._is_checked and self._opened.drop is not None:
+            self._opened.drop()  # someone may have asked for them since
+            self._dropped = (identity, self._opened.made_of)
         self._is_checked = True
-        return self._session
+        return self._opened.session
 
-    def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> Session:
+    def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
             backend=backends.resolve(self.options.backend, device.type),
             device=device.type,
@@ -197,14 +205,16 @@ class LiveComponent:
             options=self.options.build_options,
         )
         component = self._component(model)
+        drop: Callable[[], None] | None = None
 
         def before_loading() -> None:
-            self._drop = self._dropping(model, component, target)
-            if self._drop is not None:
-                self._drop()
+            nonlocal drop
+            drop = self._dropping(model, component, target)
+            if drop is not None:
+                drop()
 
         with on_device(device):
-            return open_session(
+            session = open_session(
                 component,
                 self.branch,
                 target,
@@ -212,6 +222,7 @@ class LiveComponent:
                 progress=self._progress,
                 before_loading=before_loading,
             )
+        return SharedSession(session, drop, component)
 
     def _dropping(self, model: Any, component: Component, target: Target) -> Callable[[], None] | None:
         """What drops the model's torch weights; None where they stay."""
@@ -226,7 +237,6 @@ class LiveComponent:
             return None
         kept = weights_artefact(component, target.store, self._progress)
         drop_beside(model, component.architecture.module, target.store, kept)
-        self._dropped = (self._identity(model), component)
         return partial(drop, model, component.architecture.module, target.store, kept)
 
     def _identity(self, model: Any) -> tuple[Any, ...]:

@@ -57,6 +57,7 @@ class Session:
         self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
         self._workspace: torch.Tensor | None = None
+        self.generation = 0
         self._forecasts = False
         self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
         self._learnt_at = [-1, -1]  # the calls that last computed taps and predictions
@@ -69,14 +70,19 @@ class Session:
         """Whether the tap buffers hold the output of a full run at these sizes."""
         return self._taps_at == sizes
 
-    def begin(self, *, forecast: bool) -> None:
+    def begin(self, *, forecast: bool) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
 
         Args:
             forecast: whether what a step reuses is extrapolated, see `Forecast`.
+
+        Returns:
+            The number of the generation; when `generation` is another, someone else has begun one.
         """
         self._forecasts = forecast
         self._forget()
+        self.generation += 1
+        return self.generation
 
     def run(
         self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int], *, call: int = 0

@@ -28,7 +28,7 @@ def test_buffers_are_those_of_a_session(name: str, part: str, call: dict[str, An
     pipe = cached(STRAIGHT[name], components=("vae",))
     draw(pipe, STRAIGHT[name], num_inference_steps=2, **call)
     live = {"unet": pipe._cached_denoiser, "vae": pipe._live_components[0]}[part]
-    session = live._session
+    session = live.session
     component = from_model(live.model, name="tiny", part=part, frames=call.get("num_frames"))
     sizes, _ = session._buffers_for
     assert held_by(component, 0, sizes).buffers == {name: each.nbytes for name, each in session.buffers.items()}

@@ -112,7 +112,7 @@ def record_control(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The variants that the open engines of ControlNets run from now on, the first net first."""
     ran: list[str] = []
     for i, component in enumerate(part for part in cached._live_components if part.part.startswith("controlnet")):
-        for name, engine in component._session.engines.items():
+        for name, engine in component.session.engines.items():
             run, label = engine.run, name if i == 0 else f"{name} of net {i}"
             monkeypatch.setattr(engine, "run", lambda label=label, run=run: (ran.append(label), run()))
     return ran
@@ -127,8 +127,8 @@ def test_at_a_cached_step_it_computes_only_what_the_unet_reads(
     cached.set_cache_params(cache_interval=3, cache_branch_id=branch)
     draw(cached, image=control())
     (component,) = (part for part in cached._live_components if part.part == "controlnet")
-    shallow = component._session.engines["shallow"]
-    read = {name for name in cached._cached_denoiser._session.engines["shallow"].inputs if "residual" in name}
+    shallow = component.session.engines["shallow"]
+    read = {name for name in cached._cached_denoiser.session.engines["shallow"].inputs if "residual" in name}
     expected = {*down[: branch + 1], *(["mid_residual"] if branch == len(down) - 1 else [])}
     assert set(shallow.outputs) == read == expected
     assert "controlnet_cond" not in shallow.inputs, "the control image is embedded once"

@@ -102,7 +102,7 @@ def test_scales_change_without_a_build(backend: str, store_root: Path) -> None:
     kinds = ("plain", "plus")
     found = [draw(pipe, "sd", *kinds)]
     before = built(store_root)
-    session = pipe._cached_denoiser._session
+    session = pipe._cached_denoiser.session
     in_layers = {"up": {"block_0": [0.0, 0.7]}, "down": {"block_0": [0.3]}}
     for scale in (0.0, 0.5, [1.0, 0.0], [0.2, in_layers], in_layers, 1.0):
         pipe.set_ip_adapter_scale(scale if isinstance(scale, list) else [scale, scale])
@@ -110,7 +110,7 @@ def test_scales_change_without_a_build(backend: str, store_root: Path) -> None:
         assert difference(found[-1], draw(plain, "sd", *kinds)) <= 1e-4
     assert torch.equal(found[0], found[-1])
     assert all(difference(a, b) > 1e-3 for a, b in itertools.pairwise(found))
-    assert pipe._cached_denoiser._session is session
+    assert pipe._cached_denoiser.session is session
     assert built(store_root) == before
 
 
@@ -194,7 +194,7 @@ def test_torch_weights_may_be_dropped_and_an_adapter_loaded_after_it(tmp_path: P
 def test_a_cached_step_reads_no_image_that_its_layers_do_not_look_at() -> None:
     pipe = cached(with_adapters("sdxl", "plus"), cache_interval=INTERVAL)
     draw(pipe, "sdxl", "plus")
-    full, shallow = (pipe._cached_denoiser._session.engines[name].inputs for name in ("full", "shallow"))
+    full, shallow = (pipe._cached_denoiser.session.engines[name].inputs for name in ("full", "shallow"))
     of_adapters = {"image_embeds_0", "ip_adapter_scales"}
     assert of_adapters <= full.keys()
     assert not of_adapters & shallow.keys()

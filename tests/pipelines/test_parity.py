@@ -125,7 +125,7 @@ def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu
 def record_runs(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The variants that the open engines run from now on."""
     ran: list[str] = []
-    for name, engine in cached._cached_denoiser._session.engines.items():
+    for name, engine in cached._cached_denoiser.session.engines.items():
         run = engine.run
         monkeypatch.setattr(engine, "run", lambda name=name, run=run: (ran.append(name), run()))
     return ran

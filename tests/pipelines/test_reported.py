@@ -103,8 +103,8 @@ def test_strengths_in_a_row_equal_those_of_fresh_pipelines(name: str) -> None:
     for strength, steps in STRENGTHS:
         call = {"strength": strength, "num_inference_steps": steps}
         ours = picture(used, name, **call)
-        opened = opened or used._cached_denoiser._session
-        assert used._cached_denoiser._session is opened, "nothing is built or opened for another strength"
+        opened = opened or used._cached_denoiser.session
+        assert used._cached_denoiser.session is opened, "nothing is built or opened for another strength"
         assert len(used.last_run.plan) == max(1, round(strength * steps))
         assert torch.equal(ours, picture(cached(FAMILIES[name], build="never"), name, **call))
         assert difference(drawn(name, interval=1, **call), expected(name, **call)) <= WITHIN
@@ -133,7 +133,7 @@ def test_an_image_is_edited_after_one_from_a_text_on_the_same_models(family: str
         fresh = picture(cached(FAMILIES[edit]), edit, strength=strength)
         assert torch.equal(picture(editing, edit, strength=strength), fresh)
         assert torch.equal(picture(used, text), first)
-        sessions.append((used._cached_denoiser._session, editing._cached_denoiser._session))
+        sessions.append((used._cached_denoiser.session, editing._cached_denoiser.session))
     assert len(set(sessions)) == 1, "nothing is opened again"
 
 

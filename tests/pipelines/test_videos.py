@@ -50,9 +50,9 @@ def test_a_smaller_last_chunk_needs_no_other_engine() -> None:
     pipe = cached(SVD, backend="openvino", components=("vae",), cache_interval=1)
     video(pipe, decode_chunk_size=2)
     (decoder,) = pipe._live_components
-    opened = decoder._session
+    opened = decoder.session
     video(pipe, decode_chunk_size=2)
-    assert decoder._session is opened
+    assert decoder.session is opened
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
