@@ -60,7 +60,15 @@ def test_an_argument_that_the_graph_does_not_have(argument: str, value: Any, cur
         _call(**{argument: value})
 
 
-@pytest.mark.parametrize("empty", [{"cross_attention_kwargs": {}}, {"added_cond_kwargs": {}}, {"attention_mask": None}])
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"cross_attention_kwargs": {}},
+        {"cross_attention_kwargs": {"scale": 1.0}},
+        {"added_cond_kwargs": {}},
+        {"attention_mask": None},
+    ],
+)
 def test_an_empty_argument_is_none(empty: dict[str, Any]) -> None:
     assert set(_call(**empty)) == {"sample", "timestep", "encoder_hidden_states"}
 
