@@ -1,5 +1,6 @@
 """IP-Adapters: a U-Net that looks at images runs on engines of its own, and its scales are theirs to be told."""
 
+import copy
 import dataclasses
 import itertools
 from pathlib import Path
@@ -280,3 +281,16 @@ def test_torch_s_compiler_takes_scales_as_they_come() -> None:
     for scale in (1.0, 0.0, 0.4):
         pipe.set_ip_adapter_scale([scale, scale])
         assert difference(draw(pipe, "sd", "plain", "plus"), draw(plain, "sd", "plain", "plus")) <= 1e-4
+
+
+def test_a_controlnet_may_steer_it_too() -> None:
+    controlled = micro.OTHERS["sd controlnet"]
+    plain = controlled.new(unet=copy.deepcopy(micro.unet("sd")))
+    load(plain, "plain")
+    call = {"ip_adapter_image_embeds": embeds("plain"), "num_inference_steps": STEPS}
+    pipe = DeepCachePipeline.from_pipe(plain, **micro.engines(controlled), cache_interval=INTERVAL)
+    with cached_by_hooks(plain.unet, lambda call: call % INTERVAL == 0):
+        expected = micro.draw(plain, controlled, **call)
+    assert difference(micro.draw(pipe, controlled, **call), expected) <= 1e-4
+    plain.set_ip_adapter_scale(0.3)
+    assert difference(micro.draw(pipe, controlled, **call), expected) > 1e-3
