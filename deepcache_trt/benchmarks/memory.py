@@ -16,7 +16,7 @@ from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.export.trace import fake_model
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.part import OUTPUT, Architecture
-from deepcache_trt.models.taps import deepcache_variants, tapped
+from deepcache_trt.models.taps import tapped
 from deepcache_trt.pipelines.build import check_branch
 from deepcache_trt.pipelines.component import Component, from_architecture
 from deepcache_trt.pipelines.shapes import profiles_for, shapes_from_text
@@ -40,7 +40,7 @@ def held_by(component: Component, branch: int, sizes: Mapping[str, int]) -> Held
 
     Args:
         component: of which nothing but the config is read.
-        branch: DeepCache's k, read where the component has taps.
+        branch: DeepCache's k, read where the component is a denoiser.
         sizes: of every axis.
 
     Raises:
@@ -54,9 +54,9 @@ def held_by(component: Component, branch: int, sizes: Mapping[str, int]) -> Held
         for spec in (*architecture.inputs, *architecture.outputs)
     }
     read = {"full": sum(weight.nbytes for weight in weights)}
-    if architecture.taps:
+    if architecture.is_denoiser:
         check_branch(architecture, branch, component.name)
-        full, shallow = deepcache_variants(branch)
+        full, shallow = architecture.variants(branch)
         (name,) = full.emits
         buffers[name], read[shallow.name] = _tap_and_shallow_weights(model, architecture, name, sizes)
     return Held(weights=read, buffers=buffers)

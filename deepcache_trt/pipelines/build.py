@@ -72,7 +72,7 @@ def build_variants(
 
     Args:
         component: what to build.
-        branch: DeepCache's k, read where the component has taps.
+        branch: DeepCache's k.
         target: what to build for.
         sizes: the axes of a call that has to be served; None: `target.shapes`, or the model's own size.
         progress: told about each stage.
