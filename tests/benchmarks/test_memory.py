@@ -7,6 +7,7 @@ import pytest
 
 from deepcache_trt.benchmarks.memory import Held, generation, held_by, main, table
 from deepcache_trt.errors import DeepCacheError, ShapeError, UnknownNameError
+from deepcache_trt.models.part import CallForm
 from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.pipelines.component import from_model
 from tests import tiny
@@ -29,7 +30,7 @@ def test_buffers_are_those_of_a_session(name: str, part: str, call: dict[str, An
     draw(pipe, STRAIGHT[name], num_inference_steps=2, **call)
     live = {"unet": pipe._cached_denoiser, "vae": pipe._live_components[0]}[part]
     session = live.session
-    component = from_model(live.model, name="tiny", part=part, frames=call.get("num_frames"))
+    component = from_model(live.model, name="tiny", part=part, form=CallForm(frames=call.get("num_frames")))
     sizes, _ = session._buffers_for
     assert held_by(component, 0, sizes).buffers == {name: each.nbytes for name, each in session.buffers.items()}
 

@@ -152,7 +152,7 @@ def test_a_manifest_says_what_it_is_for(store: Store) -> None:
         "dtype": "float32",
         "backend": "tensorrt-rtx",
         "device": "sm86",
-        "variant": {"name": "full", "consumes": [], "emits": []},
+        "variant": {"name": "full", "consumes": [], "emits": [], "outputs": None},
         "build_options": {"optimization_level": None, "workspace_bytes": None, "refittable": False},
         "inputs": [{"name": "input_ids", "dtype": "int64", "shape": ["batch", 16]}],
     }

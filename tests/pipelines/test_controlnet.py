@@ -12,7 +12,9 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.taps import unet_taps
 from tests import tiny
+from tests.pipelines import micro
 from tests.pipelines.test_parity import difference, draw
+from tests.reference import cached_by_hooks
 
 PIPELINES = {"sd15": tiny.stable_diffusion_controlnet, "sdxl": tiny.stable_diffusion_xl_controlnet}
 
@@ -183,11 +185,14 @@ def test_a_control_image_that_is_replaced_between_steps_is_embedded_again(
 
 
 def test_one_that_pools_its_conditions() -> None:
-    plain = tiny.stable_diffusion_controlnet(tiny.controlnet(pooled=True))
-    cached = DeepCachePipeline.from_pipe(plain, cache_interval=3)
+    controlled = micro.OTHERS["sd controlnet"]
+    plain = controlled.new(controlnet=tiny.new_controlnet(micro.unet("sd"), pooled=True))
+    cached = DeepCachePipeline.from_pipe(plain, **micro.engines(controlled), cache_interval=3)
     for guess_mode in (False, True):
-        call = {"image": control(), "guess_mode": guess_mode}
-        assert difference(package(plain, 3, 0, **call), draw(cached, **call)) <= 1e-4
+        call = {"num_inference_steps": 5, "guess_mode": guess_mode}
+        with cached_by_hooks(plain.unet, lambda call: call % 3 == 0):
+            expected = micro.draw(plain, controlled, **call)
+        assert difference(micro.draw(cached, controlled, **call), expected) <= 1e-4
 
 
 def test_it_may_stay_with_torch() -> None:

@@ -45,7 +45,7 @@ def component(name: str, dtype: str) -> Component:
     name, _, controlled = name.partition("+")
     model = tiny.denoiser(name) if name in tiny.ARCHITECTURES else tiny.part(name)
     model = copy.deepcopy(model).to(getattr(torch, dtype))
-    return from_model(model, name="tiny", part=name, **({"controlled": True} if controlled else {}))
+    return from_model(model, name="tiny", part=name, form=CallForm(controlled=bool(controlled)))
 
 
 def digits(dtype: str) -> Component:
@@ -81,8 +81,14 @@ def plan_bytes(artefacts: Mapping[str, Artefact], variant: str) -> int:
     return artefacts[variant].about["built"]["plan_bytes"]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[pytest.mark.slow] if dtype == "float32" and name != "sd21" else [])
+        for name in DENOISERS
+        for dtype in DTYPES
+    ],
+)
 def test_a_denoiser_becomes_a_full_and_a_small_shallow_plan_for_two_sizes(
     name: str, dtype: str, store_root: Path, folder: Path
 ) -> None:
@@ -96,6 +102,18 @@ def test_a_denoiser_becomes_a_full_and_a_small_shallow_plan_for_two_sizes(
     assert "tap_0" in [spec["name"] for spec in shallow.about["inputs"]]
     assert shallow.about["built"]["layers"] < full.about["built"]["layers"] / 4
     assert plan_bytes(built, "shallow") < plan_bytes(built, "full") / 3
+
+
+def test_a_controlnet_becomes_a_full_and_a_small_shallow_plan(store_root: Path, folder: Path) -> None:
+    controlnet = copy.deepcopy(tiny.controlnet()).to(torch.float16)
+    built = plans(from_model(controlnet, name="tiny", part="controlnet"), store_root, folder, "64", "128x64", branch=1)
+    for artefact in built.values():
+        assert_is_a_plan(artefact, profiles=2)
+    given = {name: [spec["name"] for spec in artefact.about["outputs"]] for name, artefact in built.items()}
+    assert given["shallow"] == ["down_residual_0", "down_residual_1"]
+    assert set(given["full"]) > {*given["shallow"], "mid_residual", "tap_condition"}
+    assert "controlnet_cond" not in [spec["name"] for spec in built["shallow"].about["inputs"]]
+    assert plan_bytes(built, "shallow") < plan_bytes(built, "full") / 2
 
 
 @pytest.mark.slow
@@ -209,7 +227,7 @@ def sparse_weights(state: Mapping[str, torch.Tensor], file: Path) -> None:
         stream.truncate(8 + len(text) + end)
 
 
-@pytest.mark.parametrize(("model", "gigabytes"), [("sd15", 1.7), ("sdxl", 5.1)])
+@pytest.mark.parametrize(("model", "gigabytes"), [("sd15", 1.7), pytest.param("sdxl", 5.1, marks=pytest.mark.slow)])
 def test_the_graph_of_a_real_unet_parses_without_an_error(model: str, gigabytes: float, folder: Path) -> None:
     unet = CATALOGUE[model].parts["unet"]
     state = fake_model(unet.model_class(), unet.config, "float16").state_dict()

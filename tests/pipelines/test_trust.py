@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from diffusers import ControlNetModel
 
+from deepcache_trt import DeepCachePipeline
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
 from deepcache_trt.export import parity
@@ -131,18 +133,30 @@ def test_a_shallow_engine_is_checked_with_a_tap_of_its_own(unet: Exported) -> No
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (torch.Tensor.zero_, "image is all zeros"),
         (_spoil_one(torch.nan), f"image has 1 of {2 * 3 * 64 * 64} elements that are not finite"),
         (_spoil_one(-torch.inf), f"image has 1 of {2 * 3 * 64 * 64} elements that are not finite"),
         (lambda tensor: tensor.fill_(torch.nan), "image has 24576 of 24576 elements that are not finite"),
     ],
-    ids=["zeros", "one NaN", "one infinity", "all NaN"],
+    ids=["one NaN", "one infinity", "all NaN"],
 )
-def test_zeros_and_what_is_not_finite_are_unusable_without_a_comparison(
-    vae: Exported, damage: Damage, reason: str
-) -> None:
+def test_what_is_not_finite_is_unusable_without_a_comparison(vae: Exported, damage: Damage, reason: str) -> None:
     found = _damaged(vae, damage)
     assert (found.usable, found.reason, found.relative_error) == (False, reason, {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_zeros_are_unusable_with_a_reference_or_without(vae: Exported, dtype: str) -> None:
+    found = _damaged(vae, torch.Tensor.zero_, dtype=dtype)
+    assert (found.usable, found.reason) == (False, "image is all zeros")
+
+
+def test_zeros_are_right_where_the_reference_has_them() -> None:
+    """A ControlNet before its training steers nothing."""
+    controlnet = ControlNetModel.from_unet(tiny.denoiser("sd15")).eval()
+    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion_controlnet(controlnet), backend="openvino")
+    pipe("seven", image=torch.ones(1, 3, 64, 64), num_inference_steps=2, output_type="latent")
+    (component,) = (part for part in pipe._live_components if part.part == "controlnet")
+    assert not component.session.buffers["mid_residual"].any()
 
 
 @pytest.mark.parametrize(
