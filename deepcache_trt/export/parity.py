@@ -98,21 +98,30 @@ def check_model(
     return errors
 
 
-def check_cut(full: Path, shallow: Path, variant: Variant, tensors: Mapping[str, torch.Tensor]) -> float:
-    """`shallow(x, taps from full(x))` must equal `full(x)` bit for bit.
+def check_cut(
+    full: Path, shallow: Path, variant: Variant, tensors: Mapping[str, torch.Tensor], *, rounding: float = 0.0
+) -> float:
+    """`shallow(x, taps from full(x))` must equal `full(x)` bit for bit, or but for rounding.
+
+    Args:
+        full: a graph.
+        shallow: a cut of it.
+        variant: of `shallow`.
+        tensors: inputs of `full`.
+        rounding: the largest difference, as a share of the largest value, that is none.
 
     Returns:
-        The largest absolute difference, which is 0.0.
+        The largest absolute difference.
 
     Raises:
-        ParityError: any difference.
+        ParityError: they differ.
     """
     arrays = {name: _numpy(tensor) for name, tensor in tensors.items()}
     whole = _run_graph(full, arrays)
     cached = _run_graph(shallow, {**arrays, **{name: whole[name] for name in variant.consumes}})
     differences = {name: float(np.abs(whole[name] - output).max()) for name, output in cached.items()}
     for name, difference in differences.items():
-        if not np.array_equal(whole[name], cached[name]):
+        if not difference <= rounding * float(np.abs(whole[name]).max()):  # also catches NaN
             raise ParityError(
                 f"{name} of {shallow.name} differs from {full.name} by {difference:.2g} where they must be equal"
             )
@@ -153,12 +162,13 @@ def check_graph(
     expected = run_model(model, architecture, whole, {name: tensor.to(device) for name, tensor in tensors.items()})
     errors = check_model(expected, save(whole), tensors, dtype=dtype)
     difference = 0.0
-    # ONNX Runtime adds half precision in float32 on the CPU, and the mid block's output, to which a residual is added,
-    # is rounded before that only where it is an input: the cut at the last tap is right to rounding there.
-    last = names[-2:-1] if architecture.controlled and dtype == "float16" else names[-1:]
-    for name in dict.fromkeys((*names[:1], *last)):
+    for name in dict.fromkeys((*names[:1], *names[-1:])):
         full, shallow = Variant(name="full", emits=(name,)), Variant(name="shallow", consumes=(name,))
-        difference = max(difference, check_cut(save(full), save(shallow), shallow, tensors))
+        # ONNX Runtime adds half precision in float32 on the CPU, and what is added to something at once, the output of
+        # a mid block with a residual or an embedded control image, is rounded before that only where it is an input.
+        is_added = (architecture.controlled and name == names[-1]) or not architecture.is_denoiser
+        rounding = TOLERANCE[dtype] if is_added and dtype == "float16" else 0.0
+        difference = max(difference, check_cut(save(full), save(shallow), shallow, tensors, rounding=rounding))
     return Parity(sizes=sizes, relative_error=errors, cut_difference=difference)
 
 

@@ -20,6 +20,7 @@ from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.pipelines.trust import TOLERANCE, Check, check_engine
 from tests import tiny
 from tests.export.exported import WHOLE, Exported, export
+from tests.pipelines import micro
 
 Damage = Callable[[torch.Tensor], object]
 
@@ -152,10 +153,11 @@ def test_zeros_are_unusable_with_a_reference_or_without(vae: Exported, dtype: st
 
 def test_zeros_are_right_where_the_reference_has_them() -> None:
     """A ControlNet before its training steers nothing."""
-    controlnet = ControlNetModel.from_unet(tiny.denoiser("sd15")).eval()
-    pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion_controlnet(controlnet), backend="openvino")
-    pipe("seven", image=torch.ones(1, 3, 64, 64), num_inference_steps=2, output_type="latent")
-    (component,) = (part for part in pipe._live_components if part.part == "controlnet")
+    controlled = micro.OTHERS["sd controlnet"]
+    plain = controlled.new(controlnet=ControlNetModel.from_unet(micro.unet("sd")).eval())
+    pipe = DeepCachePipeline.from_pipe(plain, backend="openvino", components=("controlnet",))
+    micro.draw(pipe, controlled, num_inference_steps=2)
+    (component,) = pipe._live_components
     assert not component.session.buffers["mid_residual"].any()
 
 
