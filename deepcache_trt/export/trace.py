@@ -69,6 +69,7 @@ def onnx_from_config(
     dtype: str,
     form: CallForm = AS_CONFIGURED,
     graft: Callable[[torch.nn.Module], None] | None = None,
+    architecture: Architecture | None = None,
     progress: Progress = logged,
 ) -> onnx_ir.Model:
     """Export the architecture once, with every tap as an output.
@@ -79,6 +80,7 @@ def onnx_from_config(
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
         form: as for `architecture_of`.
         graft: makes of a new model one with the structure of a live one, see `models.processors`.
+        architecture: the model as a graph; None: as `architecture_of` describes it.
         progress: told about each stage.
 
     Returns:
@@ -90,7 +92,7 @@ def onnx_from_config(
     model = fake_model(model_class, config, dtype)
     if graft is not None:
         graft(model)
-    architecture = architecture_of(model, dtype=dtype, form=form)
+    architecture = architecture or architecture_of(model, dtype=dtype, form=form)
     make_traceable(model)
     with progress("tracing the model"), _quiet():
         exported = _exported_program(model, architecture)
