@@ -78,9 +78,8 @@ def onnx_from_config(
         model_class: a class that `architecture_of` covers.
         config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
-        form: as for `architecture_of`.
+        form: as for `architecture_of`, in whose place `architecture` can say what the graph is.
         graft: makes of a new model one with the structure of a live one, see `models.processors`.
-        architecture: the model as a graph; None: as `architecture_of` describes it.
         progress: told about each stage.
 
     Returns:

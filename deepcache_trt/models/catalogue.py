@@ -247,9 +247,7 @@ CATALOGUE: dict[str, Entry] = {
             ),
         },
     ),
-    "ddpm-bedroom": Entry(
-        source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}
-    ),
+    "ddpm-bedroom": Entry(source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
     "ddpm-church": Entry(source="google/ddpm-church-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
 }
 

@@ -45,7 +45,7 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
 
 
 def uncached_unet_condition(model: Any, dtype: str) -> Architecture:
-    """UNet2DConditionModel of any blocks as one graph without taps: what is refused for caching can still be counted."""
+    """UNet2DConditionModel of any blocks without taps: what is refused for caching can still be counted."""
     config = model.config
     inputs = condition_inputs(model, dtype)
     if config.time_cond_proj_dim is not None:

@@ -220,14 +220,7 @@ def from_architecture(
 ) -> Component:
     """A model of a real architecture with seeded random weights: for building and timing without a download.
 
-    Args:
-        model_class: its class in diffusers or transformers.
-        config: its complete config.
-        name: of the pipeline's model.
-        part: its place in the pipeline.
-        dtype: the pipeline's precision.
-        seed: of the weights.
-        architecture: the model as a graph; None: as `architecture_of` describes it.
+    `architecture` is the model as a graph, where `architecture_of` would not describe it so.
     """
     dtype = part_dtype(config, dtype)
     fake: Any = fake_model(model_class, config, dtype)

@@ -85,5 +85,5 @@ def test_a_live_vae_is_built_as_its_checkpoint_says(stated: dict[str, bool], bui
 
 
 def test_a_model_without_a_checkpoint_says_what_can_be_done_without_one() -> None:
-    with pytest.raises(UnsupportedError, match="ldm-4-g are not published .* convert them and give the folder, or .*"):
+    with pytest.raises(UnsupportedError, match=r"ldm-4-g are not published .*; convert them and give the folder"):
         resolve("ldm-4-g")
