@@ -40,6 +40,7 @@ class Cost:
     Attributes:
         parameters: numbers that the checkpoint gives it.
         weights: bytes of those.
+        inputs: bytes of each input.
         least: bytes that it moves at least; this and the next two as the module says.
         unfused: bytes that it moves at most.
         kernels: in the order of the graph.
@@ -47,6 +48,7 @@ class Cost:
 
     parameters: int
     weights: int
+    inputs: Mapping[str, int]
     least: int
     unfused: int
     kernels: tuple[Kernel, ...]
@@ -73,12 +75,14 @@ def cost_of(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
     fixed = fixed_values(model)
     read = {value for node in model.graph for value in node.inputs}
     weights = [value for value in model.graph.initializers.values() if value.const_value is None and value in read]
-    outside = sum(size_in_bytes(value) for value in (*model.graph.inputs, *model.graph.outputs))
+    inputs = {str(value.name): size_in_bytes(value) for value in model.graph.inputs}
+    outputs = sum(size_in_bytes(value) for value in model.graph.outputs)
     weight_bytes = sum(size_in_bytes(value) for value in weights)
     return Cost(
         parameters=sum(elements(value) for value in weights),
         weights=weight_bytes,
-        least=weight_bytes + outside,
+        inputs=inputs,
+        least=weight_bytes + sum(inputs.values()) + outputs,
         unfused=sum(_moved(node) for node in model.graph if node.op_type not in _VIEWS and not _is_fixed(node, fixed)),
         kernels=tuple(_kernels(model, fixed)),
     )

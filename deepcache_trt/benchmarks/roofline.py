@@ -4,11 +4,13 @@ The roofline model (Williams, Waterman, Patterson 2009), applied to each kernel 
 operations at the GPU's peak, or as its bytes at full bandwidth, whichever is longer. Kernels run one after the other.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepcache_trt.benchmarks.cost import Cost
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.runtime.plan import FULL, SHALLOW
 
 _HALF = ("float16", "bfloat16")
 
@@ -44,8 +46,8 @@ GPUS = (
     Gpu(name="RTX A5000", tflops=111.1, bandwidth=768, source="NVIDIA RTX A5000 data sheet"),
     Gpu(name="A100-40", tflops=312, bandwidth=1555, source="NVIDIA A100 data sheet, SXM 40 GB"),
     Gpu(name="A100-80", tflops=312, bandwidth=2039, source="NVIDIA A100 data sheet, SXM 80 GB"),
-    Gpu(name="H100 SXM", tflops=989.4, bandwidth=3350, source="NVIDIA H100 data sheet, SXM5 80 GB"),
-    Gpu(name="H200", tflops=989.4, bandwidth=4800, source="NVIDIA H200 data sheet, SXM 141 GB"),
+    Gpu(name="H100 SXM", tflops=989.4, bandwidth=3350, source="NVIDIA H100 GPU architecture white paper, SXM5"),
+    Gpu(name="H200", tflops=989.5, bandwidth=4800, source="NVIDIA H200 data sheet, SXM 141 GB"),
     Gpu(name="RTX 4090", tflops=165.2, bandwidth=1008, source="NVIDIA Ada GPU architecture white paper"),
     Gpu(name="RTX 3090", tflops=71, bandwidth=936, source="NVIDIA Ampere GA102 GPU architecture white paper"),
     Gpu(name="L4", tflops=121, bandwidth=300, source="NVIDIA L4 data sheet"),
@@ -125,26 +127,32 @@ def predict(cost: Cost, gpu: Gpu) -> Prediction:
     )
 
 
-def seconds_from_text(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Read `--seconds full=0.031 --seconds shallow=0.004`.
+def measured_from_options(texts: Sequence[str], *, gpu: Gpu | None, branches: Sequence[int]) -> dict[str, float]:
+    """Read `--seconds full=0.031 --seconds shallow=0.004`: seconds by the variant's name.
 
     Args:
         texts: what was given.
-        names: of the variants that there are.
+        gpu: that they were measured on.
+        branches: that were asked for.
 
     Raises:
-        DeepCacheError: what is none of these.
+        DeepCacheError: what is no time of a variant, or of which it is not clear what it was measured on.
     """
-    found = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        try:
-            seconds = float(number)
-        except ValueError:
-            seconds = 0.0
-        if name not in names or not 0 < seconds < float("inf"):
-            raise DeepCacheError(
-                f"--seconds {text} is no time of a variant; write {' or '.join(f'{each}=0.031' for each in names)}"
-            )
-        found[name] = seconds
-    return found
+    if not texts:
+        return {}
+    if gpu is None:
+        raise DeepCacheError("--seconds is compared with a prediction; say of which GPU, with --gpu")
+    if len(branches) > 1:
+        raise DeepCacheError("--seconds is of one shallow variant; give one --branch")
+    return dict(map(_seconds, texts))
+
+
+def _seconds(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        seconds = float(number)
+    except ValueError:
+        seconds = 0.0
+    if name not in (FULL, SHALLOW) or not 0 < seconds < math.inf:
+        raise DeepCacheError(f"--seconds {text} is no time of a variant; write {FULL}=0.031 or {SHALLOW}=0.004")
+    return name, seconds

@@ -66,4 +66,4 @@ def elements(value: onnx_ir.Value) -> int:
 def size_in_bytes(value: onnx_ir.Value) -> int:
     """The memory that a tensor of a static graph takes."""
     assert value.dtype is not None, value.name
-    return elements(value) * value.dtype.itemsize
+    return int(elements(value) * value.dtype.itemsize)
