@@ -121,7 +121,7 @@ def _find(model: str, dtype: str) -> tuple[Component, str]:
     """The denoiser, and why it cannot be cached, if so."""
     part, model_class, config = _denoiser(model)
     fake: Any = fake_model(model_class, config, dtype)
-    architecture, refused = _describe(fake, dtype)
+    architecture, refused = countable(fake, dtype)
     component = from_architecture(model_class, config, name=model, part=part, dtype=dtype, architecture=architecture)
     return component, refused
 
@@ -141,7 +141,8 @@ def _denoiser(model: str) -> tuple[str, Any, Mapping[str, Any]]:
     raise CheckpointError(f"{model} has neither a {' nor a '.join(DENOISERS)}, and nothing else is cached")
 
 
-def _describe(fake: Any, dtype: str) -> tuple[Architecture, str]:
+def countable(fake: Any, dtype: str) -> tuple[Architecture, str]:
+    """A denoiser on fake tensors as a graph, and why it cannot be cached; "" where it can."""
     try:
         architecture = architecture_of(fake, dtype=dtype)
     except UnsupportedError as error:

@@ -180,13 +180,13 @@ def _prediction_table(prediction: Mapping[str, Any]) -> str:
     rows = []
     for row in prediction["variants"]:
         figures = [_milliseconds(row[f"{kind}_seconds"]) for kind in ("compute", "memory", "predicted")]
-        rows.append([_title(row), *figures, *([*_measured(row)] if has_measured else [])])
+        rows.append([_title(row), *figures, *(_measured(row) if has_measured else ())])
     for step in prediction["steps"]:
         title = f"a step of the generation, k={step['branch']}: {step['speedup']:.2f}× predicted"
         if "measured_speedup" in step:
             title += f", {step['measured_speedup']:.2f}× measured"
         figures = ["", "", _milliseconds(step["predicted_seconds"])]
-        rows.append([title, *figures, *([*_measured(step)] if has_measured else [])])
+        rows.append([title, *figures, *(_measured(step) if has_measured else ())])
     return _table(header, rows)
 
 
