@@ -37,7 +37,7 @@ setup(
         "sympy>=1.13",
         "torch>=2.9",
         "transformers>=4.50,<5.6",
-        "typer>=0.15",
+        "typer>=0.19",
     ],
     extras_require={
         "cpu": CPU,

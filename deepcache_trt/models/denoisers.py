@@ -41,6 +41,11 @@ def _prediction(dtype: str, *shape: Dim) -> tuple[TensorSpec]:
 def unet_condition(model: Any, dtype: str) -> Architecture:
     """UNet2DConditionModel: SD1.5, SD2.1, SDXL and their kin."""
     check_blocks(model)
+    return replace(uncached_unet_condition(model, dtype), taps=unet_taps(model), variants=deepcache_variants)
+
+
+def uncached_unet_condition(model: Any, dtype: str) -> Architecture:
+    """UNet2DConditionModel of any blocks without taps: what is refused for caching can still be counted."""
     config = model.config
     inputs = condition_inputs(model, dtype)
     if config.time_cond_proj_dim is not None:
@@ -48,8 +53,6 @@ def unet_condition(model: Any, dtype: str) -> Architecture:
     return Architecture(
         inputs=tuple(inputs),
         outputs=_prediction(dtype, config.out_channels, "height", "width"),
-        taps=unet_taps(model),
-        variants=deepcache_variants,
         size_multiple=2**model.num_upsamplers,
         max_batch=MAX_IMAGES,
         call=_call_unet_condition,

@@ -209,9 +209,19 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
 
 
 def from_architecture(
-    model_class: Any, config: Mapping[str, Any], *, name: str, part: str, dtype: str, seed: int = 0
+    model_class: Any,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    part: str,
+    dtype: str,
+    seed: int = 0,
+    architecture: Architecture | None = None,
 ) -> Component:
-    """A model of a real architecture with seeded random weights: for building and timing without a download."""
+    """A model of a real architecture with seeded random weights: for building and timing without a download.
+
+    `architecture` is the model as a graph, where `architecture_of` would not describe it so.
+    """
     dtype = part_dtype(config, dtype)
     fake: Any = fake_model(model_class, config, dtype)
     shapes = {tensor_name: tensor.shape for tensor_name, tensor in fake.state_dict().items()}
@@ -225,7 +235,7 @@ def from_architecture(
         model_class=model_class,
         config=_plain_config(fake),
         dtype=dtype,
-        architecture=architecture_of(fake, dtype=dtype),
+        architecture=architecture or architecture_of(fake, dtype=dtype),
         parameters=sum(shape.numel() for shape in shapes.values()),
         fingerprint=weights.fingerprint_of_seed(shapes, dtype=dtype, seed=seed),
         files=None,

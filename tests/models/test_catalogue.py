@@ -3,9 +3,10 @@
 import pytest
 from diffusers import AutoencoderKL
 
+from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.trace import fake_model
 from deepcache_trt.models.architectures import COVERED, part_dtype
-from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
 
 # As published; for text encoders without the position_ids that old ones hold.
 PARAMETERS = {
@@ -22,6 +23,19 @@ PARAMETERS = {
     ("svd", "unet"): 1_524_623_082,
     ("svd", "vae"): 97_742_847,  # by its config; not compared with the checkpoint
     ("ddpm-cifar10", "unet"): 35_746_307,
+    ("ddpm-bedroom", "unet"): 113_673_219,
+    ("ddpm-church", "unet"): 113_673_219,
+    ("ldm-4-g", "unet"): 400_920_579,
+    # By their configs, whose operations are the published ones.
+    ("bk-sdm-base", "unet"): 579_384_964,
+    ("bk-sdm-small", "unet"): 482_346_884,
+    ("bk-sdm-tiny", "unet"): 323_384_964,
+}
+# What BK-SDM leaves as it is in SD1.5.
+PARAMETERS |= {
+    (f"bk-sdm-{size}", part): PARAMETERS["sd15", part]
+    for size in ("base", "small", "tiny")
+    for part in ("vae", "text_encoder")
 }
 
 
@@ -68,3 +82,8 @@ def test_a_live_vae_is_built_as_its_checkpoint_says(stated: dict[str, bool], bui
     """diffusers fills in `force_upcast=True` where a config says nothing, and reads it for SDXL only."""
     model = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **stated)
     assert part_dtype(model.config, "float16") == built
+
+
+def test_a_model_without_a_checkpoint_says_what_can_be_done_without_one() -> None:
+    with pytest.raises(UnsupportedError, match=r"ldm-4-g are not published .*; convert them and give the folder"):
+        resolve("ldm-4-g")

@@ -1,0 +1,75 @@
+"""`deepcache-trt profile`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def profile(
+    model: Annotated[str, typer.Option(help="A catalogue name (sd15, sdxl, ldm-4-g, …) or a pipeline's folder.")],
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: 512, or 768x1024 (height x width). [default: the model's]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Of one call of the U-Net; guidance makes two of each image.")] = 1,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the text; 1 for ldm-4-g, whose condition is a class. [default: 77]")
+    ] = None,
+    branch: Annotated[
+        list[int] | None,
+        typer.Option(help="The skip connection at which the shallow layers begin; repeatable. [default: 0]"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps that averages are taken over.")] = 50,
+    interval: Annotated[int, typer.Option(help="One step in this many is full.")] = 3,
+    skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    skip_interval: Annotated[
+        int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of weights and activations.")
+    ] = "float16",
+    gpu: Annotated[
+        str | None, typer.Option(help='Predict times by this GPU\'s roofline: "RTX A5000", "H100 SXM", "L4", …')
+    ] = None,
+    peak_tflops: Annotated[float | None, typer.Option(help="Of another GPU, dense, in this precision.")] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="Of its memory, in GB/s.")] = None,
+    seconds: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A time measured on that GPU, as full=0.031 or shallow=0.004; repeatable. "
+            "Prints the share of the prediction that it reaches."
+        ),
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Where a built graph is looked for. [default: user cache]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count operations, parameters and bytes moved of a model, full and shallow; predict times by a GPU's roofline.
+
+    Counts come from the model's architecture: nothing is downloaded or run, and the prediction is no measurement.
+    """
+    from deepcache_trt.benchmarks.profile import profile_of
+    from deepcache_trt.benchmarks.profile_report import markdown, report
+    from deepcache_trt.benchmarks.roofline import gpu_from_options, measured_from_options
+    from deepcache_trt.engines.store import Store, default_root
+    from deepcache_trt.progress import quiet_libraries, shown
+    from deepcache_trt.runtime.plan import CacheParams, make_plan
+
+    branches = tuple(dict.fromkeys(branch or [0]))
+    chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
+    measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
+    params = CacheParams(cache_interval=interval, skip_mode=skip_mode, skip_interval=skip_interval)
+    plan = make_plan(params, steps)
+    quiet_libraries()
+    counted = profile_of(
+        model,
+        dtype=dtype,
+        size=size,
+        batch=batch,
+        tokens=tokens,
+        branches=branches,
+        store=Store(store or default_root()),
+        progress=shown,
+    )
+    found = report(counted, plan, gpu=chosen, measured=measured)
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else markdown(found))
