@@ -149,9 +149,16 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
-    interval: Annotated[int, typer.Option(help="One step in this many is full; 1 caches nothing.")] = 3,
-    branch: Branch = 0,
-    skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan file, as `deepcache-trt tune` writes it, instead of the next options.")
+    ] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="One step in this many is full; 1 caches nothing. [default: 3]")
+    ] = None,
+    branch: Annotated[
+        int | None, typer.Option(help="The skip connection at which the shallow layers begin. [default: 0]")
+    ] = None,
+    skip_mode: Annotated[str | None, typer.Option(help="uniform, quad or quad_center. [default: uniform]")] = None,
     skip_interval: Annotated[
         int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
     ] = None,
@@ -180,17 +187,15 @@ def generate(
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    caching = {"plan": plan, "cache_interval": interval, "cache_branch_id": branch, "skip_mode": skip_mode}
+    caching |= {"skip_interval": skip_interval, "forecast": forecast}
     pipe = DeepCachePipeline.from_pretrained(
         model,
         dtype=getattr(torch, _dtype(dtype, device)),
-        cache_interval=interval,
-        cache_branch_id=branch,
-        skip_mode=skip_mode,
-        skip_interval=skip_interval,
-        forecast=forecast,
         backend=backend,
         store=store,
         build="never" if no_build else "auto",
+        **{name: value for name, value in caching.items() if value is not None},
         **source.pretrained_arguments(),
     ).to(device)
     pipe.set_progress_bar_config(disable=None)  # where stderr is no terminal

@@ -154,6 +154,11 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("generate one --branch -1", r"must be a whole number of at least 0, not -1"),
         ("generate one --interval 0", r"cache_interval must be a whole number of at least 1, not 0"),
         ("generate one --skip-mode quat", r"unknown skip_mode 'quat' \(did you mean 'quad'\?\); known: uniform"),
+        ("generate one --plan no/plan.json", r"cannot read the plan file no/plan\.json: No such file.*give a JSON"),
+        (
+            "generate one --plan my.json --interval 5 --branch 0",
+            r"my\.json says how to cache already; leave out cache_interval, cache_branch_id, or write it there",
+        ),
         ("generate one --steps 0", r"num_inference_steps must be at least 1, not 0"),
         ("generate one --height 72", r"--height or --width alone is ignored .*; give both"),
         ("generate one --height 65 --width 64", r"have to be divisible by 8 but are 65 and 64"),
@@ -422,6 +427,21 @@ def test_generate_writes_a_png(run: Run, tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (64, 64))
         assert image.convert("L").getextrema() != (0, 0)
+
+
+@pytest.mark.usefixtures("built")
+def test_a_plan_file_is_the_same_as_its_options(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"cache_interval": 4, "skip_interval": 2, "forecast": "taylor1"}')
+    same = {
+        "file": ["--plan", tmp_path / "plan.json"],
+        "options": ["--interval", 4, "--skip-interval", 2, "--forecast", "taylor1"],
+        "default": [],
+    }
+    for name, options in same.items():
+        out = tmp_path / f"{name}.png"
+        assert run("generate", "two", "--steps", 8, *options, "--no-build", "--out", out).code == 0
+    drawn = {name: (tmp_path / f"{name}.png").read_bytes() for name in same}
+    assert drawn["file"] == drawn["options"] != drawn["default"]
 
 
 @pytest.mark.usefixtures("built")
