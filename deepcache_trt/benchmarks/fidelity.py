@@ -29,6 +29,7 @@ _CURES = {
     "fid, kid, inception_score": f"{_PACKAGES}, and let it download Inception's weights once, or put "
     "weights-inception-2015-12-05-6726825d.pth into $TORCH_HOME/hub/checkpoints",
     "accuracy, frechet": _PACKAGES,
+    "plot": _PACKAGES,
 }
 
 
@@ -105,7 +106,8 @@ def _ssim() -> Callable[[np.ndarray, np.ndarray], float]:
 
     def ssim(reference: np.ndarray, found: np.ndarray) -> float:
         pictures = torch.from_numpy(found), torch.from_numpy(reference)
-        return float(structural_similarity_index_measure(*pictures, data_range=_PEAK))
+        similarity: Any = structural_similarity_index_measure(*pictures, data_range=_PEAK)
+        return float(similarity)
 
     return ssim
 

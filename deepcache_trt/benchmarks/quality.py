@@ -1,7 +1,7 @@
 """What pictures are worth by themselves, without a reference of the same seed.
 
-CLIP score as DeepCache measures it, and FID, KID and Inception score of folders by torch-fidelity. Where a package or its
-weights are not here they raise one of `fidelity.ABSENCE`.
+CLIP score as DeepCache measures it, and FID, KID and Inception score of folders by torch-fidelity. Where a package or
+its weights are not here they raise one of `fidelity.ABSENCE`.
 """
 
 from collections.abc import Mapping, Sequence
