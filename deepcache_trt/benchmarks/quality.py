@@ -14,7 +14,8 @@ import numpy as np
 # DeepCache's choice.
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-g-14", "laion2b_s34b_b88k"
 
-_KID_SUBSET = 1000
+# torch-fidelity's own, which are too many for a few pictures.
+_KID_SUBSET, _SPLITS = 1000, 10
 _CLIP_BATCH = 16
 
 
@@ -58,6 +59,7 @@ def folder_scores(pictures: Path, reference: Path) -> Mapping[str, float]:
         input2=str(reference),
         cuda=False,
         isc=True,
+        isc_splits=min(_SPLITS, fewest),
         fid=True,
         kid=True,
         kid_subset_size=min(_KID_SUBSET, fewest),

@@ -32,7 +32,7 @@ _SCHEDULES: tuple[tuple[str, float | None, float | None], ...] = (
     ("quad_center", 1.2, 0.8),
 )
 # Shares of the steps that are full at the start and at the end.
-_WINDOWS = ((0.0, 0.0), (0.06, 0.0), (0.0, 0.06), (0.0, 0.12))
+_WINDOWS = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.06), (0.0, 0.12))
 FORECASTS = (None, "taylor1")
 _SKIPS = (None, 1, 2)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import typer
 
-
 _WIDEST = 1000
 
 
