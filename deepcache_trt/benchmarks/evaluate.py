@@ -21,7 +21,7 @@ PLAIN, ENGINES = "diffusers", "engines"
 _UNCACHED = CacheParams(cache_interval=1)
 
 # Before the rivals' steps are known; the first call of each is not timed.
-_TIMING_ROUNDS = 3
+_TIMING_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +102,21 @@ def _uncached_name(system: str, steps: int) -> str:
     return f"{system}, uncached, {steps} step{'' if steps == 1 else 's'}"
 
 
-def rivals(first: Sequence[Contender], seconds: Mapping[str, float]) -> list[Contender]:
+def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -> list[Contender]:
     """For each setting, uncached drawing with as many steps as fit in its time, at least one.
 
     Args:
         first: what `contenders` gives.
-        seconds: of the denoising loop of each, by name.
+        seconds: of the denoising loop of each in every round, by name. Each round gives a ratio, so that a slow moment
+            of the machine falls on both sides of it.
     """
     found: dict[str, Contender] = {}
     reference, uncached, *settings = first
     for setting in settings:
         for system, whole in ((PLAIN, reference), (ENGINES, uncached)):
-            steps = max(1, math.floor(seconds[setting.name] / (seconds[whole.name] / whole.steps)))
+            rounds = zip(seconds[setting.name], seconds[whole.name], strict=True)
+            share = statistics.median(ours / theirs for ours, theirs in rounds)
+            steps = max(1, math.floor(share * whole.steps))
             if steps >= whole.steps:  # no rival, but what is compared with anyway
                 continue
             name = _uncached_name(system, steps)
@@ -146,7 +149,7 @@ def evaluate(
     for _ in range(_TIMING_ROUNDS):
         for one in first:
             loops[one.name].append(_draw(pipes, one, scene, seeds[0]).loop_seconds)
-    against = rivals(first, {name: statistics.median(times[1:]) for name, times in loops.items()})
+    against = rivals(first, {name: times[1:] for name, times in loops.items()})
     for one in against:
         _draw(pipes, one, scene, seeds[0])
     everyone = [*first, *against]
