@@ -8,7 +8,14 @@ HERE = Path(__file__).parent
 
 CPU = ["onnxruntime>=1.22", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
-EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
+EVAL = [
+    "matplotlib>=3.9",
+    "open_clip_torch>=2.26",
+    "scikit-learn>=1.5",
+    "torch-fidelity>=0.3",
+    "torchmetrics>=1.5",
+    "torchvision>=0.24",
+]
 
 setup(
     name="deepcache-trt",
@@ -49,6 +56,7 @@ setup(
             *RTX,
             "DeepCache==0.1.1",
             "hypothesis>=6",
+            "matplotlib>=3.9",
             "mypy>=1.11",
             "peft>=0.17",
             "pytest>=8",
@@ -56,6 +64,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "scikit-learn>=1.5",
+            "torchmetrics>=1.5",
         ],
     },
     entry_points={"console_scripts": ["deepcache-trt=deepcache_trt.cli:main"]},

@@ -9,8 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt import __version__
+from deepcache_trt.commands.evaluate import evaluate
+from deepcache_trt.commands.options import (
+    AllowPickle,
+    AsJson,
+    Backend,
+    Branch,
+    Dtype,
+    Model,
+    Offline,
+    Revision,
+    StoreFolder,
+    WeightsVariant,
+    dtype_or_default,
+)
 from deepcache_trt.commands.profile import profile
-from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
+from deepcache_trt.commands.tune import tune
+from deepcache_trt.errors import DeepCacheError, UnsupportedError
 
 app = typer.Typer(
     name="deepcache-trt",
@@ -20,25 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 # Typer's usage errors: click's class or that of its own copy of click, which has no public name.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
-
-Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
-Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
-Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
-StoreFolder = Annotated[
-    Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
-]
-Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
-WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -124,7 +124,7 @@ def build(
     ignored = [option for option, value in given.items() if value is not None]
     if ignored and not chosen.compiled:
         raise DeepCacheError(f"backend {chosen.backend!r} takes every shape as it is; leave {', '.join(ignored)} out")
-    dtype, parts = _dtype(dtype, device), component or ()
+    dtype, parts = dtype_or_default(dtype, device), component or ()
     if random_weights:
         components = random_components(model, dtype=dtype, parts=parts)
     else:
@@ -150,9 +150,16 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
-    interval: Annotated[int, typer.Option(help="One step in this many is full; 1 caches nothing.")] = 3,
-    branch: Branch = 0,
-    skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan file, as `deepcache-trt tune` writes it, instead of the next options.")
+    ] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="One step in this many is full; 1 caches nothing. [default: 3]")
+    ] = None,
+    branch: Annotated[
+        int | None, typer.Option(help="The skip connection at which the shallow layers begin. [default: 0]")
+    ] = None,
+    skip_mode: Annotated[str | None, typer.Option(help="uniform, quad or quad_center. [default: uniform]")] = None,
     skip_interval: Annotated[
         int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
     ] = None,
@@ -181,17 +188,15 @@ def generate(
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    caching = {"plan": plan, "cache_interval": interval, "cache_branch_id": branch, "skip_mode": skip_mode}
+    caching |= {"skip_interval": skip_interval, "forecast": forecast}
     pipe = DeepCachePipeline.from_pretrained(
         model,
-        dtype=getattr(torch, _dtype(dtype, device)),
-        cache_interval=interval,
-        cache_branch_id=branch,
-        skip_mode=skip_mode,
-        skip_interval=skip_interval,
-        forecast=forecast,
+        dtype=getattr(torch, dtype_or_default(dtype, device)),
         backend=backend,
         store=store,
         build="never" if no_build else "auto",
+        **{name: value for name, value in caching.items() if value is not None},
         **source.pretrained_arguments(),
     ).to(device)
     pipe.set_progress_bar_config(disable=None)  # where stderr is no terminal
@@ -242,6 +247,10 @@ def doctor(as_json: AsJson = False) -> None:
     _print(table)
 
 
+app.command("eval")(evaluate)
+app.command("tune")(tune)
+
+
 def main() -> None:
     """Run the command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
     try:
@@ -260,16 +269,6 @@ def main() -> None:
 def _fail(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(2)
-
-
-def _dtype(dtype: str | None, device: str) -> str:
-    if dtype is None:
-        return "float16" if device == "cuda" else "float32"
-    if dtype not in DTYPES:
-        raise UnknownNameError(
-            f"unknown dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}; there are {', '.join(DTYPES)}"
-        )
-    return dtype
 
 
 def _store(folder: Path | None) -> Any:

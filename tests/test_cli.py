@@ -17,7 +17,7 @@ from deepcache_trt import __version__, cli
 from deepcache_trt.engines import backends
 from tests import tiny
 
-COMMANDS = ["build", "generate", "inspect", "profile", "doctor"]
+COMMANDS = ["build", "generate", "eval", "tune", "inspect", "profile", "doctor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,11 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("generate one --branch -1", r"must be a whole number of at least 0, not -1"),
         ("generate one --interval 0", r"cache_interval must be a whole number of at least 1, not 0"),
         ("generate one --skip-mode quat", r"unknown skip_mode 'quat' \(did you mean 'quad'\?\); known: uniform"),
+        ("generate one --plan no/plan.json", r"cannot read the plan file no/plan\.json: No such file.*give a JSON"),
+        (
+            "generate one --plan my.json --interval 5 --branch 0",
+            r"my\.json says how to cache already; leave out cache_interval, cache_branch_id, or write it there",
+        ),
         ("generate one --steps 0", r"num_inference_steps must be at least 1, not 0"),
         ("generate one --height 72", r"--height or --width alone is ignored .*; give both"),
         ("generate one --height 65 --width 64", r"have to be divisible by 8 but are 65 and 64"),
@@ -174,6 +179,15 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
             "build --model digits --component unett",
             r"digits has no component 'unett' \(did you mean 'unet'\?\); it has",
         ),
+        ("eval --plan no/plan.json", r"cannot read the plan file no/plan\.json: No such file"),
+        ("eval --interval 0", r"cache_interval must be a whole number of at least 1, not 0"),
+        ("eval --branch 99", r"cache_branch_id=99 is outside 0…11"),
+        ("eval --forecast tailor1", r"unknown forecast 'tailor1' \(did you mean 'taylor1'\?\)"),
+        ("eval --reference here", r"--reference compares folders of images; give --out"),
+        ("eval --reference no/folder --out new", r"--reference no/folder is no folder; give one of PNG or JPEG"),
+        ("tune --macs 0.4 --speedup 3", r"--macs and --speedup are budgets of different kinds; give one of them"),
+        ("tune --macs 0", r"--macs must be above 0, not 0"),
+        ("tune --plot gif", r"--plot 'gif' is no format that there is; choose png or svg"),
         ("build --model my-own --random-weights", r"--random-weights needs a catalogue name, not 'my-own'; there are"),
     ],
 )
@@ -425,6 +439,21 @@ def test_generate_writes_a_png(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("built")
+def test_a_plan_file_is_the_same_as_its_options(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"cache_interval": 4, "skip_interval": 2, "forecast": "taylor1"}')
+    same = {
+        "file": ["--plan", tmp_path / "plan.json"],
+        "options": ["--interval", 4, "--skip-interval", 2, "--forecast", "taylor1"],
+        "default": [],
+    }
+    for name, options in same.items():
+        out = tmp_path / f"{name}.png"
+        assert run("generate", "two", "--steps", 8, *options, "--no-build", "--out", out).code == 0
+    drawn = {name: (tmp_path / f"{name}.png").read_bytes() for name in same}
+    assert drawn["file"] == drawn["options"] != drawn["default"]
+
+
+@pytest.mark.usefixtures("built")
 def test_several_prompts_give_several_files_and_count_the_seed_up(run: Run, tmp_path: Path) -> None:
     prompts, common = ["a handwritten two", "a handwritten five"], ["--steps", 4, "--no-build", "--out"]
     result = run("generate", *prompts, "--seed", 7, *common, tmp_path / "pair.png")
@@ -462,3 +491,65 @@ def test_an_image_that_cannot_be_written_is_named_with_the_option(
     assert last.startswith(f"error: cannot write {tmp_path / name}: ")
     assert reason in last
     assert last.endswith("choose another --out")
+
+
+# Evaluating and tuning.
+
+
+@pytest.mark.usefixtures("built")
+def test_eval_prints_a_table_and_keeps_figures_and_pictures(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.json").write_text('{"cache_interval": 2, "forecast": "taylor1"}')
+    out, plan = tmp_path / "out", tmp_path / "mine.json"
+    options = ["--steps", 4, "--seeds", 1, "--prompt", "two", "--interval", 2, "--plan", plan, "--out", out]
+    result = run("eval", *options)
+    assert result.code == 0
+    assert "interval 2, branch 0" in result.out
+    assert "plan mine" in result.out
+    assert "fidelity against the first row" in result.out
+    record = json.loads((out / "eval.json").read_text())
+    assert [row["contender"]["name"] for row in record["rows"]][2:4] == ["interval 2, branch 0", "plan mine"]
+    assert record["environment"]["CPU"]
+    assert (out / "eval.md").read_text().startswith("# Fidelity beside speed: digits\n")
+    assert (out / "pictures" / "plan mine" / "0-0.png").is_file()
+    again = run("eval", *options)
+    assert_one_line(again)
+    assert "pictures holds the pictures of an earlier run; choose another --out" in again.err
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("form", ["--json", "--markdown"])
+def test_eval_prints_json_or_markdown(run: Run, form: str) -> None:
+    result = run("eval", "--steps", 4, "--seeds", 1, "--prompt", "two", "--interval", 2, form)
+    assert result.code == 0
+    if form == "--json":
+        assert json.loads(result.out)["scene"] == {"prompts": ["two"], "steps": 4, "guidance": None}
+    else:
+        assert result.out.startswith("# Fidelity beside speed: digits\n")
+
+
+@pytest.mark.usefixtures("built")
+def test_tune_writes_a_plan_that_generate_takes(run: Run, tmp_path: Path) -> None:
+    out, branches = tmp_path / "tuned", ["--branch", 0]
+    few = ["--steps", 4, "--seeds", 1, "--unseen", 1, "--prompt", "two"]
+    result = run("tune", *few, *branches, "--macs", 0.6, "--plot", "svg", "--out", out)
+    assert result.code == 0
+    assert result.out.endswith(f"{out / 'plan.json'}\n")
+    assert {path.name for path in out.iterdir()} == {"plan.json", "tune.json", "tune.md", "front.svg"}
+    record = json.loads((out / "tune.json").read_text())
+    assert record["best"]["cost"] <= record["budget"] == 0.6
+    assert set(record["checked"]) >= {"uncached", "default", "chosen"}
+    assert "![Cost and error of the plans](front.svg)" in (out / "tune.md").read_text()
+    image = tmp_path / "two.png"
+    assert run("generate", "two", "--steps", 4, "--plan", out / "plan.json", "--out", image).code == 0
+    assert image.is_file()
+
+
+@pytest.mark.usefixtures("built")
+def test_a_budget_that_nothing_meets_is_one_line_with_the_least(run: Run, tmp_path: Path) -> None:
+    options = ["--steps", 4, "--prompt", "two", "--branch", 0, "--speedup", 1000, "--out", tmp_path]
+    result = run("tune", *options)
+    assert result.code == 2
+    assert re.search(r"error: a budget of 0\.1% of the uncached seconds is below", result.err.splitlines()[-1])
+    assert not list(tmp_path.iterdir())

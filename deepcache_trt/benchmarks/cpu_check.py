@@ -20,13 +20,13 @@ from typing import Any
 
 from deepcache_trt.benchmarks.cpu_rows import (
     Row,
-    fidelity,
     ideal_row,
     markdown,
     memory_row,
     outside_row,
     speed_row,
 )
+from deepcache_trt.benchmarks.fidelity import latent_distances
 from deepcache_trt.benchmarks.gpu_report import write_json
 from deepcache_trt.benchmarks.turns import Outcome, System, take_turns
 
@@ -175,7 +175,7 @@ def measure_distances(folder: Path, names: Iterable[str]) -> dict[str, dict[str,
     files = {name: latents_file(folder, name) for name in (REFERENCE, *names)}
     there = {name: np.load(file) for name, file in files.items() if file.exists()}
     reference = there.pop(REFERENCE, None)
-    return {} if reference is None else {name: fidelity(reference, latents) for name, latents in there.items()}
+    return {} if reference is None else {name: latent_distances(reference, latents) for name, latents in there.items()}
 
 
 def pipeline_folders(model: str, store: Path) -> dict[str, str]:

@@ -1,11 +1,8 @@
 """The rows of `cpu_check`: what is required, what was measured, and what explains it; values in, values out."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from deepcache_trt.benchmarks.gpu_report import markdown_table
 from deepcache_trt.benchmarks.turns import Outcome, Spread, spread
@@ -131,17 +128,6 @@ def memory_row(row: Row, ours: Outcome, plain: Outcome) -> Row:
     return _unless_failed(row, (ours, plain), measure)
 
 
-def fidelity(reference: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
-    """How far latents are from the reference's; None where they are equal, or no numbers.
-
-    "psnr_db" takes the range of the reference as the peak.
-    """
-    error = found.astype(np.float64) - reference
-    mse, peak = float(np.mean(error**2)), float(np.ptp(reference))
-    decibels = 10 * math.log10(peak**2 / mse) if mse > 0 else math.nan
-    return {"max_abs": _finite(float(np.abs(error).max())), "psnr_db": _finite(decibels)}
-
-
 def markdown(
     facts: Mapping[str, Any],
     rows: Sequence[Row],
@@ -154,7 +140,7 @@ def markdown(
         facts: about the machine and what is drawn.
         rows: of the table.
         groups: of systems, by name.
-        distances: see `fidelity`, by system.
+        distances: see `fidelity.latent_distances`, by system.
     """
     systems = [
         [group, outcome.name, *_times(outcome), *_memory(outcome), *_distance(distances, outcome.name), outcome.error]
@@ -200,10 +186,6 @@ def _pace(macs: Mapping[str, int], seconds: Mapping[str, float]) -> str:
     if abs(share - 1) <= _SAME_PACE:
         return told
     return f"{told}: the shallow engine works at {share:.2f} of the full one's pace, which the ideal does not know"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _milliseconds(seconds: float) -> str:

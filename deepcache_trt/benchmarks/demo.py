@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepcache_trt.benchmarks.fidelity import decibels
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -86,7 +88,7 @@ def psnr(reference: Sequence["Image.Image"], images: Sequence["Image.Image"]) ->
     """Peak signal-to-noise ratio in dB of 8-bit images; infinite where they are equal."""
     errors = [np.asarray(a, dtype=np.float64) - np.asarray(b) for a, b in zip(reference, images, strict=True)]
     mse = float(np.mean([np.mean(error**2) for error in errors]))
-    return float("inf") if mse == 0 else 10 * float(np.log10(255**2 / mse))
+    return decibels(mse, 255)
 
 
 def contact_sheet(rows: Sequence[Row], images: Sequence[Sequence["Image.Image"]], *, title: str) -> "Image.Image":

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.demo import WORDS, machine
+from deepcache_trt.benchmarks.demo import machine
+from deepcache_trt.benchmarks.fidelity import relative_error
 from deepcache_trt.runtime.plan import CacheParams
 
 INTERVALS = (1, 2, 3, 4, 5, 6, 8, 10, 15)
@@ -73,17 +74,20 @@ def settings() -> list[Setting]:
 
 def measure(pipe: Any, chosen: Sequence[Setting], *, steps: int, seeds: Sequence[int]) -> list[Result]:
     """Draw with every setting in turn, once for each seed; the first seed's round is drawn twice, to warm up."""
+    from deepcache_trt.benchmarks.drawing import DIGITS, Scene
+
+    scene = Scene(prompts=DIGITS, steps=steps)
     seconds: dict[Setting, list[float]] = {setting: [] for setting in chosen}
     errors: dict[Setting, list[float]] = {setting: [] for setting in chosen}
     before = pipe.cache_params
     for number, seed in enumerate((seeds[0], *seeds)):
         reference = None
         for setting in chosen:
-            latents = _draw(pipe, setting, steps=steps, seed=seed)
-            reference = latents if reference is None else reference
+            drawn = _draw(pipe, setting, scene, seed)
+            reference = reference or drawn
             if number:
-                seconds[setting].append(pipe.last_run.seconds["loop"])
-                errors[setting].append(float((latents - reference).norm() / reference.norm()))
+                seconds[setting].append(drawn.loop_seconds)
+                errors[setting].append(relative_error(reference.latents, drawn.latents))
     pipe.set_cache_params(**asdict(before))
     return [
         Result(setting=setting, seconds=statistics.median(seconds[setting]), errors=tuple(errors[setting]))
@@ -91,17 +95,15 @@ def measure(pipe: Any, chosen: Sequence[Setting], *, steps: int, seeds: Sequence
     ]
 
 
-def _draw(pipe: Any, setting: Setting, *, steps: int, seed: int) -> Any:
-    import torch
+def _draw(pipe: Any, setting: Setting, scene: Any, seed: int) -> Any:
+    from deepcache_trt.benchmarks.drawing import draw
 
     pipe.set_cache_params(
         **asdict(
             CacheParams(cache_interval=setting.interval, skip_interval=setting.skip_interval, forecast=setting.forecast)
         )
     )
-    generators = [torch.Generator().manual_seed(1000 * seed + digit) for digit in range(len(WORDS))]
-    prompts = [f"a handwritten {word}" for word in WORDS]
-    return pipe(prompts, num_inference_steps=steps, generator=generators, output_type="latent").images
+    return draw(pipe, scene, seed, decode=False)
 
 
 def error_of_reuse(plain: Sequence[Result], seconds: float, seed: int) -> float | None:

@@ -80,9 +80,10 @@ class Drawing:
     def __call__(self) -> dict[str, Any]:
         """One image."""
         if self._is_first:
-            _keep_latents(self.pipe.vae, Path(self._picture.latents))
+            file = Path(self._picture.latents)
+            keep_latents(self.pipe.vae, lambda latents: np.save(file, latents))
         self._is_first = False
-        clock = _LoopClock()
+        clock = LoopClock()
         self.pipe.progress_bar = clock  # a cached pipeline puts its own back after each call
         self.pipe(
             **self._prompt,
@@ -95,18 +96,19 @@ class Drawing:
         return {"loop_seconds": clock.seconds}
 
 
-class _LoopClock:
+class LoopClock:
     """Stands for a pipeline's progress bar, which is opened right before the denoising loop and closed right after."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.n, self.total = 0, 1
 
-    def __call__(self, iterable: Any = None, total: int | None = None) -> "_LoopClock":
+    def __call__(self, iterable: Any = None, total: int | None = None) -> "LoopClock":
+        """What a pipeline calls before its loop."""
         self.total = total or 1
         return self
 
-    def __enter__(self) -> "_LoopClock":
+    def __enter__(self) -> "LoopClock":
         self._started = time.perf_counter()
         return self
 
@@ -117,12 +119,12 @@ class _LoopClock:
         """Nobody looks."""
 
 
-def _keep_latents(vae: Any, file: Path) -> None:
-    """Save the latents of the next image when they are decoded."""
+def keep_latents(vae: Any, keep: Callable[[np.ndarray], object]) -> None:
+    """Give the latents [B, C, H/8, W/8] float32 of the next image to `keep` when they are decoded."""
     decode = vae.decode
 
     def keep_and_decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        np.save(file, (latents.float() * vae.config.scaling_factor).numpy())
+        keep((latents.float() * vae.config.scaling_factor).cpu().numpy())
         del vae.decode
         return decode(latents, *args, **kwargs)
 

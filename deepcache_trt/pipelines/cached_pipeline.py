@@ -24,8 +24,10 @@ from deepcache_trt.pipelines.live_components import live_components
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.plan_file import read_plan
 
 _OPTIONS = [field.name for field in fields(EngineOptions)]
+_PLAN = "plan"  # a file that holds the fields of `CacheParams`
 
 # What diffusers takes and looks like a misspelt option of ours.
 _ALIKE = {"cache_dir", "controlnet"}
@@ -51,13 +53,15 @@ class DeepCachePipeline:
 
         Args:
             pretrained_model_name_or_path: a hub id, a folder, or a name of the catalogue such as "digits".
-            kwargs: fields of `CacheParams` (cache_interval, cache_branch_id, skip_mode, …) and of `EngineOptions`
-                (backend, store, build); everything else goes to diffusers. Weights are read from safetensors only,
-                unless `use_safetensors=False` says otherwise.
+            kwargs: fields of `CacheParams` (cache_interval, cache_branch_id, skip_mode, …), or `plan`, a file that
+                holds them (`runtime.plan_file`); fields of `EngineOptions` (backend, store, build); everything else
+                goes to diffusers. Weights are read from safetensors only, unless `use_safetensors=False` says
+                otherwise.
 
         Raises:
             CheckpointError: no such model, or none that diffusers can load.
             UnknownNameError: a misspelt option, an unknown backend, or a branch that the model does not have.
+            DeepCacheError: a bad plan file, or one together with fields of `CacheParams`.
         """
         params, options, rest = _split(kwargs, CacheParams(), EngineOptions())
         plain = _load(cls._base(), pretrained_model_name_or_path, rest)
@@ -88,15 +92,19 @@ class DeepCachePipeline:
         return _attach(plain, params, options, name=before.name if before else None)
 
     def set_cache_params(self, **changes: Any) -> None:
-        """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before."""
+        """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before.
+
+        Args:
+            changes: fields of `CacheParams`; or `plan`, a plan file, which sets all of them.
+        """
+        known = [*CacheParams.names(), _PLAN]
         for name in changes:
-            if name not in CacheParams.names():
-                known = CacheParams.names()
+            if name not in known:
                 raise UnknownNameError(
                     f"unknown cache parameter {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
                 )
         denoiser = self._denoiser()
-        params = replace(denoiser.params, **changes)
+        params = _from_plan(changes) if changes.get(_PLAN) is not None else replace(denoiser.params, **_fields(changes))
         denoiser.check(params)
         denoiser.params = params
 
@@ -202,14 +210,26 @@ def _split(
 
     What is not given of ours is as in `params` and `options`.
     """
-    known = [*CacheParams.names(), *_OPTIONS]
+    known = [*CacheParams.names(), _PLAN, *_OPTIONS]
     rest = {name: value for name, value in kwargs.items() if name not in known}
     for name in rest.keys() - _ALIKE:
         if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
             raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
-    params = replace(params, **{name: kwargs[name] for name in CacheParams.names() if name in kwargs})
+    params = _from_plan(kwargs) if kwargs.get(_PLAN) is not None else replace(params, **_fields(kwargs))
     options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
     return params, options, rest
+
+
+def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in CacheParams.names() if name in given}
+
+
+def _from_plan(given: Mapping[str, Any]) -> CacheParams:
+    if others := _fields(given):
+        raise DeepCacheError(
+            f"the plan file {given[_PLAN]} says how to cache already; leave out {', '.join(others)}, or write it there"
+        )
+    return read_plan(given[_PLAN]).params
 
 
 def _load(base: Any, model: Any, kwargs: dict[str, Any]) -> Any:

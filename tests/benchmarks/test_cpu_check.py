@@ -16,7 +16,6 @@ from deepcache_trt.benchmarks import cpu_check, systems
 from deepcache_trt.benchmarks.cpu_check import Settings, make_rows, plan_groups
 from deepcache_trt.benchmarks.cpu_rows import (
     Row,
-    fidelity,
     ideal_row,
     ideal_speedup,
     markdown,
@@ -117,14 +116,6 @@ def test_memory_is_compared_by_its_peak() -> None:
     assert row.measured == Spread(median=1.5, low=1.5, high=1.5)
     assert row.detail == "3.00 against 2.00 GiB; without pages of mapped files 1.00 against 2.00 GiB"
     assert memory_row(ROW, replace(ours, peak_bytes=None), plain).measured is None
-
-
-def test_fidelity_is_that_of_latents() -> None:
-    reference = np.array([[0.0, 4.0]], dtype=np.float32)
-    found = fidelity(reference, np.array([[1.0, 4.0]], dtype=np.float32))
-    assert found == {"max_abs": 1.0, "psnr_db": pytest.approx(10 * np.log10(16 / 0.5))}
-    assert fidelity(reference, reference) == {"max_abs": 0.0, "psnr_db": None}
-    assert fidelity(reference, reference * np.nan) == {"max_abs": None, "psnr_db": None}
 
 
 def test_what_the_issue_requires_is_in_the_table_and_what_was_not_measured_says_so() -> None:

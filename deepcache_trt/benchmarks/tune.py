@@ -1,0 +1,242 @@
+"""The search for a plan: the best fidelity that a budget buys.
+
+Candidates are enumerated, not sampled: every schedule with every window, forecast, share of skipped calls, branch and
+interval. What each one costs follows from what a call of each variant costs, which is counted or timed once; so of each
+kind only the shortest interval within the budget is drawn, which is its most faithful. Successive halving (Jamieson and
+Talwalkar, 2016) over the seeds spends the drawing on those that are near the top.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.runtime.plan import SHALLOW, CacheParams, make_plan
+
+MACS, SECONDS = "MACs", "seconds"
+
+DEFAULT = CacheParams()
+UNCACHED = CacheParams(cache_interval=1)
+
+INTERVALS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25)
+# The schedules, with the center of "quad_center" as a share of the steps: the paper's 15 of 50, and later ones.
+_SCHEDULES: tuple[tuple[str, float | None, float | None], ...] = (
+    ("uniform", None, None),
+    ("quad", 1.2, None),
+    ("quad", 1.5, None),
+    ("quad_center", 1.2, 0.3),
+    ("quad_center", 1.4, 0.3),
+    ("quad_center", 1.2, 0.6),
+    ("quad_center", 1.2, 0.8),
+)
+# Shares of the steps that are full at the start and at the end.
+_WINDOWS = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.06), (0.0, 0.12))
+FORECASTS = (None, "taylor1")
+_SKIPS = (None, 1, 2)
+
+# Of one rung of the halving so many go on, and of the last one at least these are left.
+_KEPT, _FINALISTS = 1 / 3, 6
+_SWEPT = 3  # kinds whose every interval is drawn for the front
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What calls cost.
+
+    Attributes:
+        unit: `MACS` or `SECONDS`.
+        whole: of one uncached image.
+        calls: over that of a full call at branch 0, by branch and by whether there is a forecast, for each variant.
+    """
+
+    unit: str
+    whole: float
+    calls: Mapping[tuple[int, bool], Mapping[str, float]]
+
+    def share(self, params: CacheParams, steps: int) -> float:
+        """What a plan costs over what the uncached image does."""
+        calls = self.calls[params.cache_branch_id, params.forecast is not None]
+        return sum(calls[variant] for variant in make_plan(params, steps).variants) / steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A candidate that was drawn.
+
+    Attributes:
+        params: how it caches.
+        cost: over that of the uncached image.
+        errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
+    """
+
+    params: CacheParams
+    cost: float
+    errors: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """The mean over the seeds."""
+        return statistics.mean(self.errors)
+
+
+ErrorOf = Callable[[CacheParams, int], float]
+
+
+def candidates(steps: int, branches: Sequence[int]) -> list[CacheParams]:
+    """Everything that is considered, each plan once."""
+    found: dict[Any, CacheParams] = {}
+    for kind in _kinds(steps, branches):
+        for interval in INTERVALS:
+            params = replace(kind, cache_interval=interval)
+            try:
+                plan = make_plan(params, steps)
+            except DeepCacheError:  # a schedule that has no such number of distinct steps
+                continue
+            branch = params.cache_branch_id if SHALLOW in plan.variants else branches[0]
+            found.setdefault((branch, plan), replace(params, cache_branch_id=branch))
+    return list(found.values())
+
+
+def _kinds(steps: int, branches: Sequence[int]) -> Iterator[CacheParams]:
+    """All but the interval."""
+    for (mode, pow, center), (before, after) in product(_SCHEDULES, _WINDOWS):
+        for forecast, skip, branch in product(FORECASTS, _SKIPS, branches):
+            yield CacheParams(
+                skip_mode=mode,
+                pow=pow,
+                center=None if center is None else round(center * steps),
+                disable_cache_before_step=round(before * steps) or None,
+                disable_cache_after_step=steps - round(after * steps) if round(after * steps) else None,
+                forecast=forecast,
+                skip_interval=skip,
+                cache_branch_id=branch,
+            )
+
+
+def kind_of(params: CacheParams) -> CacheParams:
+    """A candidate without its interval."""
+    return replace(params, cache_interval=1)
+
+
+def within(budget: float, found: Iterable[CacheParams], costs: Costs, steps: int) -> list[CacheParams]:
+    """Of each kind the most faithful that the budget buys: the shortest interval.
+
+    Raises:
+        DeepCacheError: nothing is as cheap as that.
+    """
+    everything = [(costs.share(params, steps), params) for params in found]
+    best: dict[CacheParams, tuple[float, CacheParams]] = {}
+    for cost, params in everything:
+        kind = kind_of(params)
+        if cost <= budget and (kind not in best or params.cache_interval < best[kind][1].cache_interval):
+            best[kind] = cost, params
+    if not best:
+        least = min(cost for cost, _ in everything)
+        raise DeepCacheError(
+            f"a budget of {budget:.1%} of the uncached {costs.unit} is below the cheapest plan's {least:.1%}; allow at "
+            f"least that: --macs {least:.2f}, or --speedup {1 / least:.1f}, or fewer steps"
+        )
+    return [params for _, params in best.values()]
+
+
+def halve(
+    found: Sequence[CacheParams], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
+) -> dict[CacheParams, tuple[float, ...]]:
+    """Successive halving: all are drawn from the first seed, and with every rung fewer from twice as many.
+
+    Returns:
+        The errors of the last ones for all seeds, the best first.
+    """
+    errors: dict[CacheParams, tuple[float, ...]] = dict.fromkeys(found, ())
+    done = 0
+    while done < len(seeds):
+        rung = seeds[done : max(1, 2 * done)]
+        tell(f"{len(errors)} candidates, seeds {', '.join(map(str, rung))}")
+        errors = {one: (*before, *(error_of(one, seed) for seed in rung)) for one, before in errors.items()}
+        done += len(rung)
+        ranked = sorted(errors, key=lambda one: statistics.mean(errors[one]))
+        left = max(_FINALISTS, round(_KEPT * len(ranked))) if done < len(seeds) else len(ranked)
+        errors = {one: errors[one] for one in ranked[:left]}
+    return errors
+
+
+def pareto(results: Iterable[Result]) -> list[Result]:
+    """Those than which none is both cheaper and better, from the cheapest on."""
+    front: list[Result] = []
+    for result in sorted(results, key=lambda one: (one.cost, one.error)):
+        if not front or result.error < front[-1].error:
+            front.append(result)
+    return front
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        best: the best within the budget.
+        budget: over the cost of the uncached image.
+        reuse: plain reuse, as `DEFAULT`, at every interval.
+        front: of everything that was drawn from all seeds.
+        considered: how many candidates there were, and how many of them were drawn.
+    """
+
+    best: Result
+    budget: float
+    reuse: tuple[Result, ...]
+    front: tuple[Result, ...]
+    considered: tuple[int, int]
+
+    @property
+    def reuse_within(self) -> Result | None:
+        """The best of plain reuse that the budget buys."""
+        bought = [result for result in self.reuse if result.cost <= self.budget]
+        return min(bought, key=lambda result: result.error, default=None)
+
+
+def search(
+    budget: float,
+    *,
+    steps: int,
+    branches: Sequence[int],
+    costs: Costs,
+    error_of: ErrorOf,
+    seeds: Sequence[int],
+    tell: Callable[[str], None],
+) -> Search:
+    """Find the best plan within a budget, and what other budgets would buy.
+
+    Args:
+        budget: over the cost of the uncached image.
+        steps: of denoising.
+        branches: that are considered.
+        costs: of calls.
+        error_of: draws a candidate from a seed.
+        seeds: at least one.
+        tell: called with a line about each stage.
+
+    Raises:
+        DeepCacheError: the budget is below every plan.
+    """
+    everything = candidates(steps, branches)
+    drawn = halve(within(budget, everything, costs, steps), error_of, seeds, tell)
+    finalists = [Result(params=one, cost=costs.share(one, steps), errors=errors) for one, errors in drawn.items()]
+    kinds = dict.fromkeys([kind_of(DEFAULT), *(kind_of(result.params) for result in finalists)][: _SWEPT + 1])
+    swept = [one for one in everything if kind_of(one) in kinds and one not in drawn]
+    tell(f"{len(swept)} more for the front")
+    results = [
+        *finalists,
+        *(
+            Result(params=one, cost=costs.share(one, steps), errors=tuple(error_of(one, seed) for seed in seeds))
+            for one in swept
+        ),
+    ]
+    return Search(
+        best=min((result for result in results if result.cost <= budget), key=lambda result: result.error),
+        budget=budget,
+        reuse=tuple(sorted((r for r in results if kind_of(r.params) == kind_of(DEFAULT)), key=lambda r: r.cost)),
+        front=tuple(pareto(results)),
+        considered=(len(everything), len(drawn) + len(swept)),
+    )

@@ -1,0 +1,157 @@
+"""`deepcache-trt eval`: fidelity beside speed."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepcache_trt.commands.options import (
+    AllowPickle,
+    AsJson,
+    Backend,
+    Dtype,
+    Model,
+    Offline,
+    Revision,
+    StoreFolder,
+    WeightsVariant,
+    dtype_or_default,
+)
+from deepcache_trt.commands.output import print_table, tell
+from deepcache_trt.errors import DeepCacheError
+
+if TYPE_CHECKING:
+    from deepcache_trt.runtime.plan import CacheParams
+
+
+def evaluate(
+    model: Model = "digits",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
+    interval: Annotated[list[int] | None, typer.Option(help="Repeatable. [default: 3 and 5, without --plan]")] = None,
+    branch: Annotated[
+        list[int] | None, typer.Option(help="Repeatable: with each interval in turn. [default: 0]")
+    ] = None,
+    forecast: Annotated[
+        list[str] | None, typer.Option(help="taylor1 or none; repeatable: with each interval in turn. [default: none]")
+    ] = None,
+    plan: Annotated[list[Path] | None, typer.Option(help="A plan file; repeatable.")] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="The CLIP score too: open_clip's ViT-g-14 is 5 GB to download once.")
+    ] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="A folder of images, for FID and KID against them; needs --out.")
+    ] = None,
+    backend: Backend = "auto",
+    dtype: Dtype = None,
+    store: StoreFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for eval.json, eval.md and all pictures. [default: nothing is kept]")
+    ] = None,
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    revision: Revision = None,
+    variant: WeightsVariant = None,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Compare cached settings with the uncached output of the same seeds, and with fewer steps in the same time."""
+    pictures = _check_folders(out, reference)
+    settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
+    from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.benchmarks.eval_report import markdown, remarks, table
+    from deepcache_trt.benchmarks.evaluate import evaluate as measure
+    from deepcache_trt.benchmarks.gpu_machine import environment
+    from deepcache_trt.benchmarks.gpu_report import write_json
+    from deepcache_trt.benchmarks.judges import Judges
+    from deepcache_trt.engines import backends
+    from deepcache_trt.pipelines.model_source import ModelSource
+    from deepcache_trt.progress import quiet_libraries
+
+    quiet_libraries()
+    device = backends.best_device(backend)
+    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    pipes = load_pipes(
+        model,
+        branches={0, *(params.cache_branch_id for params in settings.values())},
+        device=device,
+        dtype=dtype_or_default(dtype, device),
+        backend=backend,
+        store=store,
+        **source.pretrained_arguments(),
+    )
+    prompts = prompts_for(model, prompt)
+    scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
+    judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
+    found = measure(pipes, settings, scene, range(seeds), judges, tell)
+    title = f"Fidelity beside speed: {model}"
+    machine = environment()
+    text = markdown(found, title=title, command=_command(), environment=machine)
+    record = {"model": model, "backend": backend, "environment": machine, **found.record()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "eval.json", record)
+        (out / "eval.md").write_text(text, encoding="utf-8")
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(record, indent=2))
+    elif as_markdown:
+        typer.echo(text)
+    else:
+        header, lines = table(found)
+        print_table(header, lines, title=title)
+        for remark in remarks(found):
+            typer.echo(f"· {remark}")
+
+
+def settings_from(
+    intervals: Sequence[int], branches: Sequence[int], forecasts: Sequence[str], plans: Sequence[Path]
+) -> "dict[str, CacheParams]":
+    """The settings by name: every interval with every branch and forecast, and the plan files."""
+    from deepcache_trt.runtime.plan import CacheParams
+    from deepcache_trt.runtime.plan_file import read_plan
+
+    if not intervals and not plans:
+        intervals = (3, 5)
+    settings = {}
+    for interval in intervals:
+        for branch in branches or (0,):
+            for forecast in forecasts or ("none",):
+                params = CacheParams(
+                    cache_interval=interval,
+                    cache_branch_id=branch,
+                    forecast=None if forecast == "none" else forecast,
+                )
+                name = f"interval {interval}, branch {branch}{f', {params.forecast}' if params.forecast else ''}"
+                settings[name] = params
+    for plan in plans:
+        name = f"plan {plan.stem}"
+        if name in settings:
+            raise DeepCacheError(f"two plan files are called {plan.stem!r}; rename one, the table names them so")
+        settings[name] = read_plan(plan).params
+    return settings
+
+
+def _check_folders(out: Path | None, reference: Path | None) -> Path | None:
+    """Where the pictures go."""
+    if reference is not None and out is None:
+        raise DeepCacheError("--reference compares folders of images; give --out for a folder of those that are drawn")
+    if reference is not None and not reference.is_dir():
+        raise DeepCacheError(f"--reference {reference} is no folder; give one of PNG or JPEG images of one size")
+    if out is None:
+        return None
+    pictures = out / "pictures"
+    if pictures.exists():
+        raise DeepCacheError(f"{pictures} holds the pictures of an earlier run; choose another --out")
+    return pictures
+
+
+def _command() -> str:
+    return " ".join(["deepcache-trt", *sys.argv[1:]])

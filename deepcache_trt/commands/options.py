@@ -1,0 +1,38 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepcache_trt.errors import UnknownNameError, did_you_mean
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
+Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
+Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
+]
+Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
+WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def dtype_or_default(dtype: str | None, device: str) -> str:
+    """The precision that is meant.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if dtype is None:
+        return "float16" if device == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise UnknownNameError(
+            f"unknown dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}; there are {', '.join(DTYPES)}"
+        )
+    return dtype

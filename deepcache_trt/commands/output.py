@@ -1,0 +1,35 @@
+"""What commands print."""
+
+from collections.abc import Sequence
+
+import typer
+
+_WIDEST = 1000
+
+
+def tell(line: str) -> None:
+    """A line about what goes on, beside the output."""
+    typer.echo(line, err=True)
+
+
+def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, title: str, words: int = 1) -> None:
+    """Print a table, on a narrow terminal too as wide as it is: what is cut off is of no use.
+
+    Args:
+        header: of the columns.
+        lines: of cells.
+        title: above it.
+        words: how many columns from the left are words; the others are numbers.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < words else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    console = Console()
+    console.width = max(console.width, Console(width=_WIDEST).measure(table).maximum)
+    console.print(table)

@@ -1,0 +1,145 @@
+"""`deepcache-trt tune`: plans worth choosing."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepcache_trt.commands.options import (
+    AllowPickle,
+    Backend,
+    Dtype,
+    Model,
+    Offline,
+    Revision,
+    StoreFolder,
+    WeightsVariant,
+    dtype_or_default,
+)
+from deepcache_trt.commands.output import print_table, tell
+from deepcache_trt.errors import DeepCacheError
+
+if TYPE_CHECKING:
+    from deepcache_trt.benchmarks.tune import Costs
+
+_FORMATS = ("png", "svg")
+
+# Seeds of the search count up from 0, those of the check from here.
+_UNSEEN = 1000
+
+
+def tune(
+    model: Model = "digits",
+    steps: Annotated[int, typer.Option(min=2, help="Denoising steps.")] = 50,
+    macs: Annotated[
+        float | None,
+        typer.Option(help="The budget: a share of the uncached operations, as 0.4. [default: as much as interval 3]"),
+    ] = None,
+    speedup: Annotated[float | None, typer.Option(help="Or: so many times as fast as uncached, by the clock.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Or: of denoising one image, by the clock.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Batches that plans are chosen by.")] = 4,
+    unseen: Annotated[int, typer.Option(min=1, help="Further batches that the chosen one is checked on.")] = 4,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
+    branch: Annotated[
+        list[int] | None, typer.Option(help="To consider beside 0; repeatable. [default: 1 and 2]")
+    ] = None,
+    backend: Backend = "auto",
+    dtype: Dtype = None,
+    store: StoreFolder = None,
+    out: Annotated[Path, typer.Option(help="The folder for plan.json, tune.json, tune.md and the plot.")] = Path(
+        "tuned"
+    ),
+    plot: Annotated[str, typer.Option(help="png or svg.")] = "png",
+    revision: Revision = None,
+    variant: WeightsVariant = None,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Search the plan that is nearest to the uncached pictures within a budget, and write it as a plan file."""
+    _check(macs, speedup, seconds, plot)
+    from deepcache_trt.benchmarks import tune as tuning
+    from deepcache_trt.benchmarks import tune_report as report
+    from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.benchmarks.gpu_machine import environment
+    from deepcache_trt.benchmarks.gpu_report import write_json
+    from deepcache_trt.benchmarks.tune_draws import Drawer
+    from deepcache_trt.engines import backends
+    from deepcache_trt.pipelines.model_source import ModelSource
+    from deepcache_trt.progress import quiet_libraries
+    from deepcache_trt.runtime.plan_file import write_plan
+
+    quiet_libraries()
+    branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
+    device = backends.best_device(backend)
+    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    pipes = load_pipes(
+        model,
+        branches=branches,
+        device=device,
+        dtype=dtype_or_default(dtype, device),
+        backend=backend,
+        store=store,
+        **source.pretrained_arguments(),
+    )
+    drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
+    costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
+    found = tuning.search(
+        _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
+        steps=steps,
+        branches=branches,
+        costs=costs,
+        error_of=drawer.error,
+        seeds=range(seeds),
+        tell=tell,
+    )
+    plans = {"uncached": tuning.UNCACHED, "default": tuning.DEFAULT}
+    if found.reuse_within is not None:
+        plans["plain reuse within the budget"] = found.reuse_within.params
+    checked = drawer.check({**plans, "chosen": found.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
+    title = f"Plans for {model}, {steps} steps"
+    out.mkdir(parents=True, exist_ok=True)
+    machine = environment()
+    image = out / f"front.{plot}"
+    missing = report.save_plot(found, image, title=title, unit=costs.unit)
+    text = report.page(
+        found,
+        checked,
+        title=title,
+        command=" ".join(["deepcache-trt", *sys.argv[1:]]),
+        unit=costs.unit,
+        environment=machine,
+        plot=None if missing else image.name,
+    )
+    (out / "tune.md").write_text(text, encoding="utf-8")
+    facts = {"model": model, "steps": steps, "backend": backend, "environment": machine}
+    write_json(out / "tune.json", facts | report.record(found, costs, checked))
+    write_plan(out / "plan.json", report.plan_file(found, model=model, steps=steps, costs=costs))
+    print_table(*report.table(checked, costs.unit), title=f"{title}, on seeds that nothing was chosen by", words=2)
+    if missing:
+        tell(f"no plot: {missing}")
+    typer.echo(str(out / "plan.json"))
+
+
+def _check(macs: float | None, speedup: float | None, seconds: float | None, plot: str) -> None:
+    given = {"--macs": macs, "--speedup": speedup, "--seconds": seconds}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise DeepCacheError(f"{' and '.join(chosen)} are budgets of different kinds; give one of them")
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise DeepCacheError(f"{name} must be above 0, not {value:g}")
+    if plot not in _FORMATS:
+        raise DeepCacheError(f"--plot {plot!r} is no format that there is; choose {' or '.join(_FORMATS)}")
+
+
+def _budget(costs: "Costs", macs: float | None, speedup: float | None, seconds: float | None, default: float) -> float:
+    """Over the cost of the uncached image."""
+    if seconds is not None:
+        return seconds / costs.whole
+    if speedup is not None:
+        return 1 / speedup
+    return default if macs is None else macs

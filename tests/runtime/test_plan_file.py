@@ -1,0 +1,94 @@
+"""Plan files: what is written is read again, and a bad one names the file, the field, the value and the cure."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepcache_trt.errors import DeepCacheError, UnknownNameError
+from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.plan_file import PlanFile, read_plan, write_plan
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "plan.json"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        CacheParams(),
+        CacheParams(cache_interval=5, cache_branch_id=2, forecast="taylor1", skip_interval=2),
+        CacheParams(skip_mode="quad_center", pow=1.3, center=12, disable_cache_before_step=2),
+        CacheParams(full_steps=(9, 0, 4), disable_cache_after_step=40),
+    ],
+    ids=["defaults", "forecast", "quad_center", "full_steps"],
+)
+def test_what_is_written_is_read_again(params: CacheParams, file: Path) -> None:
+    plan = PlanFile(params=params, about={"model": "digits", "steps": 50})
+    write_plan(file, plan)
+    assert read_plan(file) == plan
+    assert read_plan(str(file)) == plan
+
+
+def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(file: Path) -> None:
+    write_plan(file, PlanFile(params=CacheParams(forecast="taylor1"), about={"steps": 20}))
+    assert json.loads(file.read_text()) == {
+        "cache_interval": 3,
+        "cache_branch_id": 0,
+        "skip_mode": "uniform",
+        "forecast": "taylor1",
+        "about": {"steps": 20},
+    }
+
+
+def test_a_field_that_is_left_out_has_its_default(file: Path) -> None:
+    file.write_text('{"full_steps": [0, 3, 9]}')
+    assert read_plan(file) == PlanFile(params=CacheParams(full_steps=(0, 3, 9)))
+    file.write_text("{}")
+    assert asdict(read_plan(file).params) == asdict(CacheParams())
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("interval: 3", DeepCacheError, r"is no JSON \(.*\); give a JSON file such as"),
+        ("\udcff", DeepCacheError, r"is no JSON \(.*utf-8.*; give a JSON file such as"),
+        ("[3, 0]", DeepCacheError, r"holds \[3, 0\], no object; give a JSON file"),
+        ('{"cache_intervall": 3}', UnknownNameError, r"'cache_intervall' \(did you mean 'cache_interval'\?\); there"),
+        ('{"abuot": {}}', UnknownNameError, r"'abuot' \(did you mean 'about'\?\)"),
+        ('{"about": "digits"}', DeepCacheError, r"about must be an object such as .*, not 'digits'"),
+        ('{"full_steps": 7}', DeepCacheError, r"full_steps must be a list such as \[0, 4, 9\], not 7"),
+        ('{"full_steps": "049"}', DeepCacheError, r"full_steps must be a list .* not '049'"),
+        ('{"full_steps": [0, -1]}', DeepCacheError, "a step of full_steps .* at least 0, not -1"),
+        ('{"cache_interval": 0}', DeepCacheError, "cache_interval must be a whole number of at least 1, not 0"),
+        ('{"cache_interval": "3"}', DeepCacheError, "cache_interval .* not '3'"),
+        ('{"cache_branch_id": null}', DeepCacheError, "cache_branch_id .* not None"),
+        ('{"skip_mode": "quat"}', UnknownNameError, r"skip_mode 'quat' \(did you mean 'quad'\?\); known: uniform"),
+        ('{"skip_mode": "quad", "pow": NaN}', DeepCacheError, "pow must be above 1 .* not nan"),
+        ('{"forecast": "taylor2"}', UnknownNameError, r"'taylor2' \(did you mean 'taylor1'\?\)"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_field_the_value_and_the_cure(
+    text: str, error: type[DeepCacheError], message: str, file: Path
+) -> None:
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(error, match=message) as raised:
+        read_plan(file)
+    assert str(raised.value).startswith(f"plan file {file}")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.json", "No such file"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_named(name: str, reason: str, tmp_path: Path) -> None:
+    path: Any = tmp_path / name
+    with pytest.raises(DeepCacheError, match=rf"cannot read the plan file {path}: {reason}.*give a JSON file"):
+        read_plan(path)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeepCacheError, match=r"cannot write .*plan\.json: .*; choose another file"):
+        write_plan(tmp_path / "file" / "plan.json", PlanFile(params=CacheParams()))
