@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 CPU = ["onnxruntime>=1.22", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
-EVAL = ["scikit-learn>=1.5", "torchmetrics>=1.5"]
+EVAL = ["matplotlib>=3.8", "scikit-learn>=1.5", "torchmetrics>=1.5"]
 
 setup(
     name="deepcache-trt",
@@ -49,6 +49,7 @@ setup(
             *RTX,
             "DeepCache==0.1.1",
             "hypothesis>=6",
+            "matplotlib>=3.8",
             "mypy>=1.11",
             "peft>=0.17",
             "pytest>=8",

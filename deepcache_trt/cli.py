@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt import __version__
+from deepcache_trt.commands.bench import bench
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
 
 app = typer.Typer(
@@ -236,6 +237,9 @@ def doctor(as_json: AsJson = False) -> None:
     for row in rows:
         table.add_row(row.name, row.device, "yes" if row.works else "no", escape(row.detail))  # it may hold [cpu]
     _print(table)
+
+
+app.command("bench")(bench)
 
 
 def main() -> None:

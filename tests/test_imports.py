@@ -22,7 +22,8 @@ ALLOWED = {
     "runtime": LEAVES | {"engines"},
     "pipelines": LEAVES | {"models", "export", "engines", "runtime"},
     "benchmarks": LEAVES | FOLDERS,
-    "cli": LEAVES | FOLDERS,
+    "commands": LEAVES | FOLDERS,
+    "cli": LEAVES | FOLDERS | {"commands"},
     "__init__": {"pipelines"},
 }
 

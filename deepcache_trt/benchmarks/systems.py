@@ -2,14 +2,15 @@
 
 Each of these functions is a factory for `turns.System`; ours is in `our_system`. The figures of a call are
 "loop_seconds", from before the pipeline's first call of its U-Net to after its last scheduler step, "text_seconds" of
-encoding the prompt and "decoder_seconds" of the VAE; a GPU is waited for at both ends of each. The first call on a GPU
-also tells "gpu_bytes", what the process then holds there.
+encoding the prompt and "decoder_seconds" of the VAE; a GPU is waited for at both ends of each. The first call also
+tells the "packages" of the process and, on a GPU, "gpu_bytes", what it holds there.
 """
 
 import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from deepcache_trt.benchmarks.turns import System
 from deepcache_trt.progress import quiet_libraries
 
 _TOKENS = 77
+_PACKAGES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,9 @@ class Drawing:
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         )
         self._wait()
-        figures = {"loop_seconds": clock.seconds, **self._seconds}
+        figures: dict[str, Any] = {"loop_seconds": clock.seconds, **self._seconds}
+        if self._is_first:
+            figures["packages"] = {name: version(name) for name in _PACKAGES}
         if self._is_first and picture.device == "cuda":  # others may be loaded from now on
             figures["gpu_bytes"] = self._free_before - _free_bytes(picture.device)
         self._is_first = False

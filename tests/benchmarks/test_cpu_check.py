@@ -122,9 +122,9 @@ def test_memory_is_compared_by_its_peak() -> None:
 def test_fidelity_is_that_of_latents() -> None:
     reference = np.array([[0.0, 4.0]], dtype=np.float32)
     found = fidelity(reference, np.array([[1.0, 4.0]], dtype=np.float32))
-    assert found == {"max_abs": 1.0, "psnr_db": pytest.approx(10 * np.log10(16 / 0.5))}
-    assert fidelity(reference, reference) == {"max_abs": 0.0, "psnr_db": None}
-    assert fidelity(reference, reference * np.nan) == {"max_abs": None, "psnr_db": None}
+    assert found == {"max_abs": 1.0, "psnr_db": pytest.approx(10 * np.log10(16 / 0.5)), "relative_l2": 0.25}
+    assert fidelity(reference, reference) == {"max_abs": 0.0, "psnr_db": None, "relative_l2": 0.0}
+    assert set(fidelity(reference, reference * np.nan).values()) == {None}
 
 
 def test_what_the_issue_requires_is_in_the_table_and_what_was_not_measured_says_so() -> None:

@@ -1,0 +1,1 @@
+"""Commands of `deepcache-trt` that have a module of their own."""
