@@ -90,7 +90,7 @@ def measure(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)  # what cannot be written is better known now than after the first cell
     folder = pipeline_folder(settings, store)
-    meter = _Meter(report, sum(cell.cost(settings.steps) for cell in missing))
+    meter = _Meter(report, sum(settings.cost(cell) for cell in missing))
     with tempfile.TemporaryDirectory(prefix="deepcache-trt-bench-") as temporary:
         for row in dict.fromkeys(cell.plain for cell in missing):
             stage = Stage(
@@ -102,7 +102,7 @@ def measure(
                 entry = _measure_cell(cell, stage, refused, meter)
                 record["cells"].append(entry)
                 write_json(out, record)
-                meter.end(cell.cost(settings.steps))
+                meter.end(settings.cost(cell))
                 tell(f"{cell.title}: {_in_words(entry)}; {meter.left}")
 
 

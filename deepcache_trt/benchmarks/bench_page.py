@@ -7,6 +7,7 @@ writes it from results of `deepcache-trt bench`, none of them included; that com
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,26 @@ on, when, and by which command. Repeat it with `deepcache-trt bench --preset cpu
 `--preset a5000`, the published grid, on a GPU; neither needs a download with `--random-weights`."""
 
 
-def page(records: Sequence[Mapping[str, Any]], counts: Counts) -> str:
+_NOTHING = "Nothing has been measured for this page yet."
+
+
+def page(records: Sequence[Mapping[str, Any]], counts: Counts, *, chart: str = "") -> str:
     """The page.
 
     Args:
         records: of `bench.measure`.
         counts: of `published.count_published`.
+        chart: where that of the first record is, as the page has to say it; "": there is none.
     """
-    measured = [markdown(record).rstrip() for record in records]
-    return "\n\n".join([_HEAD, *measured, arithmetic(counts)]) + "\n"
+    measured = [markdown(record).rstrip() for record in records] or [_NOTHING]
+    pictures = [f"![Seconds of a call, by size, batch and plan]({chart})"] if chart else []
+    return "\n\n".join([_HEAD, *pictures, *measured, arithmetic(counts)]) + "\n"
 
 
-def write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write(path: Path, records: Sequence[Mapping[str, Any]], *, chart: Path | None = None) -> None:
     """Count the operations and write the page; that takes a minute."""
-    text = page(records, count_published())
+    picture = "" if chart is None else Path(os.path.relpath(chart, path.parent)).as_posix()
+    text = page(records, count_published(), chart=picture)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -45,9 +52,10 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Write the page of benchmarks.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="of the first result, drawn before")
     parser.add_argument("results", type=Path, nargs="*", metavar="RESULT.json")
     options = parser.parse_args()
-    write(options.out, [read_record(path) for path in options.results])
+    write(options.out, [read_record(path) for path in options.results], chart=options.chart)
 
 
 if __name__ == "__main__":

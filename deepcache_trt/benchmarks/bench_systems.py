@@ -91,7 +91,7 @@ class Stage:
                     our_system.ours,
                     self.picture(cell, name_of(OURS, backend), self.settings.dtype),
                     name=name_of(OURS, backend),
-                    rounds=self.settings.repeats,
+                    rounds=self.settings.calls(cell),
                     backend=backend,
                     interval=cell.interval,
                     branch=cell.branch,
@@ -113,7 +113,7 @@ class Stage:
     def _peer(self, cell: Cell, kind: str, factory: Callable[..., Any], **caching: int) -> System:
         name = NAMES[kind]
         picture = self.picture(cell, name, self.settings.dtype)
-        system = systems.system(factory, picture, name=name, rounds=self.settings.repeats, **caching)
+        system = systems.system(factory, picture, name=name, rounds=self.settings.calls(cell), **caching)
         return replace(system, python=self.python)
 
 

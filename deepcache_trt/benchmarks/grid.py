@@ -57,11 +57,6 @@ class Cell:
         """For a person."""
         return f"{self.row}, {title_of(self.interval, self.branch)}"
 
-    def cost(self, steps: int) -> float:
-        """About how long it takes, in units that are the same for all cells."""
-        full = len(make_plan(CacheParams(cache_interval=self.interval), steps).full_steps)
-        return self.pixels**2 * self.batch * (full + _CACHED_STEP * (steps - full))
-
 
 def title_of(interval: int, branch: int) -> str:
     """The heading of a column, as it is published."""
@@ -83,7 +78,7 @@ class Settings:
         caching: interval and branch of each cached column; the plain one comes before them.
         systems: of `SYSTEMS`.
         backends: of ours.
-        repeats: timed calls of each system in each cell, after its first one.
+        repeats: timed calls of each system in each plain cell, after its first one; see `calls`.
     """
 
     model: str
@@ -125,6 +120,16 @@ class Settings:
             for batch in self.batches
             for interval, branch in ((1, 0), *self.caching)
         ]
+
+    def calls(self, cell: Cell) -> int:
+        """Timed calls of each system in a cell: of the shorter, cached ones twice as many."""
+        return self.repeats * (1 if cell.is_plain else 2)
+
+    def cost(self, cell: Cell) -> float:
+        """About how long a cell takes, in units that are the same for all."""
+        full = len(make_plan(CacheParams(cache_interval=cell.interval), self.steps).full_steps)
+        of_a_call = cell.pixels**2 * cell.batch * (full + _CACHED_STEP * (self.steps - full))
+        return of_a_call * (1 + self.calls(cell))
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -182,7 +187,7 @@ PRESETS = {
         model="sd21",
         random_weights=True,
         steps=15,
-        sizes=(256,),
+        sizes=(192,),
         batches=(2, 1),
         caching=((3, 0), (5, 0), (5, 1)),
         systems=SYSTEMS,
@@ -199,7 +204,7 @@ PRESETS = {
         batches=(1,),
         caching=((3, 0),),
         systems=(OURS, DEEPCACHE, DIFFUSERS),
-        repeats=10,
+        repeats=5,
         dtype="float32",
         device="cpu",
     ),

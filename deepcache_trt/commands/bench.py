@@ -31,7 +31,9 @@ def bench(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of ours; repeatable. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of every system: float32, float16 or bfloat16.")] = None,
-    repeats: Annotated[int | None, typer.Option(help="Timed calls of each system in each cell.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Timed calls of each system without caching; with it twice as many.")
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
     ] = Path("bench.json"),
@@ -92,6 +94,6 @@ def bench(
     if chart is not None:
         bench_chart.draw(record, chart)
     if docs is not None:
-        bench_page.write(docs, [record])
+        bench_page.write(docs, [record], chart=chart)
     if earlier is not None:
         typer.echo(compared(record, earlier))

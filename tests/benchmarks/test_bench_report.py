@@ -196,8 +196,9 @@ def test_what_cannot_be_drawn_is_refused_with_the_cure(monkeypatch: pytest.Monke
 def test_the_page_has_what_was_measured_and_the_arithmetic() -> None:
     macs = {name: Macs(weights=count, attention=1) for name, count in (("full", 40), ("shallow", 10))}
     counts = {(pixels, branch): macs for pixels in (512, 768, 1024) for branch in (0, 1)}
-    text = page([record()], counts)
+    text = page([record()], counts, chart="chart.svg")
+    assert "](chart.svg)" in text
     assert text.startswith("# Benchmarks\n")
     assert "\n## sd21 on A made-up CPU, 2 threads\n" in text
     assert "\n## What arithmetic allows in the published table\n" in text
-    assert "made-up" not in page([], counts)
+    assert "Nothing has been measured for this page yet." in page([], counts)

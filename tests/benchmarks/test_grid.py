@@ -1,6 +1,7 @@
 """The grids of `deepcache-trt bench`: presets, cells, and what is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,14 +91,16 @@ def test_settings_survive_json() -> None:
 
 
 def test_a_cell_has_the_published_heading_and_costs_less_the_more_it_caches() -> None:
+    settings = replace(settings_of(preset("smoke")), steps=50, repeats=3)
     cells = [Cell(pixels=512, batch=4, interval=interval, branch=0) for interval in (1, 3, 5)]
     assert [cell.title for cell in cells] == [
         f"512 px, batch 4, {column}" for column in ("plain", "I=3 B=0", "I=5 B=0")
     ]
     assert [cell.plain for cell in cells] == cells[:1] * 3
-    costs = [cell.cost(50) for cell in cells]
+    assert [settings.calls(cell) for cell in cells] == [3, 6, 6]
+    costs = [settings.cost(cell) for cell in cells]
     assert costs == sorted(costs, reverse=True)
-    assert costs[0] == 2 * Cell(pixels=512, batch=2, interval=1, branch=0).cost(50)
+    assert costs[0] == 2 * settings.cost(replace(cells[0], batch=2))
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (41, "41 s"), (100, "2 min"), (3000, "50 min")])

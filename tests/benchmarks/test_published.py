@@ -1,5 +1,7 @@
 """The published table, as it is printed, and what operations allow in its cells."""
 
+from pathlib import Path
+
 import pytest
 
 from deepcache_trt.benchmarks.grid import Cell
@@ -86,3 +88,4 @@ def test_the_published_speed_ups_stay_below_what_the_real_graph_allows() -> None
             allowed = allowed_speedup(counted[cell.pixels, cell.branch], interval=cell.interval, steps=STEPS)
             share = (published_speedup(cell) or 0) / allowed.whole
             assert 0.8 < share < 1, cell.title
+    assert arithmetic(counted) in (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
