@@ -40,14 +40,14 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     rows, across = figures.rows, min(_ACROSS, len(figures.rows))
     down = -(-len(rows) // across)
     with mpl.rc_context({"svg.fonttype": "none"}):
-        figure = Figure(figsize=(across * _PANEL_INCHES[0], down * _PANEL_INCHES[1] + 0.6), layout="constrained")
+        figure = Figure(figsize=(across * _PANEL_INCHES[0], down * _PANEL_INCHES[1] + 1), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(down, across, squeeze=False).flatten()
         for panel, row in zip(panels, rows, strict=False):
             _draw_row(panel, figures, row)
         for panel in panels[len(rows) :]:
             panel.set_visible(False)
-        figure.legend(*_legend(panels[: len(rows)]), loc="outside lower center", ncols=min(4, len(figures.names)))
+        figure.legend(*_legend(panels[: len(rows)]), loc="outside lower center", ncols=across, fontsize="small")
         settings = figures.settings
         figure.suptitle(
             f"{settings.model}, {settings.steps} steps, {settings.dtype}, on {figures.hardware}", fontsize="medium"
