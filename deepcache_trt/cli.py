@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt import __version__
+from deepcache_trt.commands.bench import bench
 from deepcache_trt.commands.evaluate import evaluate
 from deepcache_trt.commands.options import (
     AllowPickle,
@@ -247,6 +248,7 @@ def doctor(as_json: AsJson = False) -> None:
     _print(table)
 
 
+app.command("bench")(bench)
 app.command("eval")(evaluate)
 app.command("tune")(tune)
 

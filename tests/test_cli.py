@@ -17,7 +17,7 @@ from deepcache_trt import __version__, cli
 from deepcache_trt.engines import backends
 from tests import tiny
 
-COMMANDS = ["build", "generate", "eval", "tune", "inspect", "profile", "doctor"]
+COMMANDS = ["build", "generate", "bench", "eval", "tune", "inspect", "profile", "doctor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,10 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("generate one --interval three", r"'--interval': .* valid integer.*; see deepcache-trt generate --help"),
         ("bild --model digits", r"No such command 'bild'.*'build'.*; see deepcache-trt --help"),
         ("build --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\); give a folder, a hub id .* digits, "),
+        ("bench --preset cpuu", r"unknown preset 'cpuu' \(did you mean 'cpu'\?\); there are a5000, cpu, smoke"),
+        ("bench --system our", r"unknown system 'our' \(did you mean 'ours'\?\); there are ours, "),
+        ("bench --compare no.json", r"no\.json is no result of `deepcache-trt bench`: .*No such file"),
+        ("bench --chart chart.pdf", r"--chart chart\.pdf is neither SVG nor PNG; let its name end in \.svg or \.png"),
         ("generate one --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\)"),
         ("build --model no/such/folder", r"unknown model 'no/such/folder'; give a folder"),
         ("build --model some/thing --offline", r"cannot get 'some/thing': .*give a local folder"),

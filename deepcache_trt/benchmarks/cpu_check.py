@@ -72,7 +72,7 @@ def plan_groups(settings: Settings, folders: Mapping[str, str], store: Path, lat
         store: where engines are kept.
         latents: a folder for what the systems' first images end with.
     """
-    from deepcache_trt.benchmarks import systems
+    from deepcache_trt.benchmarks import our_system, systems
 
     def make(name: str, factory: Callable[..., Any], dtype: str, rounds: int, **arguments: Any) -> System:
         picture = systems.Picture(
@@ -86,7 +86,7 @@ def plan_groups(settings: Settings, folders: Mapping[str, str], store: Path, lat
 
     def ours(name: str, dtype: str, rounds: int, interval: int = INTERVAL) -> System:
         where = {"backend": BACKEND, "store": str(store), "keep_torch_weights": False}
-        return make(name, systems.ours, dtype, rounds, interval=interval, branch=BRANCH, **where)
+        return make(name, our_system.ours, dtype, rounds, interval=interval, branch=BRANCH, **where)
 
     half, single, repeats = "bfloat16", "float32", settings.repeats
     package = {"interval": INTERVAL, "branch": BRANCH}

@@ -118,11 +118,11 @@ def memory_row(row: Row, ours: Outcome, plain: Outcome) -> Row:
         if None in peaks:
             return _filled(row, None, "this system does not tell a process's peak memory")
         share = (ours.peak_bytes or 0) / (plain.peak_bytes or 1)
-        anonymous = f"{_gib(ours.peak_anonymous_bytes)} against {_gib(plain.peak_anonymous_bytes)}"
+        anonymous = f"{gib(ours.peak_anonymous_bytes)} against {gib(plain.peak_anonymous_bytes)}"
         return _filled(
             row,
             spread([share]),
-            f"{_gib(peaks[0])} against {_gib(peaks[1])} GiB; without pages of mapped files {anonymous} GiB",
+            f"{gib(peaks[0])} against {gib(peaks[1])} GiB; without pages of mapped files {anonymous} GiB",
         )
 
     return _unless_failed(row, (ours, plain), measure)
@@ -192,7 +192,8 @@ def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.4g} ms"
 
 
-def _gib(count: int | None) -> str:
+def gib(count: int | None) -> str:
+    """Bytes in GiB; "?" where they are not known."""
     return "?" if count is None else f"{count / 2**30:.2f}"
 
 
@@ -218,7 +219,7 @@ def _times(outcome: Outcome) -> list[str]:
 
 
 def _memory(outcome: Outcome) -> list[str]:
-    return [_gib(outcome.peak_bytes), _gib(outcome.peak_anonymous_bytes), _gib(outcome.available_bytes)]
+    return [gib(outcome.peak_bytes), gib(outcome.peak_anonymous_bytes), gib(outcome.available_bytes)]
 
 
 def _distance(distances: Mapping[str, Mapping[str, float | None]], name: str) -> list[str]:

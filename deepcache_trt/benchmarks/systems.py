@@ -1,13 +1,16 @@
-"""The systems that are compared on one picture: ours, plain diffusers, eager or compiled, and the DeepCache package.
+"""The systems that ours is compared with on one picture: plain diffusers, eager or compiled, and the DeepCache package.
 
-Each function here is a factory for `turns.System`. The figures of an image are "loop_seconds", from before the
-pipeline's first call of its U-Net to after its last scheduler step, and for ours what its engines took.
+Each of these functions is a factory for `turns.System`; ours is in `our_system`. The figures of a call are
+"loop_seconds", from before the pipeline's first call of its U-Net to after its last scheduler step, "text_seconds" of
+encoding the prompt and "decoder_seconds" of the VAE; a GPU is waited for at both ends of each. The first call also
+tells the "packages" of the process and, on a GPU, "gpu_bytes", what it holds there.
 """
 
-import statistics
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,10 @@ import numpy as np
 import torch
 
 from deepcache_trt.benchmarks.turns import System
-from deepcache_trt.engines.engine import Engine
 from deepcache_trt.progress import quiet_libraries
 
 _TOKENS = 77
+_PACKAGES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,17 @@ class Picture:
     """What every system draws, from the same noise, with DDIM.
 
     Attributes:
-        folder: of a pipeline of Stable Diffusion; where it has no text encoder, the prompt is seeded embeddings.
+        folder: of a pipeline of Stable Diffusion, SDXL included; where it has no text encoder, the prompt is seeded
+            embeddings.
         dtype: of the pipeline.
         pixels: height and width.
         steps: of denoising.
+        latents: a file, .npy: the first call's final latents, [B, C, H/8, W/8] float32, are put there.
+        batch: B: images of one call.
+        device: "cpu" or "cuda".
         guidance: classifier-free guidance's scale.
-        seed: of the noise.
+        seed: of the first image's noise; those of the others count up.
         prompt: for a text encoder.
-        latents: a file, .npy: the first image's final latents, [1, C, H/8, W/8] float32, are put there.
     """
 
     folder: str
@@ -41,6 +47,8 @@ class Picture:
     pixels: int
     steps: int
     latents: str
+    batch: int = 1
+    device: str = "cpu"
     guidance: float = 7.5
     seed: int = 0
     prompt: str = "a handwritten seven"
@@ -67,41 +75,83 @@ def system(factory: Callable[..., Any], picture: Picture, *, name: str, rounds: 
 class Drawing:
     """Draws the picture with a pipeline when it is called."""
 
-    def __init__(self, pipe: Any, picture: Picture) -> None:
-        """Take over a loaded pipeline."""
+    def __init__(self, picture: Picture, pipeline_class: Any, options: Mapping[str, Any] | None = None) -> None:
+        """Load the pipeline with `from_pretrained` of a class, to which `options` go too."""
         from diffusers import DDIMScheduler
 
+        self._free_before = _free_bytes(picture.device)
+        pipe = _load(pipeline_class, picture, options or {})
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         self.pipe = pipe
         self._picture = picture
         self._prompt = _prompt(pipe, picture)
+        self._seconds: dict[str, float] = {}  # of the last call
         self._is_first = True
+        pipe.vae.decode = self._timed("decoder_seconds", self._keeping_latents(pipe.vae.decode))
+        if pipe.text_encoder is not None:
+            pipe.encode_prompt = self._timed("text_seconds", pipe.encode_prompt)
 
     def __call__(self) -> dict[str, Any]:
-        """One image."""
-        if self._is_first:
-            file = Path(self._picture.latents)
-            keep_latents(self.pipe.vae, lambda latents: np.save(file, latents))
-        self._is_first = False
-        clock = LoopClock()
+        """One call of the pipeline."""
+        picture, seeds = self._picture, range(self._picture.seed, self._picture.seed + self._picture.batch)
+        clock = LoopClock(self._wait)
         self.pipe.progress_bar = clock  # a cached pipeline puts its own back after each call
+        self._seconds.clear()
         self.pipe(
             **self._prompt,
-            height=self._picture.pixels,
-            width=self._picture.pixels,
-            num_inference_steps=self._picture.steps,
-            guidance_scale=self._picture.guidance,
-            generator=torch.Generator().manual_seed(self._picture.seed),
+            height=picture.pixels,
+            width=picture.pixels,
+            num_inference_steps=picture.steps,
+            guidance_scale=picture.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         )
-        return {"loop_seconds": clock.seconds}
+        self._wait()
+        figures: dict[str, Any] = {"loop_seconds": clock.seconds, **self._seconds}
+        if self._is_first:
+            figures["packages"] = {name: version(name) for name in _PACKAGES}
+        if self._is_first and picture.device == "cuda":  # others may be loaded from now on
+            figures["gpu_bytes"] = self._free_before - _free_bytes(picture.device)
+        self._is_first = False
+        return figures
+
+    def _wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self._picture.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _timed(self, figure: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._wait()
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._wait()
+                self._seconds[figure] = time.perf_counter() - started
+
+        return timed
+
+    def _keeping_latents(self, decode: Callable[..., Any]) -> Callable[..., Any]:
+        """Save the latents of the first call before they are decoded."""
+        file, factor = Path(self._picture.latents), self.pipe.vae.config.scaling_factor
+
+        @functools.wraps(decode)
+        def keep_and_decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._is_first:
+                np.save(file, (latents.float() * factor).cpu().numpy())
+            return decode(latents, *args, **kwargs)
+
+        return keep_and_decode
 
 
 class LoopClock:
     """Stands for a pipeline's progress bar, which is opened right before the denoising loop and closed right after."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
         self.seconds = 0.0
         self.n, self.total = 0, 1
+        self._wait = wait
 
     def __call__(self, iterable: Any = None, total: int | None = None) -> "LoopClock":
         """What a pipeline calls before its loop."""
@@ -109,10 +159,12 @@ class LoopClock:
         return self
 
     def __enter__(self) -> "LoopClock":
+        self._wait()
         self._started = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._wait()
         self.seconds = time.perf_counter() - self._started
 
     def update(self, steps: int = 1) -> None:
@@ -133,19 +185,18 @@ def keep_latents(vae: Any, keep: Callable[[np.ndarray], object]) -> None:
 
 def _prompt(pipe: Any, picture: Picture) -> dict[str, Any]:
     if pipe.text_encoder is not None:
-        return {"prompt": picture.prompt}
+        return {"prompt": [picture.prompt] * picture.batch}
     width = pipe.unet.config.cross_attention_dim
     embeds = torch.randn((2, 1, _TOKENS, width), generator=torch.Generator().manual_seed(picture.seed))
-    positive, negative = embeds.to(pipe.unet.dtype)
+    positive, negative = embeds.to(pipe.unet.dtype).repeat(1, picture.batch, 1, 1).to(picture.device)
     return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
 
 
 def diffusers(picture: Mapping[str, Any]) -> Drawing:
     """Plain diffusers, eager."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
-    chosen = Picture(**picture)
-    return Drawing(_load(StableDiffusionPipeline, chosen), chosen)
+    return Drawing(Picture(**picture), DiffusionPipeline)
 
 
 def compiled(picture: Mapping[str, Any]) -> Drawing:
@@ -166,69 +217,17 @@ def deepcache(picture: Mapping[str, Any], *, interval: int, branch: int) -> Draw
     return drawing
 
 
-def ours(
-    picture: Mapping[str, Any], *, backend: str, interval: int, branch: int, store: str, keep_torch_weights: bool
-) -> Callable[[], dict[str, Any]]:
-    """Our pipeline; beside "loop_seconds" it gives the figures of `_engine_figures`."""
-    from deepcache_trt import DeepCachePipeline
-
-    chosen = Picture(**picture)
-    options = {"backend": backend, "store": store, "keep_torch_weights": keep_torch_weights}
-    pipe = _load(DeepCachePipeline, chosen, cache_interval=interval, cache_branch_id=branch, **options)
-    drawing = Drawing(pipe, chosen)
-    runs: dict[str, list[float]] = {}  # of the last image, by variant
-
-    def draw() -> dict[str, Any]:
-        for seconds in runs.values():
-            seconds.clear()
-        figures = drawing()
-        if not runs:
-            runs.update(_timed_engines(pipe))
-            return figures
-        return figures | _engine_figures(pipe, runs)
-
-    return draw
-
-
-def _timed_engines(pipe: Any) -> dict[str, list[float]]:
-    """From now on, the seconds of each run of a variant's engine."""
-    runs: dict[str, list[float]] = {}
-    # What a pipeline says about its last run has no single engine.
-    for variant, engine in pipe._cached_denoiser.first_call.session.engines.items():
-        runs[variant] = []
-        engine.run = _timed(engine, runs[variant])
-    return runs
-
-
-def _timed(engine: Engine, seconds: list[float]) -> Callable[[], None]:
-    run = engine.run
-
-    def timed() -> None:
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-
-    return timed
-
-
-def _engine_figures(pipe: Any, runs: Mapping[str, list[float]]) -> dict[str, Any]:
-    """What the engines did in the last image.
-
-    "way", and with "last_run_" before them the pipeline's own account of its seconds; "engines_seconds" of all calls of
-    the denoiser; and of each variant how often it ran and the median of its runs.
-    """
-    figures: dict[str, Any] = {f"last_run_{name}_seconds": value for name, value in pipe.last_run.seconds.items()}
-    figures |= {"way": pipe.last_run.way, "engines_seconds": sum(sum(seconds) for seconds in runs.values())}
-    for variant, seconds in runs.items():
-        figures[f"{variant}_runs"] = len(seconds)
-        figures[f"{variant}_seconds"] = statistics.median(seconds) if seconds else None
-    return figures
-
-
-def _load(pipeline_class: Any, picture: Picture, **options: Any) -> Any:
+def _load(pipeline_class: Any, picture: Picture, options: Mapping[str, Any]) -> Any:
     quiet_libraries()
+    without: dict[str, Any] = {}
     if not (Path(picture.folder) / "tokenizer").is_dir():
-        options |= {"text_encoder": None, "tokenizer": None}
-    return pipeline_class.from_pretrained(
-        picture.folder, dtype=getattr(torch, picture.dtype), use_safetensors=True, **options
+        without = {"text_encoder": None, "tokenizer": None}
+    pipe = pipeline_class.from_pretrained(
+        picture.folder, dtype=getattr(torch, picture.dtype), use_safetensors=True, **without, **options
     )
+    return pipe.to(picture.device)
+
+
+def _free_bytes(device: str) -> int:
+    """The GPU's free memory; 0 without one."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else 0

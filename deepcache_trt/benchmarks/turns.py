@@ -41,12 +41,14 @@ class System:
             what draws one image and returns its figures.
         arguments: of the factory; JSON.
         rounds: how many images it draws after the first one; when they are drawn its process ends.
+        python: the interpreter of another environment for it; "": this one.
     """
 
     name: str
     factory: str
     arguments: Mapping[str, Any]
     rounds: int
+    python: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,7 @@ class Worker:
 
     def _start(self) -> "subprocess.Popen[str]":
         # -P: no module of the current folder may pass for a library.
-        command = [sys.executable, "-P", "-m", "deepcache_trt.benchmarks.worker"]
+        command = [self.system.python or sys.executable, "-P", "-m", "deepcache_trt.benchmarks.worker"]
         return subprocess.Popen(
             [*command, self.system.factory, json.dumps(self.system.arguments)],
             env=children.environment(),

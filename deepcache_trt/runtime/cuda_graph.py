@@ -5,6 +5,7 @@ for each order, so that a whole generation is a single launch.
 """
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -38,6 +39,7 @@ class CudaGraphs:
         self._recorded: dict[Unit, torch.cuda.CUDAGraph] = {}
         self._composed: OrderedDict[tuple[Unit, ...], Any] = OrderedDict()  # executable graphs
         self._is_usable = True
+        self.recording_seconds = 0.0
 
     def launch(self, units: Sequence[Unit]) -> bool:
         """Enqueue the units on the current stream, if all of them are recorded; else do nothing and say so."""
@@ -58,6 +60,7 @@ class CudaGraphs:
 
         A unit that cannot be recorded is said so in the log, once, and nothing is recorded from then on.
         """
+        started = time.perf_counter()
         for unit in dict.fromkeys(units):
             if unit in self._recorded or not self._is_usable:
                 continue
@@ -66,6 +69,7 @@ class CudaGraphs:
             except (RuntimeError, BackendError) as error:
                 self._is_usable = False
                 _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
+        self.recording_seconds += time.perf_counter() - started
 
     @property
     def counts(self) -> dict[str, int]:

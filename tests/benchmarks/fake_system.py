@@ -46,6 +46,10 @@ def _fail(note: Note) -> None:
     raise ValueError("no such thing\nin /home/ann/store")
 
 
+def _run_out_of_memory(note: Note) -> None:
+    raise MemoryError("no 8 GiB left")
+
+
 def _abort(note: Note) -> None:
     print("out of", "memory", file=sys.stderr)
     os.abort()
@@ -76,6 +80,7 @@ def _hang(note: Note) -> None:
 _ACTS: dict[str, Callable[[Note], None]] = {
     "": lambda note: None,
     "fail": _fail,
+    "run out of memory": _run_out_of_memory,
     "abort": _abort,
     "print": _print,
     "take memory": _take_memory,

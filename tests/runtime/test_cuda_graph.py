@@ -198,8 +198,10 @@ def test_what_is_not_recorded_is_not_launched(
 def test_a_unit_is_recorded_once_and_all_share_one_pool(
     graphs: CudaGraphs, units: list[Callable[[], None]], ran: list[str]
 ) -> None:
+    assert graphs.recording_seconds == 0
     graphs.record([*units, *units])
     graphs.record(units)
+    assert graphs.recording_seconds > 0
     assert ran == ["full", "shallow", "update"]
     assert [graph.pools for graph in Graph.made] == [[None], ["pool of 1"], ["pool of 1"]]
 

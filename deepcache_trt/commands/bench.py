@@ -1,0 +1,99 @@
+"""`deepcache-trt bench`: the published table of DeepCache on this machine."""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    preset: Annotated[
+        str, typer.Option(help="a5000 (the published grid), cpu (20 minutes on two cores) or smoke (one minute).")
+    ] = "smoke",
+    model: Annotated[
+        str | None, typer.Option(help="A catalogue name, a folder, or a hub id. [default: the preset's]")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
+    ] = False,
+    size: Annotated[list[int] | None, typer.Option(help="Pixels, height and width; repeatable.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images of a call; repeatable.")] = None,
+    interval: Annotated[
+        list[int] | None, typer.Option(help="Cache intervals; repeatable, each with every --branch.")
+    ] = None,
+    branch: Annotated[list[int] | None, typer.Option(help="Cache branches; repeatable.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    system: Annotated[
+        list[str] | None, typer.Option(help="ours, deepcache (the package), diffusers, compiled; repeatable.")
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Of ours; repeatable. [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of every system: float32, float16 or bfloat16.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Timed calls of each system without caching; with it twice as many.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
+    ] = Path("bench.json"),
+    compare: Annotated[Path | None, typer.Option(help="An earlier JSON file to set this one beside.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="An SVG or PNG file to draw a chart into.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="A Markdown file to write as the page of benchmarks.")] = None,
+    peer_python: Annotated[
+        Path | None, typer.Option(help="Python of another environment for the systems beside ours.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
+    ] = None,
+) -> None:
+    """Time ours, diffusers and the DeepCache package by size, batch and cache plan, each in turn; prints Markdown.
+
+    What is given replaces that of the preset. Ctrl-C loses no finished cell: the same command goes on.
+    """
+    from deepcache_trt.benchmarks import bench as running
+    from deepcache_trt.benchmarks import bench_chart, bench_page, grid
+    from deepcache_trt.benchmarks.bench_compare import compare as compared
+    from deepcache_trt.benchmarks.bench_report import markdown
+    from deepcache_trt.benchmarks.gpu_report import without_paths
+    from deepcache_trt.engines.store import default_root
+    from deepcache_trt.progress import quiet_libraries, shown
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the systems
+    settings = grid.settings_of(
+        grid.preset(preset),
+        model=model,
+        random_weights=random_weights or None,
+        steps=steps,
+        sizes=size,
+        batches=batch,
+        intervals=interval,
+        branches=branch,
+        systems=system,
+        backends=backend,
+        dtype=dtype,
+        repeats=repeats,
+    )
+    earlier = None if compare is None else running.read_record(compare)
+    if chart is not None:
+        bench_chart.check(chart)
+    quiet_libraries()
+    command = without_paths(shlex.join(["deepcache-trt", *sys.argv[1:]]))
+    record = running.open_record(out, settings, command)
+    with shown(f"measuring {len(settings.cells)} cells") as report:
+        running.measure(
+            record,
+            settings,
+            out,
+            store or default_root(),
+            report=report,
+            tell=lambda line: None if sys.stderr.isatty() else typer.echo(line, err=True),
+            peer_python=str(peer_python or ""),
+        )
+    typer.echo(markdown(record))
+    if chart is not None:
+        bench_chart.draw(record, chart)
+    if docs is not None:
+        bench_page.write(docs, [record], chart=chart)
+    if earlier is not None:
+        typer.echo(compared(record, earlier))
