@@ -149,7 +149,7 @@ def _variants_table(rows: Sequence[Mapping[str, Any]]) -> str:
             (
                 _title(row),
                 f"{row['parameters'] / 1e6:.2f}",
-                *(f"{row['macs'][kind] / 1e9:.2f}" for kind in ("weights", "attention")),
+                *(_giga(row["macs"][kind]) for kind in ("weights", "attention")),
                 *(f"{row['bytes'][kind] / 1e6:.1f}" for kind in ("least", "layers", "unfused")),
                 "" if row["bytes"]["tap"] is None else f"{row['bytes']['tap'] / 1e6:.2f}",
             )
@@ -166,10 +166,10 @@ def _in_words(generation: Mapping[str, Any]) -> str:
 def _generation_table(found: Mapping[str, Any]) -> str:
     whole = found["variants"][0]["macs"]
     rows: list[tuple[str, ...]] = []
-    rows.append(("uncached", f"{whole['weights'] / 1e9:.2f}", f"{whole['attention'] / 1e9:.2f}", "1.00×", "1.00×"))
+    rows.append(("uncached", _giga(whole["weights"]), _giga(whole["attention"]), "1.00×", "1.00×"))
     for row in found["generation"]["branches"]:
         macs, speedup = row["macs_per_step"], row["speedup"]
-        averages = (f"{macs[kind] / 1e9:.2f}" for kind in ("weights", "attention"))
+        averages = (_giga(macs[kind]) for kind in ("weights", "attention"))
         rows.append((f"k={row['branch']}", *averages, *(f"{speedup[kind]:.2f}×" for kind in ("weights", "all"))))
     return _table(("branch", "GMACs", "attention", "speed-up by GMACs", "with attention"), rows)
 
@@ -193,6 +193,11 @@ def _prediction_table(prediction: Mapping[str, Any]) -> str:
 def _measured(row: Mapping[str, Any]) -> tuple[str, str]:
     seconds = row.get("measured_seconds")
     return ("", "") if seconds is None else (_milliseconds(seconds), f"{row['share']:.0%}")
+
+
+def _giga(count: float) -> str:
+    giga = count / 1e9
+    return f"{giga:.2f}" if giga >= 1 or not giga else f"{giga:.3g}"
 
 
 def _milliseconds(seconds: float) -> str:
