@@ -1,6 +1,5 @@
-"""What a plan costs, from what one call of each variant costs."""
+"""What calls of a cached pipeline cost."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -11,13 +10,8 @@ from deepcache_trt.pipelines.build import variants_of
 from deepcache_trt.pipelines.component import from_model
 from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact
 from deepcache_trt.progress import logged
-from deepcache_trt.runtime.plan import SKIP, Plan
+from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.tensors import axis_sizes
-
-
-def plan_cost(plan: Plan, costs: Mapping[str, float]) -> float:
-    """The sum over the calls of a plan of what each one's variant costs, in whatever unit."""
-    return sum(costs[variant] for variant in plan.variants)
 
 
 def macs_of(pipe: Any) -> dict[str, int]:

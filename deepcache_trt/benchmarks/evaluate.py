@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from deepcache_trt.benchmarks.costs import macs_of, plan_cost
+from deepcache_trt.benchmarks.costs import macs_of
 from deepcache_trt.benchmarks.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.fidelity import finite
 from deepcache_trt.benchmarks.judges import Judges
@@ -187,4 +187,5 @@ def _draw(pipes: Pipes, one: Contender, scene: Scene, seed: int) -> Drawn:
 
 
 def _macs(one: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
-    return plan_cost(make_plan(one.params, one.steps), macs[one.params.cache_branch_id])
+    calls = macs[one.params.cache_branch_id]
+    return sum(calls[variant] for variant in make_plan(one.params, one.steps).variants)
