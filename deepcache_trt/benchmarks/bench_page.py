@@ -20,7 +20,7 @@ _HEAD = """# Benchmarks
 
 Written by `deepcache-trt bench --docs docs/benchmarks.md`, or from its results by
 `python -m deepcache_trt.benchmarks.bench_page`; nothing here is written by hand. Each section says what it was measured
-on, when, and by which command. Repeat it with `deepcache-trt bench --preset cpu` on two cores in 20 minutes, or with
+on, when, and by which command. Repeat it with `deepcache-trt bench --preset cpu`, a grid for a few cores, or with
 `--preset a5000`, the published grid, on a GPU; neither needs a download with `--random-weights`."""
 
 

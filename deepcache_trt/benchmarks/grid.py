@@ -183,7 +183,7 @@ PRESETS = {
         repeats=5,
     ),
     "cpu": Preset(
-        about="the published columns at a size that two cores finish in 20 minutes",
+        about="the published columns at a size for a few cores",
         model="sd21",
         random_weights=True,
         steps=15,

@@ -11,7 +11,7 @@ import typer
 
 def bench(
     preset: Annotated[
-        str, typer.Option(help="a5000 (the published grid), cpu (20 minutes on two cores) or smoke (one minute).")
+        str, typer.Option(help="a5000 (the published grid), cpu (one for a few cores) or smoke (the bundled digits).")
     ] = "smoke",
     model: Annotated[
         str | None, typer.Option(help="A catalogue name, a folder, or a hub id. [default: the preset's]")
