@@ -35,11 +35,26 @@ def static_graph(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx_ir.Mo
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, onnx_ir.ExternalTensor):
             value.const_value = None
+    _name_bfloat16_float16(model)
     onnxscript.optimizer.fold_constants(
         model, onnx_shape_inference=True, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
     )
     passes.RemoveUnusedNodesPass()(model)
     return model
+
+
+def _name_bfloat16_float16(model: onnx_ir.Model) -> None:
+    """As large and as many: the inference of shapes knows no convolution in bfloat16."""
+    half, brain = onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16
+    initializers = model.graph.initializers.values()
+    for value in (*model.graph.inputs, *initializers, *(output for node in model.graph for output in node.outputs)):
+        if value.dtype == brain:
+            value.dtype = half
+        if value.const_value is not None and value.const_value.dtype == brain:
+            value.const_value = onnx_ir.tensor(value.const_value.numpy().astype("float16"), name=value.name)
+    for node in model.graph:
+        if node.op_type == "Cast" and node.attributes.get_int("to") == brain:
+            node.attributes["to"] = onnx_ir.AttrInt64("to", int(half))
 
 
 def fixed_values(model: onnx_ir.Model) -> set[onnx_ir.Value]:

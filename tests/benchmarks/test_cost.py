@@ -82,7 +82,7 @@ def test_attention_keeps_its_scores_on_the_chip_unless_nothing_is_fused() -> Non
     assert cost.unfused == HALF * (2 * tensor) + HALF * 2 * (2 * tensor + scores) + softmax
 
 
-@pytest.mark.parametrize("name", ["sd15", "svd", "ddpm"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "svd")), "ddpm"])
 def test_a_real_graph_moves_no_less_than_it_has_to(name: str, store_root: Path, tmp_path: Path) -> None:
     model = tiny.denoiser(name)
     exported = export(model, name, store_root, tmp_path)

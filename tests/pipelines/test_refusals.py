@@ -17,8 +17,10 @@ from deepcache_trt.errors import (
 )
 from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import tensors_from_call
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import call_sizes
 from deepcache_trt.pipelines.shapes import widest_profile
+from deepcache_trt.runtime.plan import CacheParams
 from tests import tiny
 from tests.pipelines.test_parity import draw
 
@@ -210,6 +212,6 @@ def test_arguments_of_diffusers_that_look_like_ours_are_handed_on() -> None:
     from deepcache_trt.pipelines.cached_pipeline import _split
 
     theirs = {"controlnet": object(), "cache_dir": "folder", "torch_dtype": torch.float16}
-    params, _, rest = _split({**theirs, "cache_interval": 5})
+    params, _, rest = _split({**theirs, "cache_interval": 5}, CacheParams(), EngineOptions())
     assert rest == theirs
     assert params.cache_interval == 5

@@ -84,7 +84,9 @@ def plan_bytes(artefacts: Mapping[str, Artefact], variant: str) -> int:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=[pytest.mark.slow] if dtype == "float32" and name != "sd21" else [])
+        pytest.param(
+            name, dtype, marks=[] if dtype == "float16" and name not in ("sdxl", "svd") else [pytest.mark.slow]
+        )
         for name in DENOISERS
         for dtype in DTYPES
     ],
@@ -151,7 +153,7 @@ def test_the_parts_beside_the_denoiser_become_plans(
 # The bundled model, every variant of it.
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_bundled_model_becomes_plans_for_two_sizes(dtype: str, store_root: Path, folder: Path) -> None:
     built = plans(digits(dtype), store_root, folder, "64", "128x64")
     for artefact in built.values():
@@ -159,7 +161,10 @@ def test_the_bundled_model_becomes_plans_for_two_sizes(dtype: str, store_root: P
     assert plan_bytes(built, "shallow") < plan_bytes(built, "full") / 8
 
 
-@pytest.mark.parametrize("branch", range(1, TAPS_OF_DIGITS))
+@pytest.mark.parametrize(
+    "branch",
+    [pytest.param(k, marks=[] if k in (1, 6, 11) else [pytest.mark.slow]) for k in range(1, TAPS_OF_DIGITS)],
+)
 def test_every_shallow_variant_of_the_bundled_model_becomes_a_plan(
     branch: int, store_root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
