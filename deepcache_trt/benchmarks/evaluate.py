@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from deepcache_trt.benchmarks.costs import macs_of
 from deepcache_trt.benchmarks.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.fidelity import finite
 from deepcache_trt.benchmarks.judges import Judges
+from deepcache_trt.benchmarks.pipeline_macs import macs_of
 from deepcache_trt.runtime.plan import CacheParams, make_plan
 
 PLAIN, ENGINES = "diffusers", "engines"

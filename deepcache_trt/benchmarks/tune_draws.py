@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
-from deepcache_trt.benchmarks.costs import macs_of
 from deepcache_trt.benchmarks.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.fidelity import relative_error
+from deepcache_trt.benchmarks.pipeline_macs import macs_of
 from deepcache_trt.benchmarks.tune import FORECASTS, MACS, SECONDS, UNCACHED, Costs
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams
 

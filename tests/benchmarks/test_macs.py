@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import onnx_ir
 import pytest
 
 from deepcache_trt.benchmarks.macs import Macs, count_macs
 from deepcache_trt.benchmarks.profile import Profile, countable, per_step, profile_of
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import fake_model
+from deepcache_trt.export.trace import fake_model, onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
@@ -164,3 +165,15 @@ def test_counts_add_up() -> None:
     together = Macs(weights=1, attention=2) + Macs(weights=3, attention=4)
     assert together == Macs(weights=4, attention=6)
     assert together.total == 10
+
+
+def test_a_graph_in_bfloat16_is_counted_as_any_other() -> None:
+    """ONNX infers no shape of a convolution in bfloat16."""
+    model_class, config = tiny.ARCHITECTURES["ddpm"]
+    sizes = {"batch": 1, "height": 8, "width": 8}
+    counts = [
+        count_macs(onnx_ir.to_proto(onnx_from_config(model_class, config, dtype=dtype)), sizes)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert counts[0] == counts[1]
+    assert counts[0].weights > 0
