@@ -49,6 +49,10 @@ _SVD_SCHEDULER = {
 }
 _UNETS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd": (UNet2DConditionModel, {**_TEXT, **_CROSS, "in_channels": 4}),
+    "sd21": (
+        UNet2DConditionModel,
+        {**_TEXT, **_CROSS, "in_channels": 4, "use_linear_projection": True, "upcast_attention": True},
+    ),
     "sd with a mask": (UNet2DConditionModel, {**_TEXT, "in_channels": 9}),
     "sdxl": (UNet2DConditionModel, {**_XL, "in_channels": 4}),
     "refiner": (UNet2DConditionModel, {**_XL, "in_channels": 4, "projection_class_embeddings_input_dim": 5 * 8 + 1280}),
@@ -93,6 +97,10 @@ def _components(of: str) -> dict[str, Any]:
     """Everything but the U-Net, shared by all pipelines of a test process, as is the scheduler that they start with."""
     if of == "svd":
         return _video_components()
+    if of == "sd21":
+        own = _components("sd")
+        scheduler = DDIMScheduler.from_config(own["scheduler"].config, prediction_type="v_prediction")
+        return {**own, "scheduler": scheduler}
     if of == "sd upscale":
         vae = tiny.new_part("vae")
         vae.register_to_config(scaling_factor=0.08333)  # which its pipeline else sets, with a warning
@@ -219,6 +227,9 @@ def _controlled(micro: Micro, nets: int = 1) -> Micro:
 
 STRAIGHT = {
     "sd": _sd("StableDiffusionPipeline", "sd", **_PROMPT, **_SIZE),
+    "sd21": Micro(
+        pipeline="StableDiffusionPipeline", unet="sd21", shares="sd21", options=_UNCHECKED, call={**_PROMPT, **_SIZE}
+    ),
     "sd distilled": _sd("StableDiffusionPipeline", "lcm", **_PROMPT, **_SIZE),
     "sd img2img": _sd("StableDiffusionImg2ImgPipeline", "sd", **_EDIT),
     "sd inpaint": _sd("StableDiffusionInpaintPipeline", "sd with a mask", **_PAINT),
