@@ -1,12 +1,13 @@
 """`deepcache-trt bench`: the published table of DeepCache on this machine."""
 
-import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from deepcache_trt.commands.output import typed_command
 
 
 def bench(
@@ -78,7 +79,7 @@ def bench(
     if chart is not None:
         bench_chart.check(chart)
     quiet_libraries()
-    command = without_paths(shlex.join(["deepcache-trt", *sys.argv[1:]]))
+    command = without_paths(typed_command())
     record = running.open_record(out, settings, command)
     with shown(f"measuring {len(settings.cells)} cells") as report:
         running.measure(

@@ -1,6 +1,5 @@
 """`deepcache-trt eval`: fidelity beside speed."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +11,16 @@ from deepcache_trt.commands.options import (
     AsJson,
     Backend,
     Dtype,
+    Guidance,
     Model,
     Offline,
+    Prompts,
     Revision,
     StoreFolder,
     WeightsVariant,
     dtype_or_default,
 )
-from deepcache_trt.commands.output import print_table, tell
+from deepcache_trt.commands.output import print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ def evaluate(
     model: Model = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
-    ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
+    prompt: Prompts = None,
+    guidance: Guidance = None,
     interval: Annotated[list[int] | None, typer.Option(help="Repeatable. [default: 3 and 5, without --plan]")] = None,
     branch: Annotated[
         list[int] | None, typer.Option(help="Repeatable: with each interval in turn. [default: 0]")
@@ -92,7 +91,7 @@ def evaluate(
     found = measure(pipes, settings, scene, range(seeds), judges, tell)
     title = f"Fidelity beside speed: {model}"
     machine = environment()
-    text = markdown(found, title=title, command=_command(), environment=machine)
+    text = markdown(found, title=title, command=typed_command(), environment=machine)
     record = {"model": model, "backend": backend, "environment": machine, **found.record()}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +150,3 @@ def _check_folders(out: Path | None, reference: Path | None) -> Path | None:
     if pictures.exists():
         raise DeepCacheError(f"{pictures} holds the pictures of an earlier run; choose another --out")
     return pictures
-
-
-def _command() -> str:
-    return " ".join(["deepcache-trt", *sys.argv[1:]])

@@ -16,6 +16,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
 ]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
+]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")]
 Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
 WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]

@@ -1,5 +1,7 @@
 """What commands print."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 import typer
@@ -10,6 +12,11 @@ _WIDEST = 1000
 def tell(line: str) -> None:
     """A line about what goes on, beside the output."""
     typer.echo(line, err=True)
+
+
+def typed_command() -> str:
+    """The command that runs, so that it can be typed again."""
+    return shlex.join(["deepcache-trt", *sys.argv[1:]])
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, title: str, words: int = 1) -> None:

@@ -1,6 +1,5 @@
 """`deepcache-trt tune`: plans worth choosing."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +9,16 @@ from deepcache_trt.commands.options import (
     AllowPickle,
     Backend,
     Dtype,
+    Guidance,
     Model,
     Offline,
+    Prompts,
     Revision,
     StoreFolder,
     WeightsVariant,
     dtype_or_default,
 )
-from deepcache_trt.commands.output import print_table, tell
+from deepcache_trt.commands.output import print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -40,10 +41,8 @@ def tune(
     seconds: Annotated[float | None, typer.Option(help="Or: of denoising one image, by the clock.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that plans are chosen by.")] = 4,
     unseen: Annotated[int, typer.Option(min=1, help="Further batches that the chosen one is checked on.")] = 4,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
-    ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")] = None,
+    prompt: Prompts = None,
+    guidance: Guidance = None,
     branch: Annotated[
         list[int] | None, typer.Option(help="To consider beside 0; repeatable. [default: 1 and 2]")
     ] = None,
@@ -109,7 +108,7 @@ def tune(
         found,
         checked,
         title=title,
-        command=" ".join(["deepcache-trt", *sys.argv[1:]]),
+        command=typed_command(),
         unit=costs.unit,
         environment=machine,
         plot=None if missing else image.name,

@@ -122,7 +122,9 @@ class CachedDenoiser(LiveComponent):
 
     def promise(self) -> str:
         """The variant of the next call, for a model that computes nothing but what that call reads."""
-        self._promised = FULL if self._begins() else self._planned()
+        session = self.session
+        goes_on = not self._begins() and session is not None and session.generation == self._generation
+        self._promised = self._planned() if goes_on else FULL
         return self._promised
 
     def _begins(self) -> bool:

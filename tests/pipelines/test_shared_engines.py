@@ -9,7 +9,7 @@ import torch
 import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.pipelines import open_session
-from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw, engines, unet
+from tests.pipelines.micro import OTHERS, STRAIGHT, cached, controlnet, draw, engines, unet
 
 pytestmark = pytest.mark.usefixtures("shared_sessions")
 
@@ -80,6 +80,23 @@ def test_an_image_in_the_middle_of_another_changes_neither(micro: Any, params: d
         assert torch.equal(found, expected)
     outer.set_cache_params(full_steps=(0, 3, 6))
     assert not torch.equal(found, draw(outer, micro, num_inference_steps=STEPS))
+
+
+def test_an_image_under_another_control_in_the_middle_asks_for_all_of_both() -> None:
+    """The two share the U-Net's engines, and not the ControlNet's."""
+    outer = cached(CONTROLLED, **PARAMS)
+    plain = CONTROLLED.new(controlnet=controlnet("sd", seed=1))
+    inner = DeepCachePipeline.from_pipe(plain, **engines(CONTROLLED), **PARAMS)
+
+    def draw_another(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if i == 3:
+            draw(inner, CONTROLLED, num_inference_steps=STEPS)
+        return tensors
+
+    found = draw(outer, CONTROLLED, num_inference_steps=STEPS, callback_on_step_end=draw_another)
+    assert session_of(outer) is session_of(inner)
+    outer.set_cache_params(full_steps=(0, 3, 4, 6))
+    assert torch.equal(found, draw(outer, CONTROLLED, num_inference_steps=STEPS))
 
 
 def test_engines_are_closed_when_the_last_one_lets_go_of_them() -> None:
