@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deepcache_trt.engines import backends
+from deepcache_trt.engines.store import Store
 from deepcache_trt.pipelines import open_session
 
 # Two test processes with two threads each spend their time waiting for one another.
@@ -31,6 +32,20 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_store_of_the_user(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCACHE_TRT_STORE", str(store_root))
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of what this test has built so far; other processes may build in the same store meanwhile."""
+    kinds: list[str] = []
+    build = Store._build
+
+    def recorded(store: Store, kind: str, *args: Any) -> Any:
+        kinds.append(kind)
+        return build(store, kind, *args)
+
+    monkeypatch.setattr(Store, "_build", recorded)
+    return kinds
 
 
 class _Forgetful(dict[str, Any]):
