@@ -22,7 +22,7 @@ from deepcache_trt.benchmarks.bench_systems import NAMES, REFERENCE, Stage, coun
 from deepcache_trt.benchmarks.fidelity import latent_distances
 from deepcache_trt.benchmarks.gpu_machine import environment
 from deepcache_trt.benchmarks.gpu_report import write_json
-from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, Settings, minutes
+from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, Settings, cell_from, minutes
 from deepcache_trt.benchmarks.turns import Outcome, take_turns
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.progress import Report
@@ -83,7 +83,7 @@ def measure(
         tell: called with a line for each cell that has ended.
         peer_python: the interpreter of an environment for all systems but ours; "": this one.
     """
-    finished = {_cell_of(entry) for entry in record["cells"]}
+    finished = {cell_from(entry["cell"]) for entry in record["cells"]}
     missing = [cell for cell in settings.cells if cell not in finished]
     if not missing:
         return
@@ -112,14 +112,14 @@ def _prepare(record: Record, row: Cell, stage: Stage, out: Path, meter: "_Meter"
     if OURS in stage.settings.systems:
         for backend, system in stage.builders(row).items():
             (outcome,) = take_turns([system], meter.say)
-            done = {"row": asdict(row), "backend": backend, "error": outcome.error, "seconds": outcome.load_seconds}
+            done = {"row": row.record(), "backend": backend, "error": outcome.error, "seconds": outcome.load_seconds}
             record["builds"].append({**done, "built": outcome.first.get("built")})
             if outcome.error:
                 refused[name_of(OURS, backend)] = f"its engines cannot be built: {outcome.error}"
         record["macs"] += count_operations(stage, row, record["macs"])
     (outcome,) = take_turns([stage.reference(row)], meter.say)
-    record["references"] = [each for each in record["references"] if each["row"] != asdict(row)]
-    record["references"].append({"row": asdict(row), **_without_samples(outcome)})
+    record["references"] = [each for each in record["references"] if each["row"] != row.record()]
+    record["references"].append({"row": row.record(), **_without_samples(outcome)})
     write_json(out, record)
     return refused
 
@@ -139,16 +139,12 @@ def _measure_cell(cell: Cell, stage: Stage, refused: Mapping[str, str], meter: "
         if system.name in unable:
             outcomes[system.name] = Outcome(name=system.name, error=unable[system.name])
     return {
-        "cell": asdict(cell),
+        "cell": cell.record(),
         "outcomes": [asdict(outcomes[system.name]) for system in stage.systems(cell)],
         "alone": alone,
         "fidelity": _distances(cell, stage, outcomes),
         "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _cell_of(entry: Mapping[str, Any]) -> Cell:
-    return Cell(**entry["cell"])
 
 
 def _in_words(entry: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.bench_figures import Figures
-from deepcache_trt.benchmarks.grid import Cell, title_of
+from deepcache_trt.benchmarks.grid import Cell
 from deepcache_trt.errors import BackendError, DeepCacheError
 
 FORMATS = (".svg", ".png")
@@ -57,10 +57,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw_row(panel: Any, figures: Figures, row: Cell) -> None:
-    cells = [
-        Cell(pixels=row.pixels, batch=row.batch, interval=interval, branch=branch)
-        for interval, branch in ((1, 0), *figures.settings.caching)
-    ]
+    cells = [cell for cell in figures.settings.cells if cell.plain == row]
     width = 0.8 / len(figures.names)
     for place, name in enumerate(figures.names):
         medians = [(i, figures.median(cell, name)) for i, cell in enumerate(cells)]
@@ -70,7 +67,7 @@ def _draw_row(panel: Any, figures: Figures, row: Cell) -> None:
         label = f"{name} (plain: diffusers)" if name == "DeepCache package" else name
         bars = panel.bar([x for x, _ in there], [value for _, value in there], width, label=label, color=f"C{place}")
         panel.bar_label(bars, fmt="%.3g", fontsize="x-small")
-    panel.set_xticks(range(len(cells)), [title_of(cell.interval, cell.branch) for cell in cells])
+    panel.set_xticks(range(len(cells)), [cell.column for cell in cells])
     panel.set_title(row.row, fontsize="medium")
     panel.set_ylabel("seconds of a call")
     panel.spines[["top", "right"]].set_visible(False)

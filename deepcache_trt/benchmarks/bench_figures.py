@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcache_trt.benchmarks.bench_systems import NAMES, baseline_of
-from deepcache_trt.benchmarks.grid import DEEPCACHE, DIFFUSERS, OURS, Cell, Settings, settings_from
+from deepcache_trt.benchmarks.grid import DEEPCACHE, DIFFUSERS, OURS, Cell, Settings, cell_from, settings_from
 from deepcache_trt.benchmarks.macs import Macs
 from deepcache_trt.benchmarks.published import allowed_speedup
 from deepcache_trt.benchmarks.turns import Outcome, Spread, spread
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL, SHALLOW, make_plan
 
 SECONDS, LOOP = "seconds", "loop_seconds"
 
@@ -34,7 +34,7 @@ class Figures:
         self.outcomes: dict[Cell, dict[str, Outcome]] = {}
         self.distances: dict[Cell, Mapping[str, Mapping[str, float | None]]] = {}
         for entry in record["cells"]:
-            cell = Cell(**entry["cell"])
+            cell = cell_from(entry["cell"])
             self.outcomes[cell] = {each["name"]: _outcome(each) for each in entry["outcomes"]}
             self.distances[cell] = entry["fidelity"]
         self._macs = {
@@ -79,10 +79,10 @@ class Figures:
 
     def allowed(self, cell: Cell) -> float | None:
         """The speed-up that the count of operations allows; None where they were not counted."""
-        macs = self._macs.get((cell.pixels, cell.branch))
+        macs = self._macs.get((cell.pixels, cell.params.cache_branch_id))
         if macs is None or cell.is_plain:
             return None
-        return allowed_speedup(macs, interval=cell.interval, steps=self.settings.steps).whole
+        return allowed_speedup(macs, make_plan(cell.params, self.settings.steps)).whole
 
     def share(self, cell: Cell, name: str) -> float | None:
         """The speed-up of the denoising loop over the one that operations allow."""

@@ -1,6 +1,7 @@
 """A benchmark's record as Markdown, in the layout in which DeepCache's table is published."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deepcache_trt.benchmarks.bench import is_out_of_memory
@@ -8,7 +9,7 @@ from deepcache_trt.benchmarks.bench_figures import LOOP, SECONDS, Figures
 from deepcache_trt.benchmarks.bench_systems import NAMES, REFERENCE
 from deepcache_trt.benchmarks.cpu_rows import gib
 from deepcache_trt.benchmarks.gpu_report import markdown_table
-from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, title_of
+from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, cell_from
 from deepcache_trt.benchmarks.published import HARDWARE, MODEL, STEPS, published_speedup
 from deepcache_trt.benchmarks.turns import Outcome, spread
 
@@ -48,10 +49,10 @@ def _when(record: Mapping[str, Any]) -> str:
 
 
 def _grid(figures: Figures) -> str:
-    columns = [(1, 0), *figures.settings.caching]
+    columns = figures.settings.cells[: 1 + len(figures.settings.caching)]
     lines: list[list[str]] = []
     for row in figures.rows:
-        cells = [_at(row, interval, branch) for interval, branch in columns]
+        cells = [replace(row, params=column.params) for column in columns]
         head = [f"{row.pixels}", f"{row.batch}"]
         lines += [[*head, _label(name), *(_result(figures, cell, name) for cell in cells)] for name in figures.names]
         allowed = [figures.allowed(cell) for cell in cells]
@@ -62,15 +63,11 @@ def _grid(figures: Figures) -> str:
         ]
         if any(published):
             lines.append([*head, f"*published, {HARDWARE}*", *map(_times, published)])
-    return markdown_table(["pixels", "batch", "", *(title_of(*column) for column in columns)], lines)
+    return markdown_table(["pixels", "batch", "", *(column.column for column in columns)], lines)
 
 
 def _is_published(figures: Figures) -> bool:
     return (figures.settings.model, figures.settings.steps) == (MODEL, STEPS)
-
-
-def _at(row: Cell, interval: int, branch: int) -> Cell:
-    return Cell(pixels=row.pixels, batch=row.batch, interval=interval, branch=branch)
 
 
 def _label(name: str) -> str:
@@ -157,7 +154,7 @@ def _details(figures: Figures) -> str:
 def _builds(record: Mapping[str, Any]) -> str:
     lines = [
         [
-            Cell(**build["row"]).row,
+            cell_from(build["row"]).row,
             build["backend"],
             _number(build["seconds"]),
             ", ".join(build["built"] or ()) or ("" if build["error"] else "the store had them all"),
@@ -180,12 +177,12 @@ def _failures(figures: Figures, record: Mapping[str, Any]) -> str:
         if outcome.error
     ]
     failed += [
-        f"- {Cell(**each['row']).row}, {each['name']}: {each['error']}"
+        f"- {cell_from(each['row']).row}, {each['name']}: {each['error']}"
         for each in record["references"]
         if each["error"]
     ]
     failed += [
-        f"- {Cell(**entry['cell']).title}: {', '.join(entry['alone'])} did not fit beside the others and ran alone"
+        f"- {cell_from(entry['cell']).title}: {', '.join(entry['alone'])} did not fit beside the others and ran alone"
         for entry in record["cells"]
         if entry["alone"]
     ]

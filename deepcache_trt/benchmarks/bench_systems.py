@@ -11,6 +11,7 @@ from deepcache_trt.benchmarks import our_system, systems
 from deepcache_trt.benchmarks.grid import COMPILED, DEEPCACHE, DIFFUSERS, OURS, Cell, Settings
 from deepcache_trt.benchmarks.turns import System
 from deepcache_trt.errors import CheckpointError, first_line
+from deepcache_trt.runtime.plan_file import fields_of
 
 # Systems, as they are shown; ours has the backend after it.
 NAMES = {DEEPCACHE: "DeepCache package", DIFFUSERS: "diffusers", COMPILED: "diffusers, torch.compile"}
@@ -59,7 +60,7 @@ class Stage:
 
     def latents_file(self, cell: Cell, name: str) -> Path:
         """Where a system's latents are put."""
-        return self.latents / f"{cell.interval}-{cell.branch}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.npy"
+        return self.latents / (re.sub(r"[^a-z0-9]+", "-", f"{cell.column} {name}".lower()) + ".npy")
 
     def builders(self, row: Cell) -> dict[str, System]:
         """What builds the engines of a row, by backend."""
@@ -93,8 +94,7 @@ class Stage:
                     name=name_of(OURS, backend),
                     rounds=self.settings.calls(cell),
                     backend=backend,
-                    interval=cell.interval,
-                    branch=cell.branch,
+                    params=fields_of(cell.params),
                     store=str(self.store),
                     keep_torch_weights=False,
                     exact=not backend.startswith("torch"),
@@ -105,8 +105,8 @@ class Stage:
                 chosen.append(self._peer(cell, DIFFUSERS, systems.diffusers))
             if COMPILED in asked:
                 chosen.append(self._peer(cell, COMPILED, systems.compiled))
-        elif DEEPCACHE in asked:
-            caching = {"interval": cell.interval, "branch": cell.branch}
+        elif DEEPCACHE in asked and cell.is_uniform:
+            caching = {"interval": cell.params.cache_interval, "branch": cell.params.cache_branch_id}
             chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, **caching))
         return chosen
 

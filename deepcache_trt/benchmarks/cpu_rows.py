@@ -6,6 +6,7 @@ from typing import Any
 
 from deepcache_trt.benchmarks.gpu_report import markdown_table
 from deepcache_trt.benchmarks.turns import Outcome, Spread, spread
+from deepcache_trt.runtime.plan import FULL
 
 # What systems are compared by.
 _LOOP = "loop_seconds"
@@ -73,9 +74,12 @@ def outside_row(row: Row, ours: Outcome) -> Row:
     return _unless_failed(row, (ours,), measure)
 
 
-def ideal_speedup(full: float, shallow: float, *, full_steps: int, steps: int) -> float:
-    """How much less n full and T − n cached steps cost than T full ones, by what one step of each costs."""
-    return full * steps / (full * full_steps + shallow * (steps - full_steps))
+def ideal_speedup(costs: Mapping[str, float], calls: Mapping[str, int]) -> float:
+    """How much less the calls of each variant cost than as many full ones, by what one of each costs; skipped: nothing.
+
+    The mapping of `calls` may have variants that cost nothing and are not in `costs`.
+    """
+    return costs[FULL] * sum(calls.values()) / sum(costs[name] * calls.get(name, 0) for name in costs)
 
 
 def ideal_row(row: Row, uncached: Outcome, cached: Outcome, macs: Mapping[str, int]) -> Row:
@@ -92,13 +96,12 @@ def ideal_row(row: Row, uncached: Outcome, cached: Outcome, macs: Mapping[str, i
         if not macs:
             return _filled(row, None, "there is no graph whose operations could be counted")
         counts = {variant: int(cached.samples[0][f"{variant}_runs"]) for variant in macs}
-        calls = {"full_steps": counts["full"], "steps": sum(counts.values())}
-        ideal = ideal_speedup(macs["full"], macs["shallow"], **calls)
+        ideal = ideal_speedup(macs, counts)
         speedup = _ratio(uncached, cached)
         share = Spread(median=speedup.median / ideal, low=speedup.low / ideal, high=speedup.high / ideal)
         seconds = {variant: spread(cached.figures(f"{variant}_seconds")).median for variant in macs}
         alone = spread(uncached.figures("full_seconds")).median
-        allowed = ideal_speedup(alone, seconds["shallow"], **calls)
+        allowed = ideal_speedup({**seconds, FULL: alone}, counts)
         return _filled(
             row,
             share,

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
-from deepcache_trt.runtime.plan import CacheParams, make_plan
+from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams, in_words, make_plan
+from deepcache_trt.runtime.plan_file import fields_of
 
-# An interval and a branch.
-Caching = tuple[int, int]
+PLAIN = CacheParams(cache_interval=1)
 
 # Systems, as they are asked for. Ours stands for each backend.
 OURS, DEEPCACHE, DIFFUSERS, COMPILED = "ours", "deepcache", "diffusers", "compiled"
@@ -17,35 +18,42 @@ SYSTEMS = (OURS, DEEPCACHE, DIFFUSERS, COMPILED)
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-# What a cached step is supposed to cost when the time that is left is estimated.
-_CACHED_STEP = 0.15
+# What steps are supposed to cost when the time that is left is estimated.
+_COST = {FULL: 1, SHALLOW: 0.15, SKIP: 0}
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One size, batch and way to cache.
 
     Attributes:
         pixels: height and width.
         batch: images of a call.
-        interval: one step in so many is full; 1: plain.
-        branch: DeepCache's k.
+        params: how it is cached; `PLAIN`: not at all.
     """
 
     pixels: int
     batch: int
-    interval: int
-    branch: int
+    params: CacheParams
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; `cell_from` reads it."""
+        return {**asdict(self), "params": fields_of(self.params)}
 
     @property
     def plain(self) -> "Cell":
         """The same without caching: what its speed-up is measured against."""
-        return replace(self, interval=1, branch=0)
+        return replace(self, params=PLAIN)
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is cached."""
-        return self.interval == 1
+        return self.params == PLAIN
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether an interval and a branch say all, as in the published table."""
+        return self.params == interval_params(self.params.cache_interval, self.params.cache_branch_id)
 
     @property
     def row(self) -> str:
@@ -53,14 +61,23 @@ class Cell:
         return f"{self.pixels} px, batch {self.batch}"
 
     @property
+    def column(self) -> str:
+        """The heading of its column: as it is published, where it is one of those plans."""
+        if self.is_plain:
+            return "plain"
+        if self.is_uniform:
+            return f"I={self.params.cache_interval} B={self.params.cache_branch_id}"
+        return in_words(self.params)
+
+    @property
     def title(self) -> str:
         """For a person."""
-        return f"{self.row}, {title_of(self.interval, self.branch)}"
+        return f"{self.row}, {self.column}"
 
 
-def title_of(interval: int, branch: int) -> str:
-    """The heading of a column, as it is published."""
-    return "plain" if interval == 1 else f"I={interval} B={branch}"
+def interval_params(interval: int, branch: int) -> CacheParams:
+    """A plan of the published table: I and B."""
+    return CacheParams(cache_interval=interval, cache_branch_id=branch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +92,7 @@ class Settings:
         steps: of denoising.
         sizes: pixels, height and width.
         batches: images of a call.
-        caching: interval and branch of each cached column; the plain one comes before them.
+        caching: the plan of each cached column; the plain one comes before them.
         systems: of `SYSTEMS`.
         backends: of ours.
         repeats: timed calls of each system in each plain cell, after its first one; see `calls`.
@@ -88,7 +105,7 @@ class Settings:
     steps: int
     sizes: tuple[int, ...]
     batches: tuple[int, ...]
-    caching: tuple[Caching, ...]
+    caching: tuple[CacheParams, ...]
     systems: tuple[str, ...]
     backends: tuple[str, ...]
     repeats: int
@@ -106,19 +123,21 @@ class Settings:
             for value in values:
                 if value < 1:
                     raise DeepCacheError(f"{option} must be at least 1, not {value}")
-        for interval, branch in self.caching:
-            if interval < 2:
-                raise DeepCacheError(f"--interval {interval} caches nothing, which every grid has; give 2 or more")
-            CacheParams(cache_interval=interval, cache_branch_id=branch)  # refuses what it refuses
+        for params in self.caching:
+            if len(make_plan(params, self.steps).full_steps) == self.steps > 1:
+                raise DeepCacheError(
+                    f"{in_words(params)}: nothing is cached in {self.steps} steps, which every grid has as its plain "
+                    f"column; give an interval of 2 or more"
+                )
 
     @property
     def cells(self) -> list[Cell]:
         """All cells, row by row, the plain one first."""
         return [
-            Cell(pixels=pixels, batch=batch, interval=interval, branch=branch)
+            Cell(pixels=pixels, batch=batch, params=params)
             for pixels in self.sizes
             for batch in self.batches
-            for interval, branch in ((1, 0), *self.caching)
+            for params in (PLAIN, *self.caching)
         ]
 
     def calls(self, cell: Cell) -> int:
@@ -127,18 +146,18 @@ class Settings:
 
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in units that are the same for all."""
-        full = len(make_plan(CacheParams(cache_interval=cell.interval), self.steps).full_steps)
-        of_a_call = cell.pixels**2 * cell.batch * (full + _CACHED_STEP * (self.steps - full))
+        steps = sum(_COST[variant] for variant in make_plan(cell.params, self.steps).variants)
+        of_a_call = cell.pixels**2 * cell.batch * steps
         return of_a_call * (1 + self.calls(cell))
 
     @property
     def branches(self) -> tuple[int, ...]:
         """Of all columns."""
-        return tuple(sorted({0, *(branch for _, branch in self.caching)}))
+        return tuple(sorted({0, *(params.cache_branch_id for params in self.caching)}))
 
     def record(self) -> dict[str, Any]:
         """For JSON; `settings_from` reads it."""
-        return {**asdict(self), "caching": [list(pair) for pair in self.caching]}
+        return {**asdict(self), "caching": [fields_of(params) for params in self.caching]}
 
 
 def settings_from(record: Mapping[str, Any]) -> Settings:
@@ -146,7 +165,12 @@ def settings_from(record: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }
-    return Settings(**{**values, "caching": tuple((interval, branch) for interval, branch in record["caching"])})
+    return Settings(**{**values, "caching": tuple(CacheParams(**each) for each in record["caching"])})
+
+
+def cell_from(record: Mapping[str, Any]) -> Cell:
+    """The cell of a record."""
+    return Cell(**{**record, "params": CacheParams(**record["params"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +187,15 @@ class Preset:
     steps: int
     sizes: tuple[int, ...]
     batches: tuple[int, ...]
-    caching: tuple[Caching, ...]
+    caching: tuple[CacheParams, ...]
     systems: tuple[str, ...]
     repeats: int
     dtype: str | None = None
     device: str | None = None
 
+
+# Those of the published table.
+COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))
 
 PRESETS = {
     "a5000": Preset(
@@ -178,7 +205,7 @@ PRESETS = {
         steps=50,
         sizes=(512, 768, 1024),
         batches=(8, 4, 1),
-        caching=((3, 0), (5, 0), (5, 1)),
+        caching=COLUMNS,
         systems=SYSTEMS,
         repeats=5,
     ),
@@ -189,7 +216,7 @@ PRESETS = {
         steps=15,
         sizes=(192,),
         batches=(2, 1),
-        caching=((3, 0), (5, 0), (5, 1)),
+        caching=COLUMNS,
         systems=SYSTEMS,
         repeats=3,
         dtype="bfloat16",
@@ -202,7 +229,7 @@ PRESETS = {
         steps=10,
         sizes=(64,),
         batches=(1,),
-        caching=((3, 0),),
+        caching=(interval_params(3, 0),),
         systems=(OURS, DEEPCACHE, DIFFUSERS),
         repeats=5,
         dtype="float32",
@@ -238,12 +265,16 @@ def settings_of(
     batches: Sequence[int] | None = None,
     intervals: Sequence[int] | None = None,
     branches: Sequence[int] | None = None,
+    plans: Sequence[CacheParams] | None = None,
     systems: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     dtype: str | None = None,
     repeats: int | None = None,
 ) -> Settings:
-    """A preset with what is given in place of its own, on this machine's best device; every interval has every branch.
+    """A preset with what is given in place of its own, on this machine's best device.
+
+    Every interval has every branch, and plans are columns beside them; a call that gives none of these has the preset's
+    columns.
 
     Raises:
         UnknownNameError: no such system, backend or dtype.
@@ -254,8 +285,11 @@ def settings_of(
 
     caching = preset.caching
     if intervals or branches:
-        own = [list(dict.fromkeys(pair[place] for pair in preset.caching)) for place in (0, 1)]
-        caching = tuple((interval, branch) for interval in intervals or own[0] for branch in branches or own[1])
+        own = [(params.cache_interval, params.cache_branch_id) for params in preset.caching]
+        both = product(intervals or [interval for interval, _ in own], branches or [branch for _, branch in own])
+        caching = tuple(interval_params(interval, branch) for interval, branch in both)
+    elif plans:
+        caching = ()
     wanted = list(backends or ["auto"])
     device = preset.device or known.best_device(wanted[0])
     precision = dtype or preset.dtype or ("float16" if device == "cuda" else "float32")
@@ -267,7 +301,7 @@ def settings_of(
         steps=preset.steps if steps is None else steps,
         sizes=tuple(dict.fromkeys(sizes or preset.sizes)),
         batches=tuple(dict.fromkeys(batches or preset.batches)),
-        caching=caching,
+        caching=tuple(dict.fromkeys((*caching, *(plans or ())))),
         systems=tuple(dict.fromkeys(systems or preset.systems)),
         backends=tuple(dict.fromkeys(known.resolve(name, device) for name in wanted)),
         repeats=preset.repeats if repeats is None else repeats,

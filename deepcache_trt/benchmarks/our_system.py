@@ -15,8 +15,7 @@ def ours(
     picture: Mapping[str, Any],
     *,
     backend: str,
-    interval: int,
-    branch: int,
+    params: Mapping[str, Any],
     store: str,
     keep_torch_weights: bool,
     exact: bool = False,
@@ -26,8 +25,7 @@ def ours(
     Args:
         picture: as a dictionary.
         backend: not "auto".
-        interval: 1 caches nothing.
-        branch: DeepCache's k.
+        params: fields of `CacheParams`.
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
@@ -35,7 +33,7 @@ def ours(
     from deepcache_trt import DeepCachePipeline
 
     chosen = Picture(**picture)
-    options: dict[str, Any] = {"cache_interval": interval, "cache_branch_id": branch, "backend": backend}
+    options: dict[str, Any] = {**params, "backend": backend}
     options |= {"store": store, "keep_torch_weights": keep_torch_weights}
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}

@@ -6,22 +6,20 @@ the DeepCache package.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepcache_trt.benchmarks.cpu_rows import ideal_speedup
 from deepcache_trt.benchmarks.gpu_report import markdown_table
-from deepcache_trt.benchmarks.grid import Caching, Cell, title_of
+from deepcache_trt.benchmarks.grid import COLUMNS, PLAIN, Cell
 from deepcache_trt.benchmarks.macs import Macs, count_macs
-from deepcache_trt.runtime.plan import FULL, SHALLOW, CacheParams, make_plan
+from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan, make_plan
 
 MODEL, STEPS = "sd21", 50
 SOURCE = "https://huggingface.co/docs/diffusers/optimization/deepcache"
 HARDWARE = "NVIDIA RTX A5000"
-
-PLAIN: Caching = (1, 0)
-COLUMNS: tuple[Caching, ...] = ((3, 0), (5, 0), (5, 1))  # interval, branch
 
 # Seconds by (pixels, batch): without caching, then of each of `COLUMNS`.
 _SECONDS = {
@@ -36,9 +34,9 @@ _SECONDS = {
     (1024, 1): (13.83, 6.07, 4.43, 7.15),
 }
 SECONDS = {
-    Cell(pixels=pixels, batch=batch, interval=interval, branch=branch): seconds
+    Cell(pixels=pixels, batch=batch, params=params): seconds
     for (pixels, batch), row in _SECONDS.items()
-    for (interval, branch), seconds in zip((PLAIN, *COLUMNS), row, strict=True)
+    for params, seconds in zip((PLAIN, *COLUMNS), row, strict=True)
 }
 
 # Operations of one run of the U-Net by (pixels, branch) and variant.
@@ -60,20 +58,17 @@ class Allowed:
     weights: float  # without the products of attention, as the published counts are
 
 
-def allowed_speedup(macs: Mapping[str, Macs], *, interval: int, steps: int) -> Allowed:
+def allowed_speedup(macs: Mapping[str, Macs], plan: Plan) -> Allowed:
     """How much less a cached denoising computes than an uncached one of as many steps.
 
     That is T·F / (n·F + (T − n)·S) with F and S the operations of a full and of a cached step, T steps and, of them,
-    n = ⌈T / interval⌉ full ones. It knows the U-Net only: neither text encoder nor decoder, nor what is no operation.
+    n full ones; a skipped step is none. It knows the U-Net only: neither text encoder nor decoder, nor what is no
+    operation.
     """
-    plan = make_plan(CacheParams(cache_interval=interval), steps)
-
-    def speedup(count: Mapping[str, int]) -> float:
-        return ideal_speedup(count[FULL], count[SHALLOW], full_steps=len(plan.full_steps), steps=steps)
-
+    calls = Counter(plan.variants)
     return Allowed(
-        whole=speedup({name: found.weights + found.attention for name, found in macs.items()}),
-        weights=speedup({name: found.weights for name, found in macs.items()}),
+        whole=ideal_speedup({name: found.weights + found.attention for name, found in macs.items()}, calls),
+        weights=ideal_speedup({name: found.weights for name, found in macs.items()}, calls),
     )
 
 
@@ -95,7 +90,8 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
         path = Path(folder) / "unet.onnx"
         onnx_ir.save(onnx_from_config(unet.model_class(), unet.config, dtype="float16"), path)
         graph = onnx.load(path, load_external_data=False)
-    variants = {branch: deepcache_variants(branch) for branch in sorted({branch for _, branch in COLUMNS})}
+    branches = sorted({params.cache_branch_id for params in COLUMNS})
+    variants = {branch: deepcache_variants(branch) for branch in branches}
     graphs = {branch: {variant.name: cut(graph, variant) for variant in both} for branch, both in variants.items()}
     return {
         (pixels, branch): {name: count_macs(variant, image_sizes(pixels)) for name, variant in both.items()}
@@ -121,12 +117,12 @@ def arithmetic(counts: Counts) -> str:
         found = published_speedup(cell)
         if cell == cell.plain or found is None:
             continue
-        allowed = allowed_speedup(counts[cell.pixels, cell.branch], interval=cell.interval, steps=STEPS)
+        allowed = _allowed(counts, cell)
         lines.append(
             [
                 f"{cell.pixels}",
                 f"{cell.batch}",
-                title_of(cell.interval, cell.branch),
+                cell.column,
                 f"{SECONDS[cell.plain]:.2f}",
                 f"{seconds:.2f}",
                 f"{found:.2f}×",
@@ -160,9 +156,13 @@ def arithmetic(counts: Counts) -> str:
     )
 
 
+def _allowed(counts: Counts, cell: Cell) -> Allowed:
+    return allowed_speedup(counts[cell.pixels, cell.params.cache_branch_id], make_plan(cell.params, STEPS))
+
+
 def _summary(counts: Counts) -> str:
     shares = {
-        cell: found / allowed_speedup(counts[cell.pixels, cell.branch], interval=cell.interval, steps=STEPS).whole
+        cell: found / _allowed(counts, cell).whole
         for cell in SECONDS
         if cell != cell.plain and (found := published_speedup(cell)) is not None
     }

@@ -9,27 +9,10 @@ from deepcache_trt.benchmarks.fidelity import available
 from deepcache_trt.benchmarks.gpu_report import markdown_table
 from deepcache_trt.benchmarks.tune import Costs, Result, Search
 from deepcache_trt.benchmarks.tune_draws import Checked
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.plan import in_words
 from deepcache_trt.runtime.plan_file import PlanFile
 
 PLOT = "plot"
-
-
-def in_words(params: CacheParams) -> str:
-    """A plan for a person, e.g. "interval 3, quad 1.5, taylor1"."""
-    if params.cache_interval == 1:
-        return "uncached"
-    schedule = params.skip_mode if params.pow is None else f"{params.skip_mode} {params.pow:g}"
-    words = {
-        f"interval {params.cache_interval}": True,
-        f"branch {params.cache_branch_id}": params.cache_branch_id > 0,
-        schedule + ("" if params.center is None else f" around {params.center}"): params.skip_mode != "uniform",
-        f"full before {params.disable_cache_before_step}": params.disable_cache_before_step is not None,
-        f"full from {params.disable_cache_after_step}": params.disable_cache_after_step is not None,
-        "no cached calls" if params.skip_interval == 1 else "every other cached call": params.skip_interval is not None,
-        str(params.forecast): params.forecast is not None,
-    }
-    return ", ".join(word for word, said in words.items() if said)
 
 
 def plan_file(found: Search, *, model: str, steps: int, costs: Costs) -> PlanFile:

@@ -26,6 +26,7 @@ def bench(
         list[int] | None, typer.Option(help="Cache intervals; repeatable, each with every --branch.")
     ] = None,
     branch: Annotated[list[int] | None, typer.Option(help="Cache branches; repeatable.")] = None,
+    plan: Annotated[list[Path] | None, typer.Option(help="A plan file, as a column of ours; repeatable.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     system: Annotated[
         list[str] | None, typer.Option(help="ours, deepcache (the package), diffusers, compiled; repeatable.")
@@ -59,6 +60,7 @@ def bench(
     from deepcache_trt.benchmarks.gpu_report import without_paths
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
+    from deepcache_trt.runtime.plan_file import read_plan
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the systems
     settings = grid.settings_of(
@@ -70,6 +72,7 @@ def bench(
         batches=batch,
         intervals=interval,
         branches=branch,
+        plans=[read_plan(path).params for path in plan or ()],
         systems=system,
         backends=backend,
         dtype=dtype,

@@ -89,6 +89,27 @@ class CacheParams:
         return [field.name for field in fields(cls)]
 
 
+def in_words(params: CacheParams) -> str:
+    """How a generation is cached, for a person, e.g. "interval 3, quad 1.5, taylor1"; other ways have other words."""
+    if params == CacheParams(cache_interval=1):
+        return "uncached"
+    schedule = params.skip_mode if params.pow is None else f"{params.skip_mode} {params.pow:g}"
+    every = {1: "no cached calls", 2: "every other cached call"}
+    words = {
+        f"interval {params.cache_interval}": params.full_steps is None,
+        f"full at {', '.join(map(str, params.full_steps or ()))}": params.full_steps is not None,
+        f"branch {params.cache_branch_id}": params.cache_branch_id > 0,
+        schedule + ("" if params.center is None else f" around {params.center}"): params.skip_mode != "uniform",
+        f"full before {params.disable_cache_before_step}": params.disable_cache_before_step is not None,
+        f"full from {params.disable_cache_after_step}": params.disable_cache_after_step is not None,
+        every.get(params.skip_interval or 0, f"without cached call {params.skip_interval} in {params.skip_interval}"): (
+            params.skip_interval is not None
+        ),
+        str(params.forecast): params.forecast is not None,
+    }
+    return ", ".join(word for word, said in words.items() if said)
+
+
 def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UnknownNameError(

@@ -71,12 +71,18 @@ def write_plan(path: Path, plan: PlanFile) -> None:
     Raises:
         DeepCacheError: it cannot be written.
     """
-    given = {name: value for name, value in asdict(plan.params).items() if value is not None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(given | {ABOUT: dict(plan.about)}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(fields_of(plan.params) | {ABOUT: dict(plan.about)}, indent=2) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise DeepCacheError(f"cannot write {path}: {error}; choose another file") from error
+
+
+def fields_of(params: CacheParams) -> dict[str, Any]:
+    """The fields of a plan file that are not None."""
+    return {name: value for name, value in asdict(params).items() if value is not None}
 
 
 def _load(path: Path) -> dict[str, Any]:

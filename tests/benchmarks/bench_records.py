@@ -1,9 +1,10 @@
 """Records of `deepcache-trt bench` that a test makes up, with figures that are easy to check."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from deepcache_trt.benchmarks.grid import Settings
+from deepcache_trt.benchmarks.grid import PLAIN, Cell, Settings, interval_params
 
 OURS, EAGER, COMPILED, PACKAGE = "ours (openvino)", "diffusers", "diffusers, torch.compile", "DeepCache package"
 
@@ -17,7 +18,7 @@ SETTINGS = Settings(
     steps=50,
     sizes=(512,),
     batches=(8,),
-    caching=((3, 0), (5, 0)),
+    caching=(interval_params(3, 0), interval_params(5, 0)),
     systems=("ours", "deepcache", "diffusers", "compiled"),
     backends=("openvino",),
     repeats=3,
@@ -30,7 +31,7 @@ SECONDS = {
     "I=5 B=0": {OURS: 2.0, PACKAGE: 4.0},
 }
 
-_ROW = {"pixels": 512, "batch": 8, "interval": 1, "branch": 0}
+_ROW = Cell(pixels=512, batch=8, params=PLAIN)
 
 
 def outcome(name: str, seconds: float, *, error: str = "") -> dict[str, Any]:
@@ -70,14 +71,14 @@ def record(
         factor: of all seconds.
     """
     cells = []
-    for (interval, branch), (column, systems) in zip(((1, 0), *settings.caching), seconds.items(), strict=False):
+    for params, (column, systems) in zip((PLAIN, *settings.caching), seconds.items(), strict=False):
         outcomes = [
             outcome(name, factor * median, error=(errors or {}).get((column, name), ""))
             for name, median in systems.items()
         ]
         cells.append(
             {
-                "cell": {"pixels": 512, "batch": 8, "interval": interval, "branch": branch},
+                "cell": replace(_ROW, params=params).record(),
                 "outcomes": outcomes,
                 "alone": [],
                 "fidelity": {OURS: {"max_abs": 0.5, "psnr_db": 31.25, "error": 0.125}},
@@ -90,7 +91,7 @@ def record(
         "command": "deepcache-trt bench --preset made-up",
         "builds": [
             {
-                "row": _ROW,
+                "row": _ROW.record(),
                 "backend": "openvino",
                 "error": "",
                 "seconds": 60.0,
@@ -105,6 +106,6 @@ def record(
                 "shallow": {"weights": 9, "attention": 1},
             }
         ],
-        "references": [{"row": _ROW, "name": "diffusers float32", "error": "", "seconds": 20.0}],
+        "references": [{"row": _ROW.record(), "name": "diffusers float32", "error": "", "seconds": 20.0}],
         "cells": cells,
     }

@@ -18,11 +18,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from deepcache_trt.benchmarks import bench, our_system, systems
-from deepcache_trt.benchmarks.grid import Settings
+from deepcache_trt.benchmarks.bench_systems import Stage
+from deepcache_trt.benchmarks.grid import SYSTEMS, Settings, interval_params
 from deepcache_trt.benchmarks.seeded import random_pipeline
 from deepcache_trt.benchmarks.systems import Picture
+from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, DeepCacheError
 from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.runtime.plan import CacheParams
 from tests.benchmarks.fake_stage import install
 
 SETTINGS = Settings(
@@ -33,7 +36,7 @@ SETTINGS = Settings(
     steps=4,
     sizes=(64,),
     batches=(2, 1),
-    caching=((3, 0),),
+    caching=(interval_params(3, 0),),
     systems=("diffusers", "compiled"),
     backends=(),
     repeats=2,
@@ -121,6 +124,22 @@ def test_a_peer_that_is_not_installed_says_so_and_the_others_are_measured(
         ("diffusers", "", 2),
         ("DeepCache package", "not installed: pip install DeepCache", 0),
     ]
+
+
+def test_a_plan_file_is_a_column_of_ours_alone(tmp_path: Path) -> None:
+    """The package has no such plan, but has an interval and a branch."""
+    tuned, reused = CacheParams(cache_interval=4, forecast="taylor1"), CacheParams(cache_interval=4)
+    settings = replace(SETTINGS, caching=(tuned, reused), systems=SYSTEMS, backends=("onnxruntime",))
+    stage = Stage(settings=settings, folder="", store=tmp_path, latents=tmp_path, python="")
+    systems = {cell.column: [system.name for system in stage.systems(cell)] for cell in settings.cells[:3]}
+    assert systems == {
+        "plain": ["ours (onnxruntime)", "diffusers", "diffusers, torch.compile"],
+        "interval 4, taylor1": ["ours (onnxruntime)"],
+        "I=4 B=0": ["ours (onnxruntime)", "DeepCache package"],
+    }
+    ours = {cell.params: stage.systems(cell)[0].arguments for cell in settings.cells[:3]}
+    assert all(CacheParams(**arguments["params"]) == params for params, arguments in ours.items())
+    assert len({arguments["picture"]["latents"] for arguments in ours.values()}) == 3
 
 
 # Going on.
@@ -262,7 +281,7 @@ def test_what_is_built_before_is_all_that_is_opened(tmp_path: Path, store_root: 
     asked, where = picture(tmp_path, "ours"), {"backend": "onnxruntime", "store": str(store_root)}
     our_system.build(asked, branches=[0], **where)
     built.clear()
-    draw = our_system.ours(asked, **where, interval=2, branch=0, keep_torch_weights=False, exact=True)
+    draw = our_system.ours(asked, **where, params={"cache_interval": 2}, keep_torch_weights=False, exact=True)
     draw()
     figures = draw()
     assert [figures[name] for name in ("way", "full_runs", "shallow_runs")] == ["whole loop", 2, 2]

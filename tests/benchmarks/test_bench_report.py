@@ -12,13 +12,13 @@ from deepcache_trt.benchmarks.bench_compare import compare
 from deepcache_trt.benchmarks.bench_figures import Figures
 from deepcache_trt.benchmarks.bench_page import page
 from deepcache_trt.benchmarks.bench_report import markdown
-from deepcache_trt.benchmarks.grid import Cell, Settings
+from deepcache_trt.benchmarks.grid import PLAIN, Cell, Settings, interval_params
 from deepcache_trt.benchmarks.macs import Macs
 from deepcache_trt.errors import BackendError, DeepCacheError
 from tests.benchmarks.bench_records import COMPILED, EAGER, ENVIRONMENT, OURS, PACKAGE, SECONDS, SETTINGS, record
 
-PLAIN = Cell(pixels=512, batch=8, interval=1, branch=0)
-CACHED = Cell(pixels=512, batch=8, interval=5, branch=0)
+WHOLE = Cell(pixels=512, batch=8, params=PLAIN)
+CACHED = Cell(pixels=512, batch=8, params=interval_params(5, 0))
 ALLOWED = 100 * 50 / (10 * 100 + 40 * 10)
 
 
@@ -29,7 +29,7 @@ def test_a_speed_up_is_over_the_plain_column_and_the_packages_over_that_of_diffu
     figures = Figures(record())
     assert figures.speedup(CACHED, OURS) == pytest.approx(8 / 2)
     assert figures.speedup(CACHED, PACKAGE) == pytest.approx(12 / 4)
-    assert figures.median(PLAIN, PACKAGE) == 12
+    assert figures.median(WHOLE, PACKAGE) == 12
     assert figures.names == [OURS, COMPILED, PACKAGE]
 
 
@@ -37,12 +37,12 @@ def test_the_share_is_that_of_the_loop_in_what_operations_allow() -> None:
     figures = Figures(record())
     assert figures.allowed(CACHED) == pytest.approx(ALLOWED)
     assert figures.share(CACHED, OURS) == pytest.approx((7 / 1) / ALLOWED)
-    assert figures.allowed(PLAIN) is None
+    assert figures.allowed(WHOLE) is None
 
 
 def test_a_margin_is_of_the_same_cell_and_its_spread_that_of_the_rounds() -> None:
     found = {(margin.cell, margin.peer): margin.ratio for margin in Figures(record()).margins}
-    assert {peer for cell, peer in found if cell == PLAIN} == {EAGER, COMPILED}
+    assert {peer for cell, peer in found if cell == WHOLE} == {EAGER, COMPILED}
     assert found[CACHED, PACKAGE].median == pytest.approx(2)
     assert len(found) == 2 + 1 + 1
 

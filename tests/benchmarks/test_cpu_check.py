@@ -86,7 +86,9 @@ def test_outside_the_engines_is_what_they_leave_of_the_loop() -> None:
 def test_the_ideal_counts_full_and_cached_steps(
     full: int, shallow: int, full_steps: int, steps: int, speedup: float
 ) -> None:
-    assert ideal_speedup(full, shallow, full_steps=full_steps, steps=steps) == pytest.approx(speedup)
+    assert ideal_speedup(
+        {"full": full, "shallow": shallow}, {"full": full_steps, "shallow": steps - full_steps}
+    ) == pytest.approx(speedup)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_every_system_of_the_rows_is_run_and_figures_stay_within_a_group(tmp_pat
     assert [row.measure for row in rows if row.measured is None] == []
     assert [system.rounds for system in groups[cpu_check.BUILD]] == [0, 0]
     assert {system.rounds for group in (cpu_check.CACHED, cpu_check.WHOLE) for system in groups[group]} == {3}
-    intervals = {system.arguments.get("interval") for system in groups[cpu_check.WHOLE]}
-    assert intervals == {5, 1, None}
+    params = [system.arguments.get("params", {}) for system in groups[cpu_check.WHOLE]]
+    assert [each.get("cache_interval") for each in params] == [5, 1, None, None]
     without = {group: [found for found in there if "diffusers" not in found.name] for group, there in outcomes.items()}
     assert sum("not measured" in row.detail for row in make_rows(without, {"full": 1, "shallow": 1})) == 3
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deepcache_trt.benchmarks.grid import Cell
+from deepcache_trt.benchmarks.grid import COLUMNS, PLAIN, Cell, interval_params
 from deepcache_trt.benchmarks.macs import Macs
 from deepcache_trt.benchmarks.published import (
-    COLUMNS,
     SECONDS,
     STEPS,
     allowed_speedup,
@@ -15,6 +14,7 @@ from deepcache_trt.benchmarks.published import (
     count_published,
     published_speedup,
 )
+from deepcache_trt.runtime.plan import CacheParams, make_plan
 
 # The speed-ups as they stand beside the seconds on the page: I=3 B=0, I=5 B=0, I=5 B=1.
 PRINTED = {
@@ -34,15 +34,15 @@ PRINTED = {
 def test_the_speed_ups_are_those_that_are_printed(row: tuple[int, int], printed: tuple[float, ...]) -> None:
     """To a rounding: they were made of seconds with more digits."""
     pixels, batch = row
-    for (interval, branch), speedup in zip(COLUMNS, printed, strict=True):
-        cell = Cell(pixels=pixels, batch=batch, interval=interval, branch=branch)
+    for params, speedup in zip(COLUMNS, printed, strict=True):
+        cell = Cell(pixels=pixels, batch=batch, params=params)
         assert published_speedup(cell) == pytest.approx(speedup, abs=0.02)
 
 
 def test_a_cell_that_was_not_published_has_no_figure() -> None:
     assert len(SECONDS) == 36
-    assert published_speedup(Cell(pixels=256, batch=1, interval=5, branch=0)) is None
-    assert published_speedup(Cell(pixels=512, batch=1, interval=3, branch=1)) is None
+    assert published_speedup(Cell(pixels=256, batch=1, params=interval_params(5, 0))) is None
+    assert published_speedup(Cell(pixels=512, batch=1, params=interval_params(3, 1))) is None
 
 
 def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
@@ -50,16 +50,23 @@ def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
 
 
 @pytest.mark.parametrize(
-    ("interval", "steps", "speedup"),
-    [(5, 50, 500 / (10 * 10 + 40)), (3, 50, 500 / (17 * 10 + 33)), (5, 11, 110 / (3 * 10 + 8)), (1, 50, 1)],
+    ("params", "steps", "speedup"),
+    [
+        (interval_params(5, 0), 50, 500 / (10 * 10 + 40)),
+        (interval_params(3, 0), 50, 500 / (17 * 10 + 33)),
+        (interval_params(5, 0), 11, 110 / (3 * 10 + 8)),
+        (PLAIN, 50, 1),
+        (CacheParams(cache_interval=5, skip_interval=2), 50, 500 / (10 * 10 + 20)),
+        (CacheParams(full_steps=(0, 7)), 10, 100 / (2 * 10 + 8)),
+    ],
 )
-def test_operations_allow_what_full_and_cached_steps_cost(interval: int, steps: int, speedup: float) -> None:
-    allowed = allowed_speedup(counts(10, 1), interval=interval, steps=steps)
+def test_operations_allow_what_full_and_cached_steps_cost(params: CacheParams, steps: int, speedup: float) -> None:
+    allowed = allowed_speedup(counts(10, 1), make_plan(params, steps))
     assert (allowed.whole, allowed.weights) == (pytest.approx(speedup), pytest.approx(speedup))
 
 
 def test_attention_products_that_stay_in_a_cached_step_lower_what_is_allowed() -> None:
-    allowed = allowed_speedup(counts(10, 1, attention=1), interval=5, steps=50)
+    allowed = allowed_speedup(counts(10, 1, attention=1), make_plan(interval_params(5, 0), 50))
     assert allowed.whole == pytest.approx(11 * 50 / (11 * 10 + 2 * 40))
     assert allowed.weights == pytest.approx(500 / 140)
 
@@ -85,7 +92,8 @@ def test_the_published_speed_ups_stay_below_what_the_real_graph_allows() -> None
     assert counted[512, 0]["shallow"].weights < counted[512, 1]["shallow"].weights < counted[512, 1]["full"].weights / 5
     for cell in SECONDS:
         if not cell.is_plain:
-            allowed = allowed_speedup(counted[cell.pixels, cell.branch], interval=cell.interval, steps=STEPS)
+            macs = counted[cell.pixels, cell.params.cache_branch_id]
+            allowed = allowed_speedup(macs, make_plan(cell.params, STEPS))
             share = (published_speedup(cell) or 0) / allowed.whole
             assert 0.8 < share < 1, cell.title
     assert arithmetic(counted) in (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")

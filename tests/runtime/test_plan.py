@@ -18,6 +18,7 @@ from deepcache_trt.runtime.plan import (
     CacheParams,
     Plan,
     gain_in_words,
+    in_words,
     make_plan,
     quad,
     quad_center,
@@ -296,3 +297,23 @@ def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
 )
 def test_what_a_plan_can_gain_is_the_count_of_its_full_calls(params: dict[str, Any], calls: int, says: str) -> None:
     assert re.match(says, gain_in_words(make_plan(CacheParams(**params), calls)))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (CacheParams(cache_interval=1), "uncached"),
+        (CacheParams(), "interval 3"),
+        (CacheParams(cache_interval=4, cache_branch_id=2, forecast="taylor1"), "interval 4, branch 2, taylor1"),
+        (CacheParams(skip_mode="quad", pow=1.5, skip_interval=1), "interval 3, quad 1.5, no cached calls"),
+        (
+            CacheParams(skip_mode="quad_center", pow=1.2, center=6, skip_interval=2, disable_cache_after_step=19),
+            "interval 3, quad_center 1.2 around 6, full from 19, every other cached call",
+        ),
+        (CacheParams(disable_cache_before_step=2), "interval 3, full before 2"),
+        (CacheParams(full_steps=(9, 0), cache_branch_id=1), "full at 0, 9, branch 1"),
+        (CacheParams(skip_interval=3), "interval 3, without cached call 3 in 3"),
+    ],
+)
+def test_a_plan_in_words(params: CacheParams, words: str) -> None:
+    assert in_words(params) == words
