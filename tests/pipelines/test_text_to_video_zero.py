@@ -1,5 +1,6 @@
 """Text2Video-Zero: frames that attend to the first one, and several backward loops of which each is a generation."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +30,13 @@ PIPELINES = {"sd": "TextToVideoZeroPipeline", "sdxl": "TextToVideoZeroSDXLPipeli
 
 
 def new(name: str) -> Any:
-    """A plain pipeline on the U-Net of all others."""
+    """A plain pipeline; the U-Net is its own, since attention between the frames of a batch stays in it."""
     pipeline = getattr(diffusers, PIPELINES[name])
     taken = inspect.signature(pipeline.__init__).parameters
     parts = {part: model for part, model in micro._components(name).items() if part in taken}
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
     unchecked = {"requires_safety_checker": False} if name == "sd" else {}
-    pipe = pipeline(**{**parts, **unchecked, "unet": micro.unet(name), "scheduler": scheduler})
+    pipe = pipeline(**{**parts, **unchecked, "unet": copy.deepcopy(micro.unet(name)), "scheduler": scheduler})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -131,7 +132,7 @@ def test_how_many_videos_a_processor_expects_is_part_of_the_graph_s_key() -> Non
         CrossFrameAttnProcessor2_0,
     )
 
-    unet, keys = micro.unet("sd"), []
+    unet, keys = copy.deepcopy(micro.unet("sd")), []
     for processor in (AttnProcessor2_0(), *(CrossFrameAttnProcessor2_0(batch_size=size) for size in (1, 2, 2))):
         unet.set_attn_processor(processor)
         keys.append(graph_key(from_model(unet, name="", part="unet")))
