@@ -22,7 +22,6 @@ from deepcache_trt.commands.options import (
     Revision,
     StoreFolder,
     WeightsVariant,
-    dtype_or_default,
 )
 from deepcache_trt.commands.profile import profile
 from deepcache_trt.commands.tune import tune
@@ -125,7 +124,7 @@ def build(
     ignored = [option for option, value in given.items() if value is not None]
     if ignored and not chosen.compiled:
         raise DeepCacheError(f"backend {chosen.backend!r} takes every shape as it is; leave {', '.join(ignored)} out")
-    dtype, parts = dtype_or_default(dtype, device), component or ()
+    dtype, parts = backends.dtype_or_default(dtype, device), component or ()
     if random_weights:
         components = random_components(model, dtype=dtype, parts=parts)
     else:
@@ -193,7 +192,7 @@ def generate(
     caching |= {"skip_interval": skip_interval, "forecast": forecast}
     pipe = DeepCachePipeline.from_pretrained(
         model,
-        dtype=getattr(torch, dtype_or_default(dtype, device)),
+        dtype=getattr(torch, backends.dtype_or_default(dtype, device)),
         backend=backend,
         store=store,
         build="never" if no_build else "auto",

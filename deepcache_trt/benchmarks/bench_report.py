@@ -118,7 +118,7 @@ def _ahead(figures: Figures) -> str:
         [
             "### How many times as long as ours the others take",
             markdown_table(["cell", "", *peers], table),
-            f"In brackets the least and the most of a round. {verdict} The smallest ratio is "
+            f"The median of the rounds' ratios; in brackets the least and the most. {verdict} The smallest ratio is "
             f"{least.ratio.median:.2f}×: {least.cell.title}, {least.peer}.",
         ]
     )

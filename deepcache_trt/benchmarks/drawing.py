@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 
 from deepcache_trt.benchmarks.demo import WORDS
 from deepcache_trt.benchmarks.systems import LoopClock, keep_latents
+from deepcache_trt.engines import backends
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.pipelines.model_source import ModelSource
 
 DIGITS = tuple(f"a handwritten {word}" for word in WORDS)
 
@@ -67,23 +70,35 @@ class Pipes:
     cached: Mapping[int, Any]
 
 
-def load_pipes(model: str, *, branches: Iterable[int], device: str, dtype: str, **options: Any) -> Pipes:
-    """Load a model once.
+def load_pipes(
+    source: ModelSource,
+    *,
+    branches: Iterable[int],
+    backend: str,
+    dtype: str | None = None,
+    store: Path | None = None,
+) -> Pipes:
+    """Load a model once, to the device that is best for the backend.
 
     Args:
-        model: a catalogue name, a folder or a hub id.
+        source: where it comes from.
         branches: the branches that are wanted.
-        device: "cpu" or "cuda".
-        dtype: of the pipeline.
-        options: of `DeepCachePipeline.from_pretrained`.
+        backend: of the engines.
+        dtype: of the pipeline; None: float16 on a GPU, float32 without one.
+        store: where engines are kept; None: the user's cache.
 
     Raises:
         UnsupportedError: the pipeline takes no prompt.
     """
     from deepcache_trt import DeepCachePipeline
 
-    engines = {name: options.pop(name) for name in ("backend", "store") if name in options}
-    plain = DeepCachePipeline.from_pretrained(model, dtype=getattr(torch, dtype), **engines, **options).to(device)
+    device = backends.best_device(backend)
+    precision = getattr(torch, backends.dtype_or_default(dtype, device))
+    engines: dict[str, Any] = {"backend": backend, "store": store}
+    loaded = DeepCachePipeline.from_pretrained(
+        source.model, dtype=precision, **engines, **source.pretrained_arguments()
+    )
+    plain = loaded.to(device)
     if "prompt" not in signature(type(plain).__call__).parameters:
         raise UnsupportedError(
             f"a {type(plain).__name__} takes no prompt, which is all that comparisons draw from; take another model"

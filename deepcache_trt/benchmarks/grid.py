@@ -16,8 +16,6 @@ PLAIN = CacheParams(cache_interval=1)
 OURS, DEEPCACHE, DIFFUSERS, COMPILED = "ours", "deepcache", "diffusers", "compiled"
 SYSTEMS = (OURS, DEEPCACHE, DIFFUSERS, COMPILED)
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 # What steps are supposed to cost when the time that is left is estimated.
 _COST = {FULL: 1, SHALLOW: 0.15, SKIP: 0}
 
@@ -113,7 +111,6 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.systems:
             _check_name("system", name, SYSTEMS)
-        _check_name("dtype", self.dtype, DTYPES)
         for option, values in (
             ("--size", self.sizes),
             ("--batch", self.batches),
@@ -213,12 +210,12 @@ PRESETS = {
         about="the published columns at a size for a few cores",
         model="sd21",
         random_weights=True,
-        steps=15,
-        sizes=(192,),
+        steps=10,
+        sizes=(128,),
         batches=(2, 1),
         caching=COLUMNS,
         systems=SYSTEMS,
-        repeats=3,
+        repeats=8,
         dtype="bfloat16",
         device="cpu",
     ),
@@ -292,7 +289,7 @@ def settings_of(
         caching = ()
     wanted = list(backends or ["auto"])
     device = preset.device or known.best_device(wanted[0])
-    precision = dtype or preset.dtype or ("float16" if device == "cuda" else "float32")
+    precision = known.dtype_or_default(dtype or preset.dtype, device)
     settings = Settings(
         model=model or preset.model,
         random_weights=preset.random_weights if random_weights is None else random_weights,

@@ -18,7 +18,6 @@ from deepcache_trt.commands.options import (
     Revision,
     StoreFolder,
     WeightsVariant,
-    dtype_or_default,
 )
 from deepcache_trt.commands.output import print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
@@ -69,22 +68,13 @@ def evaluate(
     from deepcache_trt.benchmarks.gpu_machine import environment
     from deepcache_trt.benchmarks.gpu_report import write_json
     from deepcache_trt.benchmarks.judges import Judges
-    from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
     quiet_libraries()
-    device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
-    pipes = load_pipes(
-        model,
-        branches={0, *(params.cache_branch_id for params in settings.values())},
-        device=device,
-        dtype=dtype_or_default(dtype, device),
-        backend=backend,
-        store=store,
-        **source.pretrained_arguments(),
-    )
+    branches = {0, *(params.cache_branch_id for params in settings.values())}
+    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     prompts = prompts_for(model, prompt)
     scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)

@@ -5,10 +5,6 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.errors import UnknownNameError, did_you_mean
-
-DTYPES = ("float32", "float16", "bfloat16")
-
 Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
 Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
 Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
@@ -25,18 +21,3 @@ WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in dif
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def dtype_or_default(dtype: str | None, device: str) -> str:
-    """The precision that is meant.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if dtype is None:
-        return "float16" if device == "cuda" else "float32"
-    if dtype not in DTYPES:
-        raise UnknownNameError(
-            f"unknown dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}; there are {', '.join(DTYPES)}"
-        )
-    return dtype

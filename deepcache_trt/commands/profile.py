@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from deepcache_trt.commands.options import AsJson, StoreFolder
 
 
 def profile(
@@ -21,8 +23,9 @@ def profile(
         typer.Option(help="The skip connection at which the shallow layers begin; repeatable. [default: 0]"),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that averages are taken over.")] = 50,
-    interval: Annotated[int, typer.Option(help="One step in this many is full.")] = 3,
-    skip_mode: Annotated[str, typer.Option(help="uniform, quad or quad_center.")] = "uniform",
+    plan: Annotated[Path | None, typer.Option(help="A plan file, instead of the next three.")] = None,
+    interval: Annotated[int | None, typer.Option(help="One step in this many is full. [default: 3]")] = None,
+    skip_mode: Annotated[str | None, typer.Option(help="uniform, quad or quad_center. [default: uniform]")] = None,
     skip_interval: Annotated[
         int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
     ] = None,
@@ -41,8 +44,8 @@ def profile(
             "Prints the share of the prediction that it reaches."
         ),
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Where a built graph is looked for. [default: user cache]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
 ) -> None:
     """Count operations, parameters and bytes moved of a model, full and shallow; predict times by a GPU's roofline.
 
@@ -54,12 +57,14 @@ def profile(
     from deepcache_trt.engines.store import Store, default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.plan import CacheParams, make_plan
+    from deepcache_trt.runtime.plan_file import read_params
 
-    branches = tuple(dict.fromkeys(branch or [0]))
+    options = {"cache_interval": interval, "skip_mode": skip_mode, "skip_interval": skip_interval}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    params = CacheParams(**given) if plan is None else read_params(plan, given)
+    branches = tuple(dict.fromkeys(branch or [params.cache_branch_id]))
     chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
-    params = CacheParams(cache_interval=interval, skip_mode=skip_mode, skip_interval=skip_interval)
-    plan = make_plan(params, steps)
     quiet_libraries()
     counted = profile_of(
         model,
@@ -71,5 +76,5 @@ def profile(
         store=Store(store or default_root()),
         progress=shown,
     )
-    found = report(counted, plan, gpu=chosen, measured=measured)
+    found = report(counted, make_plan(params, steps), gpu=chosen, measured=measured)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else markdown(found))

@@ -16,7 +16,6 @@ from deepcache_trt.commands.options import (
     Revision,
     StoreFolder,
     WeightsVariant,
-    dtype_or_default,
 )
 from deepcache_trt.commands.output import print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
@@ -66,24 +65,14 @@ def tune(
     from deepcache_trt.benchmarks.gpu_machine import environment
     from deepcache_trt.benchmarks.gpu_report import write_json
     from deepcache_trt.benchmarks.tune_draws import Drawer
-    from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
     from deepcache_trt.runtime.plan_file import write_plan
 
     quiet_libraries()
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
-    device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
-    pipes = load_pipes(
-        model,
-        branches=branches,
-        device=device,
-        dtype=dtype_or_default(dtype, device),
-        backend=backend,
-        store=store,
-        **source.pretrained_arguments(),
-    )
+    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
     costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
     found = tuning.search(

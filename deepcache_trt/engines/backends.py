@@ -19,6 +19,9 @@ COMPILED = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt", "openvino")
 # Of these, those that are faster for one shape than for a range; all others are as fast for a small one.
 STATIC = ("openvino",)
 
+# Of pipelines and their engines.
+DTYPES = ("float32", "float16", "bfloat16")
+
 # The backend that builds for a GPU which this machine does not have.
 AHEAD = "tensorrt-rtx"
 
@@ -162,6 +165,21 @@ def check_dtype(name: str, device: str, dtype: str) -> None:
         raise BackendError(
             "backend 'onnxruntime' has no bfloat16 on the CPU; use float32 there, or backend 'openvino', which has"
         )
+
+
+def dtype_or_default(dtype: str | None, device: str) -> str:
+    """The precision that is meant: float16 on a GPU and float32 without one, if none is named.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if dtype is None:
+        return "float16" if device == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise UnknownNameError(
+            f"unknown dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}; there are {', '.join(DTYPES)}"
+        )
+    return dtype
 
 
 def runs_on(name: str, device: str) -> bool:

@@ -24,7 +24,7 @@ from deepcache_trt.pipelines.live_components import live_components
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
-from deepcache_trt.runtime.plan_file import read_plan
+from deepcache_trt.runtime.plan_file import read_params
 
 _OPTIONS = [field.name for field in fields(EngineOptions)]
 _PLAN = "plan"  # a file that holds the fields of `CacheParams`
@@ -104,7 +104,7 @@ class DeepCachePipeline:
                     f"unknown cache parameter {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
                 )
         denoiser = self._denoiser()
-        params = _from_plan(changes) if changes.get(_PLAN) is not None else replace(denoiser.params, **_fields(changes))
+        params = _params(changes, denoiser.params)
         denoiser.check(params)
         denoiser.params = params
 
@@ -215,21 +215,16 @@ def _split(
     for name in rest.keys() - _ALIKE:
         if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
             raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
-    params = _from_plan(kwargs) if kwargs.get(_PLAN) is not None else replace(params, **_fields(kwargs))
+    params = _params(kwargs, params)
     options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
     return params, options, rest
 
 
-def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in CacheParams.names() if name in given}
-
-
-def _from_plan(given: Mapping[str, Any]) -> CacheParams:
-    if others := _fields(given):
-        raise DeepCacheError(
-            f"the plan file {given[_PLAN]} says how to cache already; leave out {', '.join(others)}, or write it there"
-        )
-    return read_plan(given[_PLAN]).params
+def _params(given: Mapping[str, Any], base: CacheParams) -> CacheParams:
+    """What is given in place of the base's; a plan file says all of it."""
+    own = {name: given[name] for name in CacheParams.names() if name in given}
+    plan = given.get(_PLAN)
+    return replace(base, **own) if plan is None else read_params(plan, own)
 
 
 def _load(base: Any, model: Any, kwargs: dict[str, Any]) -> Any:

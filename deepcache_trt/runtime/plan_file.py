@@ -11,7 +11,7 @@ for and is never read by a pipeline.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,21 @@ def read_plan(path: Path | str) -> PlanFile:
         return PlanFile(params=CacheParams(**found), about=about)
     except DeepCacheError as error:
         raise type(error)(f"plan file {path}: {error}") from error
+
+
+def read_params(path: Path | str, others: Iterable[str]) -> CacheParams:
+    """How to cache, where a plan file says all of it.
+
+    Args:
+        path: of the file.
+        others: the names of the fields that were given beside it.
+
+    Raises:
+        DeepCacheError: there are any; and as `read_plan`.
+    """
+    if names := ", ".join(others):
+        raise DeepCacheError(f"the plan file {path} says how to cache already; leave out {names}, or write it there")
+    return read_plan(path).params
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:

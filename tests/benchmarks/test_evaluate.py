@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from deepcache_trt.benchmarks.evaluate import Contender, Evaluation, Row, conten
 from deepcache_trt.benchmarks.judges import Judges
 from deepcache_trt.commands.evaluate import settings_from
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.pipelines.model_source import ModelSource
 from deepcache_trt.runtime.plan import CacheParams
 
 STEPS = 10
@@ -84,7 +84,7 @@ def test_two_plan_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pipes(store_root: Path) -> Pipes:
-    return load_pipes("digits", branches=(0, 1), device="cpu", dtype="float32", backend="onnxruntime", store=store_root)
+    return load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
 
 
 def test_every_pipeline_draws_the_scene_from_the_same_noise(pipes: Pipes) -> None:
@@ -191,6 +191,5 @@ def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
     from tests import tiny
 
     DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler()).save_pretrained(tmp_path)
-    arguments: dict[str, Any] = {"branches": (0,), "device": "cpu", "dtype": "float32"}
     with pytest.raises(DeepCacheError, match="a DDPMPipeline takes no prompt"):
-        load_pipes(str(tmp_path), **arguments)
+        load_pipes(ModelSource(model=str(tmp_path)), branches=(0,), backend="auto")

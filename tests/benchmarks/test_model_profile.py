@@ -79,6 +79,16 @@ def test_a_generation_costs_the_average_of_its_plan(folder: Path, graph: onnx.Mo
     assert row["speedup"]["weights"] == pytest.approx(full["weights"] / row["macs_per_step"]["weights"])
 
 
+def test_a_plan_file_is_averaged_over_at_its_own_branch(folder: Path, graph: onnx.ModelProto, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"full_steps": [0, 4], "skip_interval": 2, "cache_branch_id": 2}')
+    found = as_json(folder, "--steps", "8", "--plan", str(plan))
+    assert found["generation"]["calls"] == {"full": 2, "shallow": 4, "skip": 2}
+    assert [row["branch"] for row in found["variants"]] == [None, 2]
+    with pytest.raises(DeepCacheError, match="says how to cache already; leave out cache_interval"):
+        as_json(folder, "--plan", str(plan), "--interval", "4")
+
+
 def test_a_call_that_is_left_out_costs_nothing() -> None:
     plan = Plan(variants=("full", "shallow", "skip", "shallow"))
     assert per_step(plan, 10.0, 1.0) == (10 + 1 + 1) / 4

@@ -27,6 +27,7 @@ from deepcache_trt.benchmarks.tune import (
 )
 from deepcache_trt.benchmarks.tune_draws import Drawer
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.pipelines.model_source import ModelSource
 from deepcache_trt.runtime.plan import SHALLOW, CacheParams, make_plan
 from deepcache_trt.runtime.plan_file import read_plan, write_plan
 
@@ -203,8 +204,8 @@ def test_without_matplotlib_there_is_a_reason_and_no_plot(
 
 @pytest.fixture(scope="module")
 def drawer(store_root: Path) -> Drawer:
-    arguments: dict[str, Any] = {"device": "cpu", "dtype": "float32", "backend": "onnxruntime", "store": store_root}
-    return Drawer(load_pipes("digits", branches=(0, 1), **arguments), Scene(prompts=DIGITS[:2], steps=8))
+    pipes = load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
+    return Drawer(pipes, Scene(prompts=DIGITS[:2], steps=8))
 
 
 def test_a_candidates_error_is_against_the_uncached_picture(drawer: Drawer) -> None:
@@ -268,8 +269,8 @@ def test_plans_are_checked_in_turn_on_seeds_of_their_own(drawer: Drawer) -> None
 def test_on_digits_it_finds_a_plan_that_beats_the_default_at_equal_time_on_seeds_that_it_was_not_tuned_on(
     store_root: Path,
 ) -> None:
-    arguments: dict[str, Any] = {"device": "cpu", "dtype": "float32", "backend": "onnxruntime", "store": store_root}
-    drawer = Drawer(load_pipes("digits", branches=(0, 1), **arguments), Scene(prompts=DIGITS[::3], steps=STEPS))
+    pipes = load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
+    drawer = Drawer(pipes, Scene(prompts=DIGITS[::3], steps=STEPS))
     costs = drawer.count_macs()
     budget = costs.share(DEFAULT, STEPS)
     found = search(budget, steps=STEPS, branches=(0, 1), costs=costs, error_of=drawer.error, seeds=range(4), tell=quiet)
