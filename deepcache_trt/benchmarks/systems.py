@@ -222,9 +222,10 @@ def _load(pipeline_class: Any, picture: Picture, options: Mapping[str, Any]) -> 
     without: dict[str, Any] = {}
     if not (Path(picture.folder) / "tokenizer").is_dir():
         without = {"text_encoder": None, "tokenizer": None}
-    pipe = pipeline_class.from_pretrained(
-        picture.folder, dtype=getattr(torch, picture.dtype), use_safetensors=True, **without, **options
-    )
+    dtype = getattr(torch, picture.dtype)
+    pipe = pipeline_class.from_pretrained(picture.folder, dtype=dtype, use_safetensors=True, **without, **options)
+    if pipe.unet.dtype != dtype:  # older diffusers call the argument torch_dtype, and go on without this one
+        pipe = pipe.to(dtype)
     return pipe.to(picture.device)
 
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,17 @@ class Outcome:
     def figures(self, name: str) -> list[float]:
         """One figure of each sample, in order; empty where the system did not come through."""
         return [] if self.error else [float(sample[name]) for sample in self.samples]
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """What became of a system in several processes, one after the other, as one: the first one's, and all samples."""
+    peaks = [outcome.peak_bytes for outcome in outcomes if outcome.peak_bytes is not None]
+    return replace(
+        outcomes[0],
+        error=outcomes[-1].error,  # the last one: nobody starts again what has failed
+        samples=tuple(sample for outcome in outcomes for sample in outcome.samples),
+        peak_bytes=max(peaks, default=None),
+    )
 
 
 def take_turns(systems: Sequence[System], tell: Callable[[str], None]) -> list[Outcome]:

@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 
 from deepcache_trt.benchmarks import bench, our_system, systems
 from deepcache_trt.benchmarks.bench_systems import Stage
-from deepcache_trt.benchmarks.grid import SYSTEMS, Settings, interval_params
+from deepcache_trt.benchmarks.grid import SYSTEMS, Settings, cell_from, interval_params
 from deepcache_trt.benchmarks.seeded import random_pipeline
 from deepcache_trt.benchmarks.systems import Picture
 from deepcache_trt.engines.store import Store
@@ -57,7 +57,7 @@ def measure(
 
 
 def titles(record: dict[str, Any]) -> list[str]:
-    return [bench._cell_of(entry).title for entry in record["cells"]]
+    return [cell_from(entry["cell"]).title for entry in record["cells"]]
 
 
 # Cells.
@@ -86,6 +86,18 @@ def test_systems_of_a_cell_take_turns(tmp_path: Path, monkeypatch: pytest.Monkey
     measure(tmp_path / "bench.json", settings=replace(SETTINGS, batches=(1,), caching=()))
     drawn = [line for line in (tmp_path / "diary").read_text().splitlines() if "draws" in line]
     assert drawn == [f"{name} draws {number}" for number in (1, 2, 3) for name in ("diffusers", "other")]
+
+
+def test_several_processes_of_a_system_share_its_calls_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "diary", acts={"64 px, batch 1/plain/other": ",,fail"})
+    settings = replace(SETTINGS, batches=(1,), caching=(), processes=2)
+    record = measure(tmp_path / "bench.json", settings=settings)
+    ((whole, failed),) = (entry["outcomes"] for entry in record["cells"])
+    diary = (tmp_path / "diary").read_text().splitlines()
+    assert diary.count("diffusers ended") == 2
+    assert diary.count("other ended") == 1, "what has failed is not started again"
+    assert [sample["drawn"] for sample in whole["samples"]] == [2, 3, 2, 3]
+    assert failed["error"] == "ValueError: no such thing in …/store"
 
 
 @pytest.mark.parametrize(
