@@ -123,8 +123,9 @@ class Settings:
             for value in values:
                 if value < 1:
                     raise DeepCacheError(f"{option} must be at least 1, not {value}")
+        calls = max(self.steps, 2)  # in one step no plan caches anything
         for params in self.caching:
-            if len(make_plan(params, self.steps).full_steps) == self.steps > 1:
+            if len(make_plan(params, calls).full_steps) == calls:
                 raise DeepCacheError(
                     f"{in_words(params)}: nothing is cached in {self.steps} steps, which every grid has as its plain "
                     f"column; give an interval of 2 or more"

@@ -85,6 +85,7 @@ def test_what_is_given_replaces_what_the_preset_has(given: dict[str, Any], expec
             DeepCacheError,
             "uncached: nothing is cached in 10 steps, .* give an interval of 2 or more",
         ),
+        ({"intervals": [1], "steps": 1}, DeepCacheError, "uncached: nothing is cached in 1 steps"),
         ({"plans": [CacheParams(full_steps=tuple(range(10)))]}, DeepCacheError, "full at 0, 1, .* cached in 10 steps"),
         (
             {"plans": [CacheParams(skip_mode="quad_center", center=12)]},
