@@ -10,7 +10,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from deepcache_trt.benchmarks.fidelity import latent_distances
 from deepcache_trt.benchmarks.gpu_machine import environment
 from deepcache_trt.benchmarks.gpu_report import write_json
 from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, Settings, cell_from, minutes
-from deepcache_trt.benchmarks.turns import Outcome, System, joined, take_turns
+from deepcache_trt.benchmarks.turns import Outcome, take_turns
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.progress import Report
 
@@ -128,33 +128,21 @@ def _measure_cell(cell: Cell, stage: Stage, refused: Mapping[str, str], meter: "
     """The entry of a cell: its outcomes, and how far their latents are from the reference's."""
     unable = {**refused, **_not_installed(stage)}
     chosen = [system for system in stage.systems(cell) if system.name not in unable]
-    meter.begin(cell, events=stage.settings.processes * (len(chosen) + sum(system.rounds for system in chosen)))
+    meter.begin(cell, events=len(chosen) + sum(system.rounds for system in chosen))
     outcomes = {name: Outcome(name=name, error=error) for name, error in unable.items()}
-    alone: dict[str, None] = {}
-    for _ in range(stage.settings.processes):
-        found, apart = _in_turn(chosen, meter)
-        alone |= dict.fromkeys(apart)
-        for name, outcome in found.items():
-            outcomes[name] = joined([outcomes[name], outcome]) if name in outcomes else outcome
-        chosen = [system for system in chosen if not outcomes[system.name].error]
-    return {
-        "cell": cell.record(),
-        "outcomes": [asdict(outcomes[system.name]) for system in stage.systems(cell)],
-        "alone": list(alone),
-        "fidelity": _distances(cell, stage, outcomes),
-        "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def _in_turn(systems: Sequence[System], meter: "_Meter") -> tuple[dict[str, Outcome], list[str]]:
-    """What becomes of systems, each in one process, and which of them only fitted into memory alone."""
-    outcomes = {outcome.name: outcome for outcome in (take_turns(systems, meter.count) if systems else [])}
+    outcomes |= {outcome.name: outcome for outcome in (take_turns(chosen, meter.count) if chosen else [])}
     alone = []
-    for system in systems if len(systems) > 1 else ():
+    for system in chosen if len(chosen) > 1 else ():
         if is_out_of_memory(outcomes[system.name]):  # others were in memory beside it
             outcomes[system.name] = take_turns([system], meter.say)[0]
             alone.append(system.name)
-    return outcomes, alone
+    return {
+        "cell": cell.record(),
+        "outcomes": [asdict(outcomes[system.name]) for system in stage.systems(cell)],
+        "alone": alone,
+        "fidelity": _distances(cell, stage, outcomes),
+        "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
 
 
 def _in_words(entry: Mapping[str, Any]) -> str:

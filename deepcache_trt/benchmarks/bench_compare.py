@@ -9,7 +9,7 @@ from deepcache_trt.benchmarks.grid import differences
 from deepcache_trt.errors import DeepCacheError
 
 # What two results may differ in and still be of the same thing: a part of a grid, by whatever systems, once more often.
-_FREE = ("sizes", "batches", "caching", "systems", "backends", "repeats", "processes")
+_FREE = ("sizes", "batches", "caching", "systems", "backends", "repeats")
 
 _HARDWARE = ("GPU", "compute capability", "CPU", "memory")
 

@@ -23,8 +23,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     missing = len(settings.cells) - len(figures.outcomes)
     sections = [
         f"## {settings.model} on {figures.hardware}",
-        f"`{record['command']}`, {_when(record)}: {settings.model} with {weights}, {drawn}. Every system ran in "
-        f"{_processes(figures)}; medians.",
+        f"`{record['command']}`, {_when(record)}: {settings.model} with {weights}, {drawn}. Every system ran in a "
+        f"process of its own, one call in turn, {settings.repeats} after the first, cached twice as many; medians.",
         f"**{missing} of {len(settings.cells)} cells are not measured yet.**" if missing else "",
         "### Seconds of a call, speed-up over the plain column, and fidelity",
         _grid(figures),
@@ -41,15 +41,6 @@ def markdown(record: Mapping[str, Any]) -> str:
         markdown_table(["", ""], [[name, value] for name, value in _facts(figures).items()]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _processes(figures: Figures) -> str:
-    settings = figures.settings
-    plain, cached = (settings.calls(cell) for cell in (settings.cells[0], settings.cells[-1]))
-    own = "a process" if settings.processes == 1 else f"{settings.processes} processes, one after the other,"
-    return (
-        f"{own} of its own, one call in turn: {plain} after the first{f', {cached} cached' if cached > plain else ''}"
-    )
 
 
 def _when(record: Mapping[str, Any]) -> str:

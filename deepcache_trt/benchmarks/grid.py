@@ -93,8 +93,7 @@ class Settings:
         caching: the plan of each cached column; the plain one comes before them.
         systems: of `SYSTEMS`.
         backends: of ours.
-        repeats: timed calls of each system in each plain cell, at least; see `calls`.
-        processes: that each system has in each cell, one after the other: some are slow for all of their life.
+        repeats: timed calls of each system in each plain cell; see `calls`.
     """
 
     model: str
@@ -108,7 +107,6 @@ class Settings:
     systems: tuple[str, ...]
     backends: tuple[str, ...]
     repeats: int
-    processes: int = 1
 
     def __post_init__(self) -> None:
         for name in self.systems:
@@ -118,7 +116,6 @@ class Settings:
             ("--batch", self.batches),
             ("--steps", (self.steps,)),
             ("--repeats", (self.repeats,)),
-            ("--processes", (self.processes,)),
         ):
             for value in values:
                 if value < 1:
@@ -142,14 +139,14 @@ class Settings:
         ]
 
     def calls(self, cell: Cell) -> int:
-        """Timed calls of each process of a system, after its first one: of the shorter, cached ones twice as many."""
-        return math.ceil(self.repeats * (1 if cell.is_plain else 2) / self.processes)
+        """Timed calls of each system, after its first one: of the shorter, cached ones twice as many."""
+        return self.repeats * (1 if cell.is_plain else 2)
 
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in units that are the same for all."""
         steps = sum(_COST[variant] for variant in make_plan(cell.params, self.steps).variants)
         of_a_call = cell.pixels**2 * cell.batch * steps
-        return of_a_call * self.processes * (1 + self.calls(cell))
+        return of_a_call * (1 + self.calls(cell))
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -191,7 +188,6 @@ class Preset:
     caching: tuple[CacheParams, ...]
     systems: tuple[str, ...]
     repeats: int
-    processes: int = 1
     dtype: str | None = None
     device: str | None = None
 
@@ -220,8 +216,7 @@ PRESETS = {
         batches=(2, 1),
         caching=COLUMNS,
         systems=SYSTEMS,
-        repeats=4,
-        processes=3,
+        repeats=8,
         dtype="bfloat16",
         device="cpu",
     ),
@@ -273,7 +268,6 @@ def settings_of(
     backends: Sequence[str] | None = None,
     dtype: str | None = None,
     repeats: int | None = None,
-    processes: int | None = None,
 ) -> Settings:
     """A preset with what is given in place of its own, on this machine's best device.
 
@@ -309,7 +303,6 @@ def settings_of(
         systems=tuple(dict.fromkeys(systems or preset.systems)),
         backends=tuple(dict.fromkeys(known.resolve(name, device) for name in wanted)),
         repeats=preset.repeats if repeats is None else repeats,
-        processes=preset.processes if processes is None else processes,
     )
     for backend in settings.backends:
         known.check_dtype(backend, device, precision)

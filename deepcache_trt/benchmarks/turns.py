@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from deepcache_trt.benchmarks.worker import DRAW, LOAD
 
 _POLL_SECONDS = 0.1
 _GOODBYE_SECONDS = 20
+
+# Freed memory is used again instead of going back to the system. By default glibc decides that in each process anew, by
+# what happens to be freed first: eager PyTorch then has one of several paces for all its life, twice as slow the worst.
+_KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 # Figures of /proc/<pid>/status, in kB: the most that was resident at any moment, and what of it is no file's now.
 _PEAK, _ANONYMOUS = "VmHWM", "RssAnon"
@@ -94,17 +98,6 @@ class Outcome:
     def figures(self, name: str) -> list[float]:
         """One figure of each sample, in order; empty where the system did not come through."""
         return [] if self.error else [float(sample[name]) for sample in self.samples]
-
-
-def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """What became of a system in several processes, one after the other, as one: the first one's, and all samples."""
-    peaks = [outcome.peak_bytes for outcome in outcomes if outcome.peak_bytes is not None]
-    return replace(
-        outcomes[0],
-        error=outcomes[-1].error,  # the last one: nobody starts again what has failed
-        samples=tuple(sample for outcome in outcomes for sample in outcome.samples),
-        peak_bytes=max(peaks, default=None),
-    )
 
 
 def take_turns(systems: Sequence[System], tell: Callable[[str], None]) -> list[Outcome]:
@@ -205,7 +198,7 @@ class Worker:
         command = [self.system.python or sys.executable, "-P", "-m", "deepcache_trt.benchmarks.worker"]
         return subprocess.Popen(
             [*command, self.system.factory, json.dumps(self.system.arguments)],
-            env=children.environment(),
+            env={**_KEEP_FREED_MEMORY, **children.environment()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

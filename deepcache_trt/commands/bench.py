@@ -36,9 +36,6 @@ def bench(
     repeats: Annotated[
         int | None, typer.Option(help="Timed calls of each system without caching; with it twice as many.")
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="Processes of each system in each cell, among which its calls are shared out.")
-    ] = None,
     out: Annotated[
         Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
     ] = Path("bench.json"),
@@ -80,7 +77,6 @@ def bench(
         backends=backend,
         dtype=dtype,
         repeats=repeats,
-        processes=processes,
     )
     earlier = None if compare is None else running.read_record(compare)
     if chart is not None:

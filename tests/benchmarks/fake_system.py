@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -68,6 +69,15 @@ def _take_memory(note: Note) -> None:
     del taken
 
 
+def _reuse_memory(note: Note) -> None:
+    """Notes for how many pages of what it takes for the second time the system had to be asked."""
+    for _ in range(2):
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        taken = [bytearray(b"x") * (16 << 20) for _ in range(4)]
+        del taken
+    note(f"asked for {resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults} pages")
+
+
 def _start_child(note: Note) -> None:
     note(f"has child {subprocess.Popen(['sleep', '600']).pid}")
 
@@ -84,6 +94,7 @@ _ACTS: dict[str, Callable[[Note], None]] = {
     "abort": _abort,
     "print": _print,
     "take memory": _take_memory,
+    "reuse memory": _reuse_memory,
     "start child": _start_child,
     "hang": _hang,
 }

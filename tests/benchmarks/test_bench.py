@@ -88,18 +88,6 @@ def test_systems_of_a_cell_take_turns(tmp_path: Path, monkeypatch: pytest.Monkey
     assert drawn == [f"{name} draws {number}" for number in (1, 2, 3) for name in ("diffusers", "other")]
 
 
-def test_several_processes_of_a_system_share_its_calls_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, tmp_path / "diary", acts={"64 px, batch 1/plain/other": ",,fail"})
-    settings = replace(SETTINGS, batches=(1,), caching=(), processes=2)
-    record = measure(tmp_path / "bench.json", settings=settings)
-    ((whole, failed),) = (entry["outcomes"] for entry in record["cells"])
-    diary = (tmp_path / "diary").read_text().splitlines()
-    assert diary.count("diffusers ended") == 2
-    assert diary.count("other ended") == 1, "what has failed is not started again"
-    assert [sample["drawn"] for sample in whole["samples"]] == [2, 3, 2, 3]
-    assert failed["error"] == "ValueError: no such thing in …/store"
-
-
 @pytest.mark.parametrize(
     ("act", "error", "is_memory"),
     [

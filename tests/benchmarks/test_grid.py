@@ -94,7 +94,6 @@ def test_what_is_given_replaces_what_the_preset_has(given: dict[str, Any], expec
         ),
         ({"sizes": [0]}, DeepCacheError, "--size must be at least 1, not 0"),
         ({"repeats": 0}, DeepCacheError, "--repeats must be at least 1, not 0"),
-        ({"processes": 0}, DeepCacheError, "--processes must be at least 1, not 0"),
         ({"branches": [-1]}, DeepCacheError, "cache_branch_id must be a whole number of at least 0, not -1"),
     ],
 )
@@ -125,7 +124,6 @@ def test_a_cell_has_the_published_heading_and_costs_less_the_more_it_caches() ->
     ]
     assert [cell.plain for cell in cells] == cells[:1] * 4
     assert [settings.calls(cell) for cell in cells] == [3, 6, 6, 6]
-    assert [replace(settings, processes=2).calls(cell) for cell in cells] == [2, 3, 3, 3]
     costs = [settings.cost(cell) for cell in cells]
     assert costs == sorted(costs, reverse=True)
     assert costs[0] == 2 * settings.cost(replace(cells[0], batch=2))

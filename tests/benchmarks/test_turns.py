@@ -1,6 +1,7 @@
 """Systems take turns in processes of their own; what becomes of one costs the others nothing."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -99,6 +100,14 @@ def test_peak_memory_is_that_of_the_worker() -> None:
     assert large.peak_bytes > small.peak_bytes + (200 << 20)
     assert large.peak_bytes > large.peak_anonymous_bytes > small.peak_anonymous_bytes + (200 << 20)
     assert large.available_bytes is not None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_freed_memory_is_used_again(tmp_path: Path) -> None:
+    """Else what a process happens to free first decides how fast it is."""
+    run(fake("idle", diary=tmp_path / "diary", acts=["", "reuse memory"]))
+    (line,) = (line for line in (tmp_path / "diary").read_text().splitlines() if "asked for" in line)
+    assert int(line.split()[3]) < 1000
 
 
 def test_what_would_not_fit_beside_the_others_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
