@@ -24,7 +24,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     sections = [
         f"## {settings.model} on {figures.hardware}",
         f"`{record['command']}`, {_when(record)}: {settings.model} with {weights}, {drawn}. Every system ran in a "
-        f"process of its own, one call in turn, {settings.repeats} after the first, cached twice as many; medians.",
+        f"process of its own, one call in turn, {settings.repeats} after the first; medians.",
         f"**{missing} of {len(settings.cells)} cells are not measured yet.**" if missing else "",
         "### Seconds of a call, speed-up over the plain column, and fidelity",
         _grid(figures),

@@ -92,7 +92,7 @@ class Stage:
                     our_system.ours,
                     self.picture(cell, name_of(OURS, backend), self.settings.dtype),
                     name=name_of(OURS, backend),
-                    rounds=self.settings.calls(cell),
+                    rounds=self.settings.repeats,
                     backend=backend,
                     params=fields_of(cell.params),
                     store=str(self.store),
@@ -113,7 +113,7 @@ class Stage:
     def _peer(self, cell: Cell, kind: str, factory: Callable[..., Any], **caching: int) -> System:
         name = NAMES[kind]
         picture = self.picture(cell, name, self.settings.dtype)
-        system = systems.system(factory, picture, name=name, rounds=self.settings.calls(cell), **caching)
+        system = systems.system(factory, picture, name=name, rounds=self.settings.repeats, **caching)
         return replace(system, python=self.python)
 
 

@@ -93,7 +93,7 @@ class Settings:
         caching: the plan of each cached column; the plain one comes before them.
         systems: of `SYSTEMS`.
         backends: of ours.
-        repeats: timed calls of each system in each plain cell; see `calls`.
+        repeats: timed calls of each system in each cell, after its first one.
     """
 
     model: str
@@ -138,15 +138,11 @@ class Settings:
             for params in (PLAIN, *self.caching)
         ]
 
-    def calls(self, cell: Cell) -> int:
-        """Timed calls of each system, after its first one: of the shorter, cached ones twice as many."""
-        return self.repeats * (1 if cell.is_plain else 2)
-
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in units that are the same for all."""
         steps = sum(_COST[variant] for variant in make_plan(cell.params, self.steps).variants)
         of_a_call = cell.pixels**2 * cell.batch * steps
-        return of_a_call * (1 + self.calls(cell))
+        return of_a_call * (1 + self.repeats)
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -216,7 +212,7 @@ PRESETS = {
         batches=(2, 1),
         caching=COLUMNS,
         systems=SYSTEMS,
-        repeats=8,
+        repeats=16,
         dtype="bfloat16",
         device="cpu",
     ),

@@ -27,10 +27,6 @@ from deepcache_trt.benchmarks.worker import DRAW, LOAD
 _POLL_SECONDS = 0.1
 _GOODBYE_SECONDS = 20
 
-# Freed memory is used again instead of going back to the system. By default glibc decides that in each process anew, by
-# what happens to be freed first: eager PyTorch then has one of several paces for all its life, twice as slow the worst.
-_KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-
 # Figures of /proc/<pid>/status, in kB: the most that was resident at any moment, and what of it is no file's now.
 _PEAK, _ANONYMOUS = "VmHWM", "RssAnon"
 
@@ -198,7 +194,7 @@ class Worker:
         command = [self.system.python or sys.executable, "-P", "-m", "deepcache_trt.benchmarks.worker"]
         return subprocess.Popen(
             [*command, self.system.factory, json.dumps(self.system.arguments)],
-            env={**_KEEP_FREED_MEMORY, **children.environment()},
+            env=children.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

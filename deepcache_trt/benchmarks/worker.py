@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+from deepcache_trt.benchmarks.allocator import keep_freed_memory
+
 # The orders.
 LOAD, DRAW = "load", "draw"
 
@@ -36,6 +38,7 @@ def main() -> None:
     """Obey orders until there are no more."""
     with suppress(OSError):  # when memory runs out, this process is to be killed and no other
         Path("/proc/self/oom_score_adj").write_text("1000")
+    keep_freed_memory()
     factory, arguments = sys.argv[1:]
     orders, answers = private_pipes()
     draw: Draw | None = None

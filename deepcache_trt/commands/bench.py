@@ -33,9 +33,7 @@ def bench(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of ours; repeatable. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of every system: float32, float16 or bfloat16.")] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Timed calls of each system without caching; with it twice as many.")
-    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed calls of each system in each cell.")] = None,
     out: Annotated[
         Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
     ] = Path("bench.json"),
@@ -57,7 +55,6 @@ def bench(
     from deepcache_trt.benchmarks import bench_chart, bench_page, grid
     from deepcache_trt.benchmarks.bench_compare import compare as compared
     from deepcache_trt.benchmarks.bench_report import markdown
-    from deepcache_trt.benchmarks.gpu_report import without_paths
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.plan_file import read_plan
@@ -82,8 +79,7 @@ def bench(
     if chart is not None:
         bench_chart.check(chart)
     quiet_libraries()
-    command = without_paths(typed_command())
-    record = running.open_record(out, settings, command)
+    record = running.open_record(out, settings, typed_command())
     with shown(f"measuring {len(settings.cells)} cells") as report:
         running.measure(
             record,

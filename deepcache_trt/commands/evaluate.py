@@ -62,6 +62,7 @@ def evaluate(
     """Compare cached settings with the uncached output of the same seeds, and with fewer steps in the same time."""
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
+    from deepcache_trt.benchmarks.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
     from deepcache_trt.benchmarks.eval_report import markdown, remarks, table
     from deepcache_trt.benchmarks.evaluate import evaluate as measure
@@ -72,6 +73,7 @@ def evaluate(
     from deepcache_trt.progress import quiet_libraries
 
     quiet_libraries()
+    keep_freed_memory()
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
     branches = {0, *(params.cache_branch_id for params in settings.values())}
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)

@@ -15,8 +15,10 @@ def tell(line: str) -> None:
 
 
 def typed_command() -> str:
-    """The command that runs, so that it can be typed again."""
-    return shlex.join(["deepcache-trt", *sys.argv[1:]])
+    """The command that runs, as reports print it: they are published, so paths are cut down to their last part."""
+    from deepcache_trt.benchmarks.gpu_report import without_paths
+
+    return without_paths(shlex.join(["deepcache-trt", *sys.argv[1:]]))
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, title: str, words: int = 1) -> None:

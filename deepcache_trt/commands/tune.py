@@ -61,6 +61,7 @@ def tune(
     _check(macs, speedup, seconds, plot)
     from deepcache_trt.benchmarks import tune as tuning
     from deepcache_trt.benchmarks import tune_report as report
+    from deepcache_trt.benchmarks.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
     from deepcache_trt.benchmarks.gpu_machine import environment
     from deepcache_trt.benchmarks.gpu_report import write_json
@@ -70,6 +71,7 @@ def tune(
     from deepcache_trt.runtime.plan_file import write_plan
 
     quiet_libraries()
+    keep_freed_memory()
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
