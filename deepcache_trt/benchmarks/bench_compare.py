@@ -5,13 +5,26 @@ from typing import Any
 
 from deepcache_trt.benchmarks.bench_figures import Figures
 from deepcache_trt.benchmarks.gpu_report import markdown_table
-from deepcache_trt.benchmarks.grid import differences
+from deepcache_trt.benchmarks.grid import Settings, differences, settings_from
 from deepcache_trt.errors import DeepCacheError
 
 # What two results may differ in and still be of the same thing: a part of a grid, by whatever systems, once more often.
 _FREE = ("sizes", "batches", "caching", "systems", "backends", "repeats")
 
 _HARDWARE = ("GPU", "compute capability", "CPU", "memory")
+
+
+def check(settings: Settings, old: Mapping[str, Any]) -> None:
+    """Whether what is measured with these settings can be set beside a result.
+
+    Raises:
+        DeepCacheError: the model or a setting differs.
+    """
+    changed = differences(settings, settings_from(old["settings"]), ignoring=_FREE)
+    if changed:
+        raise DeepCacheError(
+            f"these results are not of the same thing: {'; '.join(changed)}; measure one of them again with the other's"
+        )
 
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
@@ -21,11 +34,7 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
         DeepCacheError: the model or a setting differs, or no cell is in both.
     """
     figures, before = Figures(new), Figures(old)
-    changed = differences(figures.settings, before.settings, ignoring=_FREE)
-    if changed:
-        raise DeepCacheError(
-            f"these results are not of the same thing: {'; '.join(changed)}; measure one of them again with the other's"
-        )
+    check(figures.settings, old)
     ratios = {
         "seconds": _ratios(_seconds(figures), _seconds(before)),
         "speed-up over plain": _ratios(_speedups(figures), _speedups(before)),
@@ -42,7 +51,8 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            "## New ÷ old",
+            "## This result ÷ another",
+            f"The other: `{old['command']}`, {old['environment']['date']}.",
             *_warnings(figures, before),
             f"Differ: {'; '.join(most)}.",
             markdown_table(["cell", "", *ratios], lines),

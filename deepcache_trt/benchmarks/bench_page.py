@@ -3,7 +3,7 @@
     python -m deepcache_trt.benchmarks.bench_page --out docs/benchmarks.md results/*.json
 
 writes it from results of `deepcache-trt bench`, none of them included; that command writes it of its own result with
-`--docs`.
+`--docs`. With `--compare` it says beside each result how far from it another one is.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.bench import read_record
+from deepcache_trt.benchmarks.bench_compare import compare
 from deepcache_trt.benchmarks.bench_report import markdown
 from deepcache_trt.benchmarks.published import Counts, arithmetic, count_published
 
@@ -27,23 +28,38 @@ on, when, and by which command. Repeat it with `deepcache-trt bench --preset cpu
 _NOTHING = "Nothing has been measured for this page yet."
 
 
-def page(records: Sequence[Mapping[str, Any]], counts: Counts, *, chart: str = "") -> str:
+def page(
+    records: Sequence[Mapping[str, Any]], counts: Counts, *, chart: str = "", earlier: Mapping[str, Any] | None = None
+) -> str:
     """The page.
 
     Args:
         records: of `bench.measure`.
         counts: of `published.count_published`.
         chart: where that of the first record is, as the page has to say it; "": there is none.
+        earlier: a record that each of them is compared with.
+
+    Raises:
+        DeepCacheError: they cannot be compared.
     """
-    measured = [markdown(record).rstrip() for record in records] or [_NOTHING]
+    measured = []
+    for record in records:
+        measured += [markdown(record).rstrip(), *([] if earlier is None else [compare(record, earlier)])]
+    measured = measured or [_NOTHING]
     pictures = [f"![Seconds of a call, by size, batch and plan]({chart})"] if chart else []
     return "\n\n".join([_HEAD, *pictures, *measured, arithmetic(counts)]) + "\n"
 
 
-def write(path: Path, records: Sequence[Mapping[str, Any]], *, chart: Path | None = None) -> None:
+def write(
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    chart: Path | None = None,
+    earlier: Mapping[str, Any] | None = None,
+) -> None:
     """Count the operations and write the page; that takes a minute."""
     picture = "" if chart is None else Path(os.path.relpath(chart, path.parent)).as_posix()
-    text = page(records, count_published(), chart=picture)
+    text = page(records, count_published(), chart=picture, earlier=earlier)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -53,9 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the page of benchmarks.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md")
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="of the first result, drawn before")
+    parser.add_argument("--compare", type=Path, metavar="OTHER.json", help="a result of the same, run another time")
     parser.add_argument("results", type=Path, nargs="*", metavar="RESULT.json")
     options = parser.parse_args()
-    write(options.out, [read_record(path) for path in options.results], chart=options.chart)
+    records, earlier = [read_record(path) for path in options.results], options.compare and read_record(options.compare)
+    write(options.out, records, chart=options.chart, earlier=earlier)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,16 @@ def markdown(record: Mapping[str, Any]) -> str:
     settings = figures.settings
     weights = "seeded weights" if settings.random_weights else "its own weights"
     drawn = f"{settings.steps} steps of DDIM with guidance, {settings.dtype}"
+    kept = (
+        " None gave freed memory back to the system, which costs eager PyTorch a third of its pace in some processes."
+        if settings.device == "cpu"
+        else ""
+    )
     missing = len(settings.cells) - len(figures.outcomes)
     sections = [
         f"## {settings.model} on {figures.hardware}",
         f"`{record['command']}`, {_when(record)}: {settings.model} with {weights}, {drawn}. Every system ran in a "
-        f"process of its own, one call in turn, {settings.repeats} after the first; medians.",
+        f"process of its own, one call in turn, {settings.repeats} after the first; medians.{kept}",
         f"**{missing} of {len(settings.cells)} cells are not measured yet.**" if missing else "",
         "### Seconds of a call, speed-up over the plain column, and fidelity",
         _grid(figures),

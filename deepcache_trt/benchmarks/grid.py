@@ -169,13 +169,8 @@ def cell_from(record: Mapping[str, Any]) -> Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named grid; the fields are those of `Settings`, and None is left to the machine.
+    """A named grid; the fields are those of `Settings`, and None is left to the machine."""
 
-    Attributes:
-        about: what it is, for help.
-    """
-
-    about: str
     model: str
     random_weights: bool
     steps: int
@@ -193,7 +188,6 @@ COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))
 
 PRESETS = {
     "a5000": Preset(
-        about="the published table: Stable Diffusion 2.1, 50 steps",
         model="sd21",
         random_weights=False,
         steps=50,
@@ -204,7 +198,6 @@ PRESETS = {
         repeats=5,
     ),
     "cpu": Preset(
-        about="the published columns at a size for a few cores",
         model="sd21",
         random_weights=True,
         steps=9,
@@ -217,7 +210,6 @@ PRESETS = {
         device="cpu",
     ),
     "smoke": Preset(
-        about="the bundled digits, in a minute",
         model="digits",
         random_weights=False,
         steps=10,

@@ -12,7 +12,7 @@ from deepcache_trt.commands.output import typed_command
 
 def bench(
     preset: Annotated[
-        str, typer.Option(help="a5000 (the published grid), cpu (one for a few cores) or smoke (the bundled digits).")
+        str, typer.Option(help="a5000: the published grid; cpu: for two cores, 20 minutes; smoke: the bundled digits.")
     ] = "smoke",
     model: Annotated[
         str | None, typer.Option(help="A catalogue name, a folder, or a hub id. [default: the preset's]")
@@ -52,8 +52,7 @@ def bench(
     What is given replaces that of the preset. Ctrl-C loses no finished cell: the same command goes on.
     """
     from deepcache_trt.benchmarks import bench as running
-    from deepcache_trt.benchmarks import bench_chart, bench_page, grid
-    from deepcache_trt.benchmarks.bench_compare import compare as compared
+    from deepcache_trt.benchmarks import bench_chart, bench_compare, bench_page, grid
     from deepcache_trt.benchmarks.bench_report import markdown
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
@@ -76,6 +75,8 @@ def bench(
         repeats=repeats,
     )
     earlier = None if compare is None else running.read_record(compare)
+    if earlier is not None:
+        bench_compare.check(settings, earlier)
     if chart is not None:
         bench_chart.check(chart)
     quiet_libraries()
@@ -94,6 +95,6 @@ def bench(
     if chart is not None:
         bench_chart.draw(record, chart)
     if docs is not None:
-        bench_page.write(docs, [record], chart=chart)
+        bench_page.write(docs, [record], chart=chart, earlier=earlier)
     if earlier is not None:
-        typer.echo(compared(record, earlier))
+        typer.echo(bench_compare.compare(record, earlier))

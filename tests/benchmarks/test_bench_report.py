@@ -1,11 +1,13 @@
 """What is made of a benchmark's record: the table, the comparison, the chart and the page."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from deepcache_trt.benchmarks import bench_chart
 from deepcache_trt.benchmarks.bench_compare import compare
@@ -14,6 +16,7 @@ from deepcache_trt.benchmarks.bench_page import page
 from deepcache_trt.benchmarks.bench_report import markdown
 from deepcache_trt.benchmarks.grid import PLAIN, Cell, Settings, interval_params
 from deepcache_trt.benchmarks.macs import Macs
+from deepcache_trt.cli import app
 from deepcache_trt.errors import BackendError, DeepCacheError
 from tests.benchmarks.bench_records import COMPILED, EAGER, ENVIRONMENT, OURS, PACKAGE, SECONDS, SETTINGS, record
 
@@ -156,6 +159,15 @@ def test_results_of_different_things_are_not_compared(settings: Settings, second
         compare(record(seconds, settings=settings), record())
 
 
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(json.dumps(record()))
+    command = ["bench", "--compare", str(tmp_path / "old.json"), "--out", str(tmp_path / "new.json")]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, DeepCacheError)
+    assert "not of the same thing: model sd21 against digits" in str(result.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["old.json"]
+
+
 def test_more_repeats_and_fewer_systems_may_be_compared() -> None:
     changed = replace(SETTINGS, repeats=9, systems=("ours",))
     assert "by at most 0.0 %" in compare(record(settings=changed), record())
@@ -198,6 +210,8 @@ def test_the_page_has_what_was_measured_and_the_arithmetic() -> None:
     counts = {(pixels, branch): macs for pixels in (512, 768, 1024) for branch in (0, 1)}
     text = page([record()], counts, chart="chart.svg")
     assert "](chart.svg)" in text
+    assert "÷ another" not in text
+    assert "how many times as long as ours by at most 0.0 %" in page([record()], counts, earlier=record(factor=1.25))
     assert text.startswith("# Benchmarks\n")
     assert "\n## sd21 on A made-up CPU, 2 threads\n" in text
     assert "\n## What arithmetic allows in the published table\n" in text
