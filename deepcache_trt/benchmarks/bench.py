@@ -22,7 +22,7 @@ from deepcache_trt.benchmarks.bench_systems import NAMES, REFERENCE, Stage, coun
 from deepcache_trt.benchmarks.fidelity import latent_distances
 from deepcache_trt.benchmarks.gpu_machine import environment
 from deepcache_trt.benchmarks.gpu_report import write_json
-from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, Settings, cell_from, minutes
+from deepcache_trt.benchmarks.grid import DEEPCACHE, OURS, Cell, Settings, cell_from, minutes, settings_from
 from deepcache_trt.benchmarks.turns import Outcome, take_turns
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.progress import Report
@@ -63,7 +63,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         found: Record = json.loads(path.read_text(encoding="utf-8"))
-        _ = found["settings"]["model"], found["environment"]["CPU"], found["cells"]
+        _ = settings_from(found["settings"]), found["environment"]["CPU"], found["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeepCacheError(f"{path} is no result of `deepcache-trt bench`: {first_line(error)}") from error
     return found

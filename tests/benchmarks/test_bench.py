@@ -180,6 +180,7 @@ def edited(out: Path, part: str, **entries: object) -> None:
             lambda out: edited(out, "environment", CPU="Z80"),
             r"its environment has CPU 'Z80' and not '.*'; give another",
         ),
+        (lambda out: edited(out, "settings", odd=1), r"is no result of `deepcache-trt bench`: .*unexpected .* 'odd'"),
         (lambda out: out.write_text("{}"), r"is no result of `deepcache-trt bench`: 'settings'"),
         (lambda out: out.write_text("# notes"), r"is no result of `deepcache-trt bench`: Expecting value"),
     ],
