@@ -184,7 +184,7 @@ def edited(out: Path, part: str, **entries: object) -> None:
         (lambda out: out.write_text("{}"), r"is no result of `deepcache-trt bench`: 'settings'"),
         (lambda out: out.write_text("# notes"), r"is no result of `deepcache-trt bench`: Expecting value"),
     ],
-    ids=["settings", "environment", "other json", "no json"],
+    ids=["settings", "environment", "other fields", "other json", "no json"],
 )
 def test_the_result_of_another_run_is_not_gone_on_with(
     tmp_path: Path, change: Callable[[Path], object], message: str
