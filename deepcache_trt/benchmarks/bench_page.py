@@ -72,7 +72,8 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, metavar="OTHER.json", help="a result of the same, run another time")
     parser.add_argument("results", type=Path, nargs="*", metavar="RESULT.json")
     options = parser.parse_args()
-    records, earlier = [read_record(path) for path in options.results], options.compare and read_record(options.compare)
+    records = [read_record(path) for path in options.results]
+    earlier = options.compare and read_record(options.compare)
     write(options.out, records, chart=options.chart, earlier=earlier)
 
 

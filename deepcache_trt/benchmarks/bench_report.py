@@ -21,7 +21,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     weights = "seeded weights" if settings.random_weights else "its own weights"
     drawn = f"{settings.steps} steps of DDIM with guidance, {settings.dtype}"
     kept = (
-        " None gave freed memory back to the system, which costs eager PyTorch a third of its pace in some processes."
+        " None gave freed memory back to the system, which makes eager PyTorch a third slower in some processes."
         if settings.device == "cpu"
         else ""
     )
