@@ -97,12 +97,12 @@ def build(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Build a model's engines, full and shallow; what the store has already is not built again."""
+    from deepcache_trt.builder.engines import build_variants
+    from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
+    from deepcache_trt.builder.shapes import shapes_from_text
+    from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
     from deepcache_trt.engines.tensorrt_build import BuildOptions
-    from deepcache_trt.pipelines.build import build_variants
-    from deepcache_trt.pipelines.model_source import ModelSource, find_components, random_components
-    from deepcache_trt.pipelines.shapes import shapes_from_text
-    from deepcache_trt.pipelines.target import Target
     from deepcache_trt.progress import quiet_libraries, shown
 
     quiet_libraries()
@@ -178,9 +178,9 @@ def generate(
     """Draw images with a cached pipeline, building its engines at first use."""
     import torch
 
+    from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
-    from deepcache_trt.pipelines.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
     if (height is None) != (width is None):
@@ -217,7 +217,7 @@ def generate(
 @app.command()
 def inspect(store: StoreFolder = None, as_json: AsJson = False) -> None:
     """List what the store holds: graphs with their taps, engines with their shapes, sizes and operations."""
-    from deepcache_trt.benchmarks.inventory import inventory, inventory_tables
+    from deepcache_trt.benchmarks.counting.inventory import inventory, inventory_tables
 
     found = inventory(_store(store))
     if as_json:

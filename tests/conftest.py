@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from deepcache_trt.builder import open_session
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store
-from deepcache_trt.pipelines import open_session
 
 # Two test processes with two threads each spend their time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"

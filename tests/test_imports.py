@@ -13,24 +13,39 @@ import deepcache_trt
 PACKAGE = Path(deepcache_trt.__file__).parent
 
 LEAVES = {"errors", "tensors", "progress"}
-FOLDERS = {"models", "export", "engines", "runtime", "pipelines", "benchmarks"}
+LAYERS = {"models", "export", "engines", "runtime", "builder", "pipelines"}
+# What each study is made of, and the studies, which know nothing of one another.
+COUNTING, TIMING, FIDELITY = (f"benchmarks.{name}" for name in ("counting", "timing", "fidelity"))
+WRITING = {"benchmarks.report", "benchmarks.machine"}
+MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
+STUDIES = {f"benchmarks.{name}" for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "reuse")}
+BENCHMARKS = MEASURING | STUDIES | {"benchmarks.memory"}
 ALLOWED = {
     **{leaf: LEAVES - {leaf} for leaf in LEAVES},
     "models": LEAVES,
     "export": LEAVES | {"models"},
     "engines": LEAVES,
     "runtime": LEAVES | {"engines"},
-    "pipelines": LEAVES | {"models", "export", "engines", "runtime"},
-    "benchmarks": LEAVES | FOLDERS,
-    "commands": LEAVES | FOLDERS,
-    "cli": LEAVES | FOLDERS | {"commands"},
+    "builder": LEAVES | LAYERS - {"pipelines"},
+    "pipelines": LEAVES | LAYERS,
+    "benchmarks.__init__": set(),
+    "benchmarks.report": LEAVES,
+    "benchmarks.machine": LEAVES,
+    COUNTING: LEAVES | LAYERS | WRITING,
+    TIMING: LEAVES | LAYERS | WRITING,
+    FIDELITY: LEAVES | LAYERS | WRITING | {TIMING},
+    **dict.fromkeys(STUDIES, LEAVES | LAYERS | MEASURING),
+    "benchmarks.memory": {COUNTING},
+    "commands": LEAVES | LAYERS | BENCHMARKS,
+    "cli": LEAVES | LAYERS | BENCHMARKS | {"commands"},
     "__init__": {"pipelines"},
 }
 
 
 def part(module: Path) -> str:
-    """The folder or top-level module that a file belongs to."""
-    return module.relative_to(PACKAGE).with_suffix("").parts[0]
+    """The folder or top-level module that a file belongs to; of the benchmarks, that inside."""
+    head, *tail = module.relative_to(PACKAGE).with_suffix("").parts
+    return f"{head}.{tail[0]}" if head == "benchmarks" else head
 
 
 def imported_parts(source: str) -> Iterator[str]:
@@ -45,7 +60,8 @@ def imported_parts(source: str) -> Iterator[str]:
             assert not name.startswith("."), f"relative import {name}"
             head, *tail = name.split(".")
             if head == "deepcache_trt" and tail != ["__version__"]:
-                yield tail[0] if tail and tail[0] in ALLOWED else "pipelines"
+                inside = ".".join(tail[: 2 if tail[:1] == ["benchmarks"] else 1])
+                yield inside if inside in ALLOWED else "pipelines"
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -72,6 +88,8 @@ def test_imports_go_down_only(module: Path) -> None:
         ("import deepcache_trt.engines.store as store", {"engines"}),
         ("from deepcache_trt.export.cut import cut", {"export"}),
         ("from deepcache_trt import cli", {"cli"}),
+        ("from deepcache_trt.benchmarks import report", {"benchmarks.report"}),
+        ("from deepcache_trt.benchmarks.bench.grid import Cell", {"benchmarks.bench"}),
         ("def f():\n    from deepcache_trt.models import taps", {"models"}),
         ("if TYPE_CHECKING:\n    from deepcache_trt.runtime.plan import Plan", {"runtime"}),
     ],

@@ -97,10 +97,10 @@ EXPECTED = {
 OTHER_WEIGHTS = """
 import sys
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.pipelines.build import build_variants
-from deepcache_trt.pipelines.target import Target
-from deepcache_trt.pipelines.model_source import random_components
-from deepcache_trt.pipelines.shapes import shapes_from_text
+from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.target import Target
+from deepcache_trt.builder.model_source import random_components
+from deepcache_trt.builder.shapes import shapes_from_text
 (unet,) = random_components(sys.argv[1], dtype="float16", parts=["unet"], seed=1)
 shapes = shapes_from_text([sys.argv[2]], [])
 target = Target(backend="tensorrt-rtx", device="cuda", store=Store(default_root()), capability="sm86", shapes=shapes)

@@ -1,1 +1,1 @@
-"""The demo, counting operations, and what a store holds."""
+"""What is measured: how much, how fast, how near; and the studies that put these together."""

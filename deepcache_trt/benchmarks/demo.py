@@ -7,9 +7,7 @@ intervals, and writes one contact sheet (`digits.png`) and the same figures as `
 """
 
 import argparse
-import contextlib
 import json
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,14 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deepcache_trt.benchmarks.fidelity import decibels
+from deepcache_trt.benchmarks.fidelity.distances import image_psnr
+from deepcache_trt.benchmarks.machine import processor
+from deepcache_trt.benchmarks.timing.drawing import DIGITS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 INTERVALS = (1, 3, 5)
 ROUNDS = 3
 
@@ -47,9 +44,8 @@ def draw(pipe: Any, *, steps: int, seed: int) -> list["Image.Image"]:
     """The digits 0–9 as one batch, each from its own seed."""
     import torch
 
-    generators = [torch.Generator().manual_seed(seed + digit) for digit in range(len(WORDS))]
-    prompts = [f"a handwritten {word}" for word in WORDS]
-    return pipe(prompts, num_inference_steps=steps, generator=generators).images
+    generators = [torch.Generator().manual_seed(seed + digit) for digit in range(len(DIGITS))]
+    return pipe(list(DIGITS), num_inference_steps=steps, generator=generators).images
 
 
 def compare(
@@ -69,7 +65,7 @@ def compare(
         for setting, pipe in pipes.items():
             started = time.perf_counter()
             draw(pipe, steps=steps, seed=seed)
-            seconds[setting].append((time.perf_counter() - started) / len(WORDS))
+            seconds[setting].append((time.perf_counter() - started) / len(DIGITS))
     medians = {setting: statistics.median(samples) for setting, samples in seconds.items()}
     plain = next(iter(medians.values()))
     rows = [
@@ -77,18 +73,11 @@ def compare(
             setting=setting,
             seconds_per_image=median,
             speedup=plain / median,
-            psnr=psnr(images[0], drawn) if i else None,
+            psnr=image_psnr(images[0], drawn) if i else None,
         )
         for i, ((setting, median), drawn) in enumerate(zip(medians.items(), images, strict=True))
     ]
     return rows, images
-
-
-def psnr(reference: Sequence["Image.Image"], images: Sequence["Image.Image"]) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit images; infinite where they are equal."""
-    errors = [np.asarray(a, dtype=np.float64) - np.asarray(b) for a, b in zip(reference, images, strict=True)]
-    mse = float(np.mean([np.mean(error**2) for error in errors]))
-    return decibels(mse, 255)
 
 
 def contact_sheet(rows: Sequence[Row], images: Sequence[Sequence["Image.Image"]], *, title: str) -> "Image.Image":
@@ -96,7 +85,7 @@ def contact_sheet(rows: Sequence[Row], images: Sequence[Sequence["Image.Image"]]
     from PIL import Image, ImageDraw, ImageFont
 
     side = images[0][0].width * _SCALE
-    width = _LABEL + len(WORDS) * (side + 2) + 2 * _MARGIN
+    width = _LABEL + len(DIGITS) * (side + 2) + 2 * _MARGIN
     height = 40 + len(rows) * (side + _MARGIN) + _MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -119,17 +108,6 @@ def contact_sheet(rows: Sequence[Row], images: Sequence[Sequence["Image.Image"]]
 
 def _fidelity(row: Row) -> str:
     return "" if row.psnr is None else f" · PSNR {row.psnr:.0f} dB"
-
-
-def machine() -> str:
-    """The processor and how many threads were used: figures mean nothing without it."""
-    import torch
-
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def _load_pipes() -> dict[str, Any]:
@@ -164,11 +142,16 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     rows, images = compare(_load_pipes(), steps=options.steps, seed=options.seed, rounds=options.rounds)
-    title = f"“a handwritten zero” … “nine”, {options.steps} steps, batch of 10 · {machine()}"
+    title = f"“a handwritten zero” … “nine”, {options.steps} steps, batch of 10 · {processor()}"
     options.out.mkdir(parents=True, exist_ok=True)
     sheet = options.out / "digits.png"
     contact_sheet(rows, images, title=title).save(sheet)
-    record = {"machine": machine(), "steps": options.steps, "rounds": options.rounds, "rows": [asdict(r) for r in rows]}
+    record = {
+        "machine": processor(),
+        "steps": options.steps,
+        "rounds": options.rounds,
+        "rows": [asdict(r) for r in rows],
+    }
     (options.out / "digits.json").write_text(json.dumps(record, indent=2))
     table = Table("setting", "s/image", "speed-up", "PSNR against plain", title=title)
     for row in rows:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.demo import machine
-from deepcache_trt.benchmarks.fidelity import relative_error
+from deepcache_trt.benchmarks.fidelity.distances import relative_error
+from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.runtime.plan import CacheParams
 
 INTERVALS = (1, 2, 3, 4, 5, 6, 8, 10, 15)
@@ -74,7 +74,7 @@ def settings() -> list[Setting]:
 
 def measure(pipe: Any, chosen: Sequence[Setting], *, steps: int, seeds: Sequence[int]) -> list[Result]:
     """Draw with every setting in turn, once for each seed; the first seed's round is drawn twice, to warm up."""
-    from deepcache_trt.benchmarks.drawing import DIGITS, Scene
+    from deepcache_trt.benchmarks.timing.drawing import DIGITS, Scene
 
     scene = Scene(prompts=DIGITS, steps=steps)
     seconds: dict[Setting, list[float]] = {setting: [] for setting in chosen}
@@ -96,7 +96,7 @@ def measure(pipe: Any, chosen: Sequence[Setting], *, steps: int, seeds: Sequence
 
 
 def _draw(pipe: Any, setting: Setting, scene: Any, seed: int) -> Any:
-    from deepcache_trt.benchmarks.drawing import draw
+    from deepcache_trt.benchmarks.timing.drawing import draw
 
     pipe.set_cache_params(
         **asdict(
@@ -170,7 +170,7 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     results = measure(pipe, settings(), steps=options.steps, seeds=range(options.seeds))
     command = f"python -m deepcache_trt.benchmarks.reuse --steps {options.steps} --seeds {options.seeds}"
-    page = report(results, steps=options.steps, command=command, where=machine())
+    page = report(results, steps=options.steps, command=command, where=processor())
     options.out.write_text(page, encoding="utf-8")
     print(page)
 

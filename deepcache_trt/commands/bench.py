@@ -51,9 +51,12 @@ def bench(
 
     What is given replaces that of the preset. Ctrl-C loses no finished cell: the same command goes on.
     """
-    from deepcache_trt.benchmarks import bench as running
-    from deepcache_trt.benchmarks import bench_chart, bench_compare, bench_page, grid
-    from deepcache_trt.benchmarks.bench_report import markdown
+    from deepcache_trt.benchmarks.bench import chart as bench_chart
+    from deepcache_trt.benchmarks.bench import compare as bench_compare
+    from deepcache_trt.benchmarks.bench import grid
+    from deepcache_trt.benchmarks.bench import measure as running
+    from deepcache_trt.benchmarks.bench import page as bench_page
+    from deepcache_trt.benchmarks.bench.report import markdown
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.plan_file import read_plan

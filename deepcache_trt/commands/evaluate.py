@@ -62,14 +62,14 @@ def evaluate(
     """Compare cached settings with the uncached output of the same seeds, and with fewer steps in the same time."""
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
-    from deepcache_trt.benchmarks.allocator import keep_freed_memory
-    from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
-    from deepcache_trt.benchmarks.eval_report import markdown, remarks, table
-    from deepcache_trt.benchmarks.evaluate import evaluate as measure
-    from deepcache_trt.benchmarks.gpu_machine import environment
-    from deepcache_trt.benchmarks.gpu_report import write_json
-    from deepcache_trt.benchmarks.judges import Judges
-    from deepcache_trt.pipelines.model_source import ModelSource
+    from deepcache_trt.benchmarks.evaluate.measure import evaluate as measure
+    from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
+    from deepcache_trt.benchmarks.fidelity.judges import Judges
+    from deepcache_trt.benchmarks.machine import environment
+    from deepcache_trt.benchmarks.report import write_json
+    from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
+    from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
     quiet_libraries()

@@ -51,9 +51,9 @@ def profile(
 
     Counts come from the model's architecture: nothing is downloaded or run, and the prediction is no measurement.
     """
-    from deepcache_trt.benchmarks.profile import profile_of
-    from deepcache_trt.benchmarks.profile_report import markdown, report
-    from deepcache_trt.benchmarks.roofline import gpu_from_options, measured_from_options
+    from deepcache_trt.benchmarks.counting.model_counts import profile_of
+    from deepcache_trt.benchmarks.counting.model_report import markdown, report
+    from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
     from deepcache_trt.engines.store import Store, default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.plan import CacheParams, make_plan

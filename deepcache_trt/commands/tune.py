@@ -21,7 +21,7 @@ from deepcache_trt.commands.output import print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
-    from deepcache_trt.benchmarks.tune import Costs
+    from deepcache_trt.benchmarks.tune.search import Costs
 
 _FORMATS = ("png", "svg")
 
@@ -59,14 +59,14 @@ def tune(
 ) -> None:
     """Search the plan that is nearest to the uncached pictures within a budget, and write it as a plan file."""
     _check(macs, speedup, seconds, plot)
-    from deepcache_trt.benchmarks import tune as tuning
-    from deepcache_trt.benchmarks import tune_report as report
-    from deepcache_trt.benchmarks.allocator import keep_freed_memory
-    from deepcache_trt.benchmarks.drawing import Scene, load_pipes, prompts_for
-    from deepcache_trt.benchmarks.gpu_machine import environment
-    from deepcache_trt.benchmarks.gpu_report import write_json
-    from deepcache_trt.benchmarks.tune_draws import Drawer
-    from deepcache_trt.pipelines.model_source import ModelSource
+    from deepcache_trt.benchmarks.machine import environment
+    from deepcache_trt.benchmarks.report import write_json
+    from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
+    from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.benchmarks.tune import report
+    from deepcache_trt.benchmarks.tune import search as tuning
+    from deepcache_trt.benchmarks.tune.draws import Drawer
+    from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
     from deepcache_trt.runtime.plan_file import write_plan
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.builder.component import DENOISERS, dtype_of
+from deepcache_trt.builder.engines import check_branch
+from deepcache_trt.builder.shapes import widest_profile
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import COVERED_DENOISERS, architecture_of
 from deepcache_trt.models.part import OUTPUT, Architecture
-from deepcache_trt.pipelines.build import check_branch
-from deepcache_trt.pipelines.component import DENOISERS, dtype_of
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
-from deepcache_trt.pipelines.shapes import widest_profile
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
 from deepcache_trt.runtime.session import Session

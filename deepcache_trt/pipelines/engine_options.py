@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import UnknownNameError
-from deepcache_trt.pipelines.shapes import Shapes, shapes_from_text
 
 BUILD_MODES = ("auto", "never")
 

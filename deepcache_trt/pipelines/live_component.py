@@ -17,6 +17,11 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.builder.component import Component, dtype_of, from_model
+from deepcache_trt.builder.graphs import weights_artefact
+from deepcache_trt.builder.open_session import SharedSession, open_session, shared_session
+from deepcache_trt.builder.shapes import widest_profile
+from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
@@ -25,12 +30,7 @@ from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_ca
 from deepcache_trt.models.part import Architecture, CallForm
 from deepcache_trt.models.processors import structure_of
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
-from deepcache_trt.pipelines.component import Component, dtype_of, from_model
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.pipelines.graphs import weights_artefact
-from deepcache_trt.pipelines.open_session import SharedSession, open_session, shared_session
-from deepcache_trt.pipelines.shapes import widest_profile
-from deepcache_trt.pipelines.target import Target
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, load, version_of
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.session import Session, on_device

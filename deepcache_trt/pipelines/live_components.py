@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architectures import COVERED
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
-from deepcache_trt.pipelines.component import DENOISERS
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
 

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from deepcache_trt.benchmarks import cpu_check, systems
-from deepcache_trt.benchmarks.cpu_check import Settings, make_rows, plan_groups
-from deepcache_trt.benchmarks.cpu_rows import (
+from deepcache_trt.benchmarks.counting.macs import ideal_speedup
+from deepcache_trt.benchmarks.cpu_check import check as cpu_check
+from deepcache_trt.benchmarks.cpu_check.check import Settings, make_rows, plan_groups
+from deepcache_trt.benchmarks.cpu_check.rows import (
     Row,
     ideal_row,
-    ideal_speedup,
     markdown,
     memory_row,
     outside_row,
     speed_row,
 )
-from deepcache_trt.benchmarks.systems import Picture
-from deepcache_trt.benchmarks.turns import Outcome, Spread
+from deepcache_trt.benchmarks.timing import systems
+from deepcache_trt.benchmarks.timing.systems import Picture
+from deepcache_trt.benchmarks.timing.turns import Outcome, Spread
 from deepcache_trt.models.catalogue import resolve
 from tests.tiny import digits
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcache_trt.benchmarks.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
-from deepcache_trt.benchmarks.eval_report import markdown, remarks, table
-from deepcache_trt.benchmarks.evaluate import Contender, Evaluation, Row, contenders, evaluate, rivals
-from deepcache_trt.benchmarks.judges import Judges
+from deepcache_trt.benchmarks.evaluate.measure import Contender, Evaluation, Row, contenders, evaluate, rivals
+from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
+from deepcache_trt.benchmarks.fidelity.judges import Judges
+from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
+from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.evaluate import settings_from
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.pipelines.model_source import ModelSource
 from deepcache_trt.runtime.plan import CacheParams
 
 STEPS = 10

@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deepcache_trt.benchmarks import gpu_checks
-from deepcache_trt.benchmarks.gpu_bench import Bench
-from deepcache_trt.benchmarks.gpu_check import Job, plan_jobs, run_child, run_job, time_limit
-from deepcache_trt.benchmarks.gpu_report import CHECKS, WORKS, Row, markdown, read_rows, without_paths, write_report
+from deepcache_trt.benchmarks.gpu_check import checks as gpu_checks
+from deepcache_trt.benchmarks.gpu_check.check import Job, plan_jobs, run_child, run_job, time_limit
+from deepcache_trt.benchmarks.gpu_check.report import CHECKS, WORKS, Row, markdown, read_rows, write_report
+from deepcache_trt.benchmarks.gpu_check.subject import Bench
+from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcache_trt.benchmarks import tune_report
-from deepcache_trt.benchmarks.drawing import DIGITS, Scene, load_pipes
-from deepcache_trt.benchmarks.tune import (
+from deepcache_trt.benchmarks.timing.drawing import DIGITS, Scene, load_pipes
+from deepcache_trt.benchmarks.tune import report as tune_report
+from deepcache_trt.benchmarks.tune.draws import Drawer
+from deepcache_trt.benchmarks.tune.search import (
     DEFAULT,
     UNCACHED,
     Costs,
@@ -25,9 +26,8 @@ from deepcache_trt.benchmarks.tune import (
     search,
     within,
 )
-from deepcache_trt.benchmarks.tune_draws import Drawer
+from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.pipelines.model_source import ModelSource
 from deepcache_trt.runtime.plan import SHALLOW, CacheParams, make_plan
 from deepcache_trt.runtime.plan_file import read_plan, write_plan
 

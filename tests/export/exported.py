@@ -7,13 +7,13 @@ from typing import Any
 import onnx
 import torch
 
+from deepcache_trt.builder.component import Component, from_model
+from deepcache_trt.builder.graphs import GRAPH, graph_artefact, weights_artefact
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export import parity, weights
 from deepcache_trt.export.cut import cut
 from deepcache_trt.models.part import CallForm
 from deepcache_trt.models.taps import Variant
-from deepcache_trt.pipelines.component import Component, from_model
-from deepcache_trt.pipelines.graphs import GRAPH, graph_artefact, weights_artefact
 from deepcache_trt.progress import logged
 
 WHOLE = Variant(name="whole")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepcache_trt.builder.component import from_model
+from deepcache_trt.builder.graphs import graph_key, weights_key
 from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
 from deepcache_trt.models.part import OUTPUT
 from deepcache_trt.models.taps import Variant
-from deepcache_trt.pipelines.component import from_model
-from deepcache_trt.pipelines.graphs import graph_key, weights_key
 from tests import tiny
 from tests.export.exported import Exported, export
 

@@ -1,0 +1,1 @@
+"""The published table of DeepCache on this machine: `deepcache-trt bench`."""

@@ -1,0 +1,113 @@
+"""Figures of a benchmark's record: medians, speed-ups, shares and margins; values in, values out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, Cell, Settings, cell_from, settings_from
+from deepcache_trt.benchmarks.bench.published import allowed_speedup
+from deepcache_trt.benchmarks.bench.stage import NAMES, baseline_of
+from deepcache_trt.benchmarks.counting.macs import Macs
+from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, spread
+from deepcache_trt.runtime.plan import FULL, SHALLOW, make_plan
+
+SECONDS, LOOP = "seconds", "loop_seconds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """How many times as long as ours a peer takes for a cell, in each round.
+
+    The two calls of a round are neighbours: a machine whose pace changes within a minute changes their ratio little.
+    """
+
+    cell: Cell
+    ours: str
+    peer: str
+    ratio: Spread
+
+
+class Figures:
+    """What a record says, by cell and system."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Read a record of `bench.measure`."""
+        self.settings: Settings = settings_from(record["settings"])
+        self.environment: Mapping[str, str] = record["environment"]
+        self.outcomes: dict[Cell, dict[str, Outcome]] = {}
+        self.distances: dict[Cell, Mapping[str, Mapping[str, float | None]]] = {}
+        for entry in record["cells"]:
+            cell = cell_from(entry["cell"])
+            self.outcomes[cell] = {each["name"]: _outcome(each) for each in entry["outcomes"]}
+            self.distances[cell] = entry["fidelity"]
+        self._macs = {
+            (entry["pixels"], entry["branch"]): {name: Macs(**entry[name]) for name in (FULL, SHALLOW)}
+            for entry in record["macs"]
+        }
+
+    @property
+    def hardware(self) -> str:
+        """What the record was measured on."""
+        return self.environment["GPU" if self.settings.device == "cuda" else "CPU"]
+
+    @property
+    def rows(self) -> list[Cell]:
+        """The plain cell of each row, in the order of the grid."""
+        return [cell for cell in self.settings.cells if cell.is_plain]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all systems, ours first; the package's row has the plain column of diffusers."""
+        found = dict.fromkeys(name for outcomes in self.outcomes.values() for name in outcomes)
+        if DEEPCACHE in self.settings.systems and self.settings.caching:
+            found.pop(NAMES[DIFFUSERS], None)
+        return list(found)
+
+    def outcome(self, cell: Cell, name: str) -> Outcome | None:
+        """What became of a system in a cell, for the package's plain cell that of diffusers; None: it has none."""
+        return self.outcomes.get(cell, {}).get(baseline_of(name) if cell.is_plain else name)
+
+    def median(self, cell: Cell, name: str, figure: str = SECONDS) -> float | None:
+        """The median of one figure; None where there is none."""
+        found = self.outcome(cell, name)
+        samples = (
+            [] if found is None else [sample[figure] for sample in found.samples if sample.get(figure) is not None]
+        )
+        return spread(samples).median if samples and found is not None and not found.error else None
+
+    def speedup(self, cell: Cell, name: str, figure: str = SECONDS) -> float | None:
+        """Over the plain cell of the same row and system."""
+        plain, cached = self.median(cell.plain, name, figure), self.median(cell, name, figure)
+        return plain / cached if plain and cached else None
+
+    def allowed(self, cell: Cell) -> float | None:
+        """The speed-up that the count of operations allows; None where they were not counted."""
+        macs = self._macs.get((cell.pixels, cell.params.cache_branch_id))
+        if macs is None or cell.is_plain:
+            return None
+        return allowed_speedup(macs, make_plan(cell.params, self.settings.steps)).whole
+
+    def share(self, cell: Cell, name: str) -> float | None:
+        """The speed-up of the denoising loop over the one that operations allow."""
+        found, allowed = self.speedup(cell, name, LOOP), self.allowed(cell)
+        return found / allowed if found and allowed else None
+
+    @property
+    def margins(self) -> list[Margin]:
+        """Of every peer that came through, in every cell where ours did."""
+        return [
+            Margin(cell=cell, ours=ours, peer=peer, ratio=_ratio(outcomes[peer], outcomes[ours]))
+            for cell, outcomes in self.outcomes.items()
+            for ours in outcomes
+            for peer in outcomes
+            if ours.startswith(OURS) and not peer.startswith(OURS)
+            if not outcomes[ours].error and not outcomes[peer].error
+        ]
+
+
+def _ratio(slow: Outcome, fast: Outcome) -> Spread:
+    return spread([a / b for a, b in zip(slow.figures(SECONDS), fast.figures(SECONDS), strict=True)])
+
+
+def _outcome(record: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**record, "samples": tuple(record["samples"])})

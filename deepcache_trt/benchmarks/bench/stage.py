@@ -1,0 +1,176 @@
+"""The systems of each cell of a grid, and the model that all of them load."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.benchmarks.bench.grid import COMPILED, DEEPCACHE, DIFFUSERS, OURS, Cell, Settings
+from deepcache_trt.benchmarks.timing import our_system, systems
+from deepcache_trt.benchmarks.timing.turns import System
+from deepcache_trt.errors import CheckpointError, first_line
+from deepcache_trt.runtime.plan_file import fields_of
+
+# Systems, as they are shown; ours has the backend after it.
+NAMES = {DEEPCACHE: "DeepCache package", DIFFUSERS: "diffusers", COMPILED: "diffusers, torch.compile"}
+REFERENCE = "diffusers float32"
+
+
+def name_of(system: str, backend: str = "") -> str:
+    """A system as tables call it."""
+    return f"ours ({backend})" if system == OURS else NAMES[system]
+
+
+def baseline_of(name: str) -> str:
+    """The system whose plain column a system's speed-ups are over: its own; the package's is that of diffusers."""
+    return NAMES[DIFFUSERS] if name == NAMES[DEEPCACHE] else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the systems of a row are made from.
+
+    Attributes:
+        settings: of the grid.
+        folder: of the pipeline that all load.
+        store: where engines are kept.
+        latents: a folder for what their first pictures end with.
+        python: the interpreter of all but ours; "": this one.
+    """
+
+    settings: Settings
+    folder: str
+    store: Path
+    latents: Path
+    python: str
+
+    def picture(self, cell: Cell, name: str, dtype: str) -> systems.Picture:
+        """What a system draws; its latents have a file of their own for each cell."""
+        return systems.Picture(
+            folder=self.folder,
+            dtype=dtype,
+            pixels=cell.pixels,
+            steps=self.settings.steps,
+            latents=str(self.latents_file(cell, name)),
+            batch=cell.batch,
+            device=self.settings.device,
+        )
+
+    def latents_file(self, cell: Cell, name: str) -> Path:
+        """Where a system's latents are put."""
+        return self.latents / (re.sub(r"[^a-z0-9]+", "-", f"{cell.column} {name}".lower()) + ".npy")
+
+    def builders(self, row: Cell) -> dict[str, System]:
+        """What builds the engines of a row, by backend."""
+        return {
+            backend: systems.system(
+                our_system.build,
+                self.picture(row, "build", self.settings.dtype),
+                name=f"building for {name_of(OURS, backend)}",
+                rounds=0,
+                backend=backend,
+                branches=self.settings.branches,
+                store=str(self.store),
+            )
+            for backend in self.settings.backends
+            if not backend.startswith("torch")  # nothing is built for these
+        }
+
+    def reference(self, row: Cell) -> System:
+        """What draws the picture of a row that all others are compared with."""
+        system = systems.system(systems.diffusers, self.picture(row, REFERENCE, "float32"), name=REFERENCE, rounds=0)
+        return replace(system, python=self.python)
+
+    def systems(self, cell: Cell) -> list[System]:
+        """The systems that can draw a cell: the package caches only, diffusers does not."""
+        asked, chosen = self.settings.systems, []
+        for backend in self.settings.backends if OURS in asked else ():
+            chosen.append(
+                systems.system(
+                    our_system.ours,
+                    self.picture(cell, name_of(OURS, backend), self.settings.dtype),
+                    name=name_of(OURS, backend),
+                    rounds=self.settings.repeats,
+                    backend=backend,
+                    params=fields_of(cell.params),
+                    store=str(self.store),
+                    keep_torch_weights=False,
+                    exact=not backend.startswith("torch"),
+                )
+            )
+        if cell.is_plain:
+            if {DIFFUSERS, DEEPCACHE} & set(asked):
+                chosen.append(self._peer(cell, DIFFUSERS, systems.diffusers))
+            if COMPILED in asked:
+                chosen.append(self._peer(cell, COMPILED, systems.compiled))
+        elif DEEPCACHE in asked and cell.is_uniform:
+            caching = {"interval": cell.params.cache_interval, "branch": cell.params.cache_branch_id}
+            chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, **caching))
+        return chosen
+
+    def _peer(self, cell: Cell, kind: str, factory: Callable[..., Any], **caching: int) -> System:
+        name = NAMES[kind]
+        picture = self.picture(cell, name, self.settings.dtype)
+        system = systems.system(factory, picture, name=name, rounds=self.settings.repeats, **caching)
+        return replace(system, python=self.python)
+
+
+def count_operations(stage: Stage, row: Cell, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Multiply-accumulate operations of one run of each variant for one image of a row, from the graph in the store.
+
+    Each entry has "pixels", "branch" and, by variant, "weights" and "attention"; rows that are `known` have none.
+    """
+    import onnx
+
+    from deepcache_trt.benchmarks.bench.published import image_sizes
+    from deepcache_trt.benchmarks.counting.macs import count_macs
+    from deepcache_trt.builder.engines import variants_of
+    from deepcache_trt.builder.graphs import GRAPH, graph_artefact
+    from deepcache_trt.builder.model_source import ModelSource, find_components
+    from deepcache_trt.engines.store import Store
+    from deepcache_trt.export.cut import cut
+    from deepcache_trt.progress import logged
+
+    if any(entry["pixels"] == row.pixels for entry in known):
+        return []
+    source = ModelSource(model=stage.folder)
+    (component,) = find_components(source, dtype=stage.settings.dtype, parts=("unet",))
+    path = graph_artefact(component, Store(stage.store), logged).folder / GRAPH
+    graph, sizes = onnx.load(path, load_external_data=False), image_sizes(row.pixels)
+    return [
+        {"pixels": row.pixels, "branch": branch}
+        | {each.name: asdict(count_macs(cut(graph, each), sizes)) for each in variants_of(component, branch)}
+        for branch in stage.settings.branches
+    ]
+
+
+def pipeline_folder(settings: Settings, store: Path) -> str:
+    """The folder that every system loads; what has to be drawn or downloaded is, before anything is timed.
+
+    Raises:
+        UnknownNameError: no such model.
+        CheckpointError: it cannot be downloaded, or draws nothing from a prompt.
+    """
+    from deepcache_trt.benchmarks.timing.seeded import random_pipeline
+    from deepcache_trt.engines.store import Store
+    from deepcache_trt.models.catalogue import CATALOGUE, resolve
+
+    if settings.random_weights and (settings.model not in CATALOGUE or CATALOGUE[settings.model].parts):
+        return random_pipeline(settings.model, settings.dtype, Store(store), prompts=True)
+    found = str(resolve(settings.model))
+    if not Path(found).is_dir():
+        from diffusers import DiffusionPipeline
+
+        try:
+            found = DiffusionPipeline.download(found, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot get {found!r}: {first_line(error)}; check the name, the network and your access, "
+                f"give a local folder, or use --random-weights"
+            ) from error
+    parts = json.loads((Path(found) / "model_index.json").read_text(encoding="utf-8"))
+    if not {"unet", "vae", "text_encoder", "tokenizer"} <= set(parts):
+        raise CheckpointError(f"{settings.model} draws no images from a prompt with a U-Net, which is what is compared")
+    return found

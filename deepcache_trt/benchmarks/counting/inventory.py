@@ -1,0 +1,91 @@
+"""What a store holds, for people (`deepcache-trt inspect`) and for programs (`--json`)."""
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from deepcache_trt.benchmarks.counting.macs import count_macs
+from deepcache_trt.builder.graphs import GRAPH
+from deepcache_trt.engines.profile import PIXELS, Range, ShapeProfile
+from deepcache_trt.engines.store import Artefact, Store
+from deepcache_trt.export.cut import cut
+from deepcache_trt.models.taps import Variant
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def inventory(store: Store) -> dict[str, Any]:
+    """Every artefact of the store with its sizes; engines with their operations at their first profile's best shape."""
+    found: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
+    for artefact in store.list():
+        row = {"key": artefact.key, "folder": str(artefact.folder), "bytes": artefact.size, **artefact.about}
+        if artefact.kind == "engines":
+            row |= _macs(artefact, store)
+        found[artefact.kind].append(row)
+    return {"store": str(store.root), **found}
+
+
+def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
+    graph = store.find("graphs", engine.about["graph"])
+    if graph is None:
+        return {"macs": None}
+    sizes = ShapeProfile.from_json(engine.about["profiles"][0]).at("opt")
+    about = engine.about["variant"]
+    variant = Variant(name=about["name"], consumes=tuple(about["consumes"]), emits=tuple(about["emits"]))
+    macs = count_macs(cut(onnx.load(graph.folder / GRAPH, load_external_data=False), variant), sizes)
+    return {"macs": {"sizes": sizes, "weights": macs.weights, "attention": macs.attention}}
+
+
+def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
+    """The same as tables of rich."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not (found["graphs"] or found["engines"]):
+        return [f"The store {found['store']} is empty; fill it with:", "    deepcache-trt build --model digits"]
+    graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {found['store']}")
+    for row in found["graphs"]:
+        facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
+        graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
+    engines = Table("engine", "model", "variant", "backend", "for", "batch", "pixels", "GMACs", "MB")
+    for row in found["engines"]:
+        model, variant = f"{row['model']} {row['component']}", _variant(row)
+        backend = f"{row['backend']} {row['dtype']}{_check(row)}"
+        figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
+        engines.add_row(row["key"][:8], escape(model), variant, backend, escape(row["device"]), *figures)
+    return [graphs, engines]
+
+
+def _variant(row: dict[str, Any]) -> str:
+    variant = row["variant"]
+    return f"{variant['name']} k={row['branch']}" if variant["consumes"] or variant["emits"] else variant["name"]
+
+
+def _check(row: dict[str, Any]) -> str:
+    return "" if row.get("check", {}).get("usable", True) else " (unusable)"
+
+
+def _parity(parity: dict[str, Any] | str) -> str:
+    return parity if isinstance(parity, str) else f"{max(parity['relative_error'].values()):.0e}"
+
+
+def _shapes(profiles: list[dict[str, dict[str, int]]]) -> tuple[str, str]:
+    shapes = [ShapeProfile.from_json(profile) for profile in profiles]
+    pixels = [" × ".join(dict.fromkeys((_pixels(shape.height), _pixels(shape.width)))) for shape in shapes]
+    return "\n".join(str(shape.batch) for shape in shapes), "\n".join(pixels)
+
+
+def _pixels(latent: Range) -> str:
+    return str(Range(min=latent.min * PIXELS, opt=latent.opt * PIXELS, max=latent.max * PIXELS))
+
+
+def _gigamacs(macs: dict[str, Any] | None) -> str:
+    if macs is None:
+        return "?"
+    at = macs["sizes"]
+    return f"{(macs['weights'] + macs['attention']) / 1e9:.2f} at {at['batch']}×{at['height'] * PIXELS}²"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"

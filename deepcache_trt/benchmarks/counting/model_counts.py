@@ -1,0 +1,189 @@
+"""What a model's variants cost, and a generation with them: counted from its architecture, with nothing run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+
+from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
+from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
+from deepcache_trt.builder.engines import check_branch
+from deepcache_trt.builder.graphs import GRAPH, graph_key
+from deepcache_trt.builder.shapes import axes, profiles_for, shapes_from_text, widest_profile
+from deepcache_trt.engines.store import Store
+from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
+from deepcache_trt.export.cut import cut
+from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.denoisers import uncached_unet_condition
+from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.progress import Progress
+from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shallow:
+    """The shallow variant of a branch; a full step of a generation that is cached writes `tap` bytes on top of its own.
+
+    Attributes:
+        cost: of one run, reading the tap among it.
+        tap: bytes of the tap.
+    """
+
+    cost: Cost
+    tap: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The variants of a denoiser at one shape.
+
+    Attributes:
+        component: of which nothing but the architecture is read.
+        sizes: of every axis.
+        full: what plain diffusers runs at each step.
+        shallow: what is run at a cached step, by DeepCache's k.
+        refused: why the model cannot be cached; "" where it can.
+    """
+
+    component: Component
+    sizes: Mapping[str, int]
+    full: Cost
+    shallow: Mapping[int, Shallow]
+    refused: str = ""
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input."""
+        return {spec.name: spec.resolve(self.sizes) for spec in self.component.architecture.inputs}
+
+
+def profile_of(
+    model: str,
+    *,
+    dtype: str,
+    size: str | None,
+    batch: int,
+    tokens: int | None,
+    branches: Sequence[int],
+    store: Store,
+    progress: Progress,
+) -> Profile:
+    """Count the variants of a model's denoiser.
+
+    Args:
+        model: a name of the catalogue, or a pipeline's folder, of which only configs are read.
+        dtype: of weights and activations.
+        size: pixels, as "512" or "768x1024" (height × width); None: the model's own.
+        batch: of one call of the denoiser, in which guidance doubles the images.
+        tokens: of the text; None: those of CLIP, 77.
+        branches: DeepCache's k, several at once; none of them where a model cannot be cached.
+        store: whose graph of this architecture is taken where it has one; else one is exported and thrown away.
+        progress: told about each stage.
+
+    Raises:
+        UnknownNameError: no such model or branch.
+        CheckpointError: a folder without a denoiser, or a hub id.
+        ShapeError: a shape that the model cannot take.
+        UnsupportedError: a denoiser that is not covered.
+    """
+    component, refused = _find(model, dtype)
+    sizes = _sizes(component, size, batch, tokens)
+    branches = () if refused else branches
+    for branch in branches:
+        check_branch(component.architecture, branch, model)
+    graph = _graph(component, store, progress)
+    with progress("counting"):
+        return Profile(
+            component=component,
+            sizes=sizes,
+            full=cost_of(cut(graph, Variant(name=FULL)), sizes),
+            shallow={branch: _shallow(graph, branch, sizes) for branch in branches},
+            refused=refused,
+        )
+
+
+def per_step(plan: Plan, full: float, shallow: float) -> float:
+    """The average over the calls of a plan of what a full and a cached one cost; a skipped one costs nothing.
+
+    DeepCache's figures are this: (full · n + shallow · (T - n)) / T for n full calls of T.
+    """
+    kinds = plan.variants
+    return (full * kinds.count(FULL) + shallow * kinds.count(SHALLOW)) / len(kinds)
+
+
+def _find(model: str, dtype: str) -> tuple[Component, str]:
+    """The denoiser, and why it cannot be cached, if so."""
+    part, model_class, config = _denoiser(model)
+    fake: Any = fake_model(model_class, config, dtype)
+    architecture, refused = countable(fake, dtype)
+    component = from_architecture(model_class, config, name=model, part=part, dtype=dtype, architecture=architecture)
+    return component, refused
+
+
+def _denoiser(model: str) -> tuple[str, Any, Mapping[str, Any]]:
+    """Its name in the pipeline, its class and its config."""
+    parts = CATALOGUE[model].parts if model in CATALOGUE else {}
+    for name in DENOISERS:
+        if name in parts:
+            return name, parts[name].model_class(), parts[name].config
+    folder = Path(resolve(model))
+    if not folder.is_dir():
+        raise CheckpointError(f"{model} is not on this machine; download it, then give its folder as --model")
+    for name in DENOISERS:
+        if (folder / name).is_dir():
+            return name, *read_config(folder / name)
+    raise CheckpointError(f"{model} has neither a {' nor a '.join(DENOISERS)}, and nothing else is cached")
+
+
+def countable(fake: Any, dtype: str) -> tuple[Architecture, str]:
+    """A denoiser on fake tensors as a graph, and why it cannot be cached; "" where it can."""
+    try:
+        architecture = architecture_of(fake, dtype=dtype)
+    except UnsupportedError as error:
+        if type(fake).__name__ != "UNet2DConditionModel":
+            raise
+        return uncached_unet_condition(fake, dtype), str(error).partition(";")[0]
+    numbered = any(tap.name == "tap_0" for tap in architecture.taps)
+    return architecture, "" if numbered else f"a {type(fake).__name__} has no skip connections"
+
+
+def _sizes(component: Component, size: str | None, batch: int, tokens: int | None) -> dict[str, int]:
+    architecture = component.architecture
+    shapes = shapes_from_text([size] if size else [], [])
+    if any(side.min != side.max for sides in shapes.sizes for side in sides):
+        raise ShapeError(
+            f"--size {size} is a range; operations are counted at one size, as --size {shapes.sizes[0][0].max}"
+        )
+    sizes = {**profiles_for(component, shapes)[0].at("opt"), "batch": batch}
+    if tokens is not None:
+        sizes["sequence"] = tokens
+    sizes = {axis: count for axis, count in sizes.items() if axis in axes(architecture)}
+    widest_profile(architecture).check(sizes, size_multiple=architecture.size_multiple)
+    return sizes
+
+
+def _graph(component: Component, store: Store, progress: Progress) -> onnx.ModelProto:
+    kept = store.find("graphs", graph_key(component))
+    if kept is not None:
+        return onnx.load(kept.folder / GRAPH, load_external_data=False)
+    return onnx_ir.to_proto(
+        onnx_from_config(
+            component.model_class,
+            component.graph_config,
+            dtype=component.dtype,
+            architecture=component.architecture,
+            progress=progress,
+        )
+    )
+
+
+def _shallow(graph: onnx.ModelProto, branch: int, sizes: Mapping[str, int]) -> Shallow:
+    _, variant = deepcache_variants(branch)
+    cost = cost_of(cut(graph, variant), sizes)
+    return Shallow(cost=cost, tap=cost.inputs[variant.consumes[0]])

@@ -1,0 +1,1 @@
+"""What this package gains on a CPU, and against whom: `deepcache-trt check cpu`."""

@@ -1,0 +1,85 @@
+"""What `deepcache-trt eval` prints: a table, as cells of text."""
+
+from collections.abc import Mapping, Sequence
+
+from deepcache_trt.benchmarks.evaluate.measure import Evaluation, Row
+from deepcache_trt.benchmarks.report import markdown_table
+
+# Column → (figure, format). Figures that nobody has are left out.
+_FIGURES: Mapping[str, tuple[str, str]] = {
+    "latent MSE": ("latent_mse", "{:.2e}"),
+    "PSNR, dB": ("psnr_db", "{:.1f}"),
+    "SSIM": ("ssim", "{:.4f}"),
+    "LPIPS": ("lpips", "{:.4f}"),
+    "CLIP score": ("clip_score", "{:.2f}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "Fréchet": ("frechet", "{:.3f}"),
+    "FID": ("fid", "{:.2f}"),
+    "KID": ("kid", "{:.5f}"),
+    "IS": ("inception_score", "{:.2f}"),
+}
+
+
+def table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines: the reference, the uncached engines, then each setting with its rivals."""
+    rows = evaluation.rows
+    reference = rows[0]
+    shown = [name for name, (figure, _) in _FIGURES.items() if any(_value(row, figure) is not None for row in rows)]
+    header = ["", "MACs", "loop, s", "speed-up", *shown]
+    lines = []
+    for row, label in _in_groups(rows):
+        seconds, slow = row.median("loop_seconds") or 0.0, reference.median("loop_seconds") or 0.0
+        cells = [label, f"{row.macs_share:.1%}", f"{seconds:.3g}", f"{slow / seconds:.2f}×"]
+        lines.append([*cells, *(_cell(row, *_FIGURES[name]) for name in shown)])
+    return header, lines
+
+
+def _in_groups(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    found = []
+    for row in rows:
+        name = row.contender.name
+        if row.contender.rival_of:
+            continue
+        found.append((row, name))
+        found += [(other, f"  same time: {other.contender.name}") for other in rows if name in other.contender.rival_of]
+    return found
+
+
+def _value(row: Row, figure: str) -> float | None:
+    return row.scores.get(figure, row.median(figure))
+
+
+def _cell(row: Row, figure: str, form: str) -> str:
+    value = _value(row, figure)
+    if value is None:
+        return "∞" if row.samples.get(figure) else ""
+    return form.format(value)
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What has to be said beside the table."""
+    scene, count = evaluation.scene, len(evaluation.seeds)
+    first = (
+        f"{len(scene.prompts)} {'picture' if len(scene.prompts) == 1 else 'pictures'} in a batch, {count} "
+        f"{'seed' if count == 1 else 'seeds'}, medians; fidelity against the first row, from the same noise; "
+        "MACs: of the denoiser's calls, over those of the first row"
+    )
+    missing = [f"no {figure}: {reason}" for figure, reason in evaluation.absent.items()]
+    return [first, *evaluation.notes, *missing]
+
+
+def markdown(evaluation: Evaluation, *, title: str, command: str, environment: Mapping[str, str]) -> str:
+    """The whole report."""
+    header, lines = table(evaluation)
+    return (
+        "\n\n".join(
+            [
+                f"# {title}",
+                f"Written by `{command}`.",
+                markdown_table(header, [[cell.strip() for cell in line] for line in lines]),
+                "\n".join(f"- {remark}" for remark in remarks(evaluation)),
+                markdown_table(["", ""], [[name, value] for name, value in environment.items()]),
+            ]
+        )
+        + "\n"
+    )

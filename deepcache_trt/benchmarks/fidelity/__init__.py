@@ -1,0 +1,1 @@
+"""How near pictures are to others, and how good they are."""

@@ -1,0 +1,134 @@
+"""Drawing for a comparison: the same prompts from the same noise, whatever the pipeline."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepcache_trt.benchmarks.timing.systems import LoopClock, keep_latents
+from deepcache_trt.builder.model_source import ModelSource
+from deepcache_trt.engines import backends
+from deepcache_trt.errors import UnsupportedError
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = tuple(f"a handwritten {word}" for word in _WORDS)  # the prompts of the bundled model
+
+# For models that are asked for nothing else.
+_PROMPT = "a photograph of an astronaut riding a horse"
+
+# Noises of one seed; below the number of prompts two seeds would share some.
+_SEED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What is drawn in one call, as one batch.
+
+    Attributes:
+        prompts: one for each picture.
+        steps: of denoising.
+        guidance: classifier-free guidance's scale; None: the pipeline's.
+    """
+
+    prompts: tuple[str, ...]
+    steps: int
+    guidance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What one call gave.
+
+    Attributes:
+        latents: [B, C, H/8, W/8] float32, those that the decoder is given.
+        pictures: [B, 3, H, W] float32 in 0…1; None where nothing was decoded.
+        loop_seconds: from before the first call of the denoiser to after the scheduler's last step.
+        seconds: of the whole call.
+    """
+
+    latents: np.ndarray
+    pictures: np.ndarray | None
+    loop_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipes:
+    """One model, in pipelines that share its components.
+
+    Attributes:
+        plain: runs plain diffusers.
+        cached: run engines, by branch, so that going from one to another loads nothing.
+    """
+
+    plain: Any
+    cached: Mapping[int, Any]
+
+
+def load_pipes(
+    source: ModelSource,
+    *,
+    branches: Iterable[int],
+    backend: str,
+    dtype: str | None = None,
+    store: Path | None = None,
+) -> Pipes:
+    """Load a model once, to the device that is best for the backend.
+
+    Args:
+        source: where it comes from.
+        branches: the branches that are wanted.
+        backend: of the engines.
+        dtype: of the pipeline; None: float16 on a GPU, float32 without one.
+        store: where engines are kept; None: the user's cache.
+
+    Raises:
+        UnsupportedError: the pipeline takes no prompt.
+    """
+    from deepcache_trt import DeepCachePipeline
+
+    device = backends.best_device(backend)
+    precision = getattr(torch, backends.dtype_or_default(dtype, device))
+    engines: dict[str, Any] = {"backend": backend, "store": store}
+    loaded = DeepCachePipeline.from_pretrained(
+        source.model, dtype=precision, **engines, **source.pretrained_arguments()
+    )
+    plain = loaded.to(device)
+    if "prompt" not in signature(type(plain).__call__).parameters:
+        raise UnsupportedError(
+            f"a {type(plain).__name__} takes no prompt, which is all that comparisons draw from; take another model"
+        )
+    plain.disable_cache()
+    cached = {branch: DeepCachePipeline.from_pipe(plain, cache_branch_id=branch, **engines) for branch in branches}
+    return Pipes(plain=plain, cached=cached)
+
+
+def prompts_for(model: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The prompts that are given, or else those for a model: the ten digits for the bundled one."""
+    return tuple(given or ()) or (DIGITS if model == "digits" else (_PROMPT,))
+
+
+def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
+    """Draw the scene; picture i comes from the noise of seed 1000 · `seed` + i, drawn on the CPU."""
+    kept: list[np.ndarray] = []
+    clock = LoopClock()
+    pipe.progress_bar = clock  # a cached pipeline puts its own back after each call
+    if decode:
+        keep_latents(pipe.vae, kept.append)
+    started = time.perf_counter()
+    images = pipe(
+        list(scene.prompts),
+        num_inference_steps=scene.steps,
+        generator=[torch.Generator().manual_seed(_SEED * seed + i) for i in range(len(scene.prompts))],
+        output_type="pt" if decode else "latent",
+        **({} if scene.guidance is None else {"guidance_scale": scene.guidance}),
+    ).images
+    array = images.float().cpu().numpy()
+    seconds = time.perf_counter() - started
+    latents, pictures = (kept[0], array) if decode else (array, None)
+    return Drawn(latents=latents, pictures=pictures, loop_seconds=clock.seconds, seconds=seconds)

@@ -1,0 +1,122 @@
+"""Ours as one of the systems that are compared: see `systems`."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.benchmarks.timing.systems import Drawing, Picture
+from deepcache_trt.engines.engine import Engine
+from deepcache_trt.progress import quiet_libraries
+
+
+def ours(
+    picture: Mapping[str, Any],
+    *,
+    backend: str,
+    params: Mapping[str, Any],
+    store: str,
+    keep_torch_weights: bool,
+    exact: bool = False,
+) -> Callable[[], dict[str, Any]]:
+    """Our pipeline; beside what all give it has the figures of `_engine_figures`.
+
+    Args:
+        picture: as a dictionary.
+        backend: not "auto".
+        params: fields of `CacheParams`.
+        store: its folder.
+        keep_torch_weights: as in `EngineOptions`.
+        exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
+    """
+    from deepcache_trt import DeepCachePipeline
+
+    chosen = Picture(**picture)
+    options: dict[str, Any] = {**params, "backend": backend}
+    options |= {"store": store, "keep_torch_weights": keep_torch_weights}
+    if exact:
+        options |= {"size": chosen.pixels, "batch": chosen.batch}
+    drawing = Drawing(chosen, DeepCachePipeline, options)
+    runs: dict[str, list[float]] = {}  # of the last call, by variant
+
+    def draw() -> dict[str, Any]:
+        for seconds in runs.values():
+            seconds.clear()
+        figures = drawing()
+        if not runs:
+            runs.update(_timed_engines(drawing.pipe))
+            return figures | _recording_figures(drawing.pipe)
+        return figures | _engine_figures(drawing.pipe, runs)
+
+    return draw
+
+
+def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], store: str) -> Callable[[], Any]:
+    """No picture, but what comes before: to load this is to export, build and check all that `ours` will open.
+
+    The figure "built" names the engines that the store did not have. The arguments are those of `ours`; `branches` are
+    all that will be asked for.
+    """
+    from deepcache_trt.builder.component import DENOISERS
+    from deepcache_trt.builder.engines import build_variants
+    from deepcache_trt.builder.model_source import ModelSource, find_components
+    from deepcache_trt.builder.shapes import shapes_from_text
+    from deepcache_trt.builder.target import Target
+    from deepcache_trt.engines.store import Store
+
+    quiet_libraries()
+    chosen, kept = Picture(**picture), Store(Path(store))
+    shapes = shapes_from_text([str(chosen.pixels)], [str(chosen.batch)])
+    target = Target(backend=backend, device=chosen.device, store=kept, shapes=shapes)
+    before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
+    built = []
+    for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):
+        for branch in branches if component.part in DENOISERS else branches[:1]:
+            for variant, artefact in build_variants(component, branch, target).items():
+                if artefact.key not in before:
+                    built.append(
+                        f"{component.part} {variant} (k = {branch})" if component.part in DENOISERS else component.part
+                    )
+    return lambda: {"built": built}
+
+
+def _timed_engines(pipe: Any) -> dict[str, list[float]]:
+    """From now on, the seconds of each run of a variant's engine."""
+    runs: dict[str, list[float]] = {}
+    # What a pipeline says about its last run has no single engine.
+    for variant, engine in pipe._cached_denoiser.first_call.session.engines.items():
+        runs[variant] = []
+        engine.run = _timed(engine, runs[variant])
+    return runs
+
+
+def _recording_figures(pipe: Any) -> dict[str, Any]:
+    """ "capture_seconds" of recording CUDA graphs, where there are any."""
+    graphs = pipe._cached_denoiser.first_call.session.shape.graphs
+    return {} if graphs is None else {"capture_seconds": graphs.recording_seconds}
+
+
+def _timed(engine: Engine, seconds: list[float]) -> Callable[[], None]:
+    run = engine.run
+
+    def timed() -> None:
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+
+    return timed
+
+
+def _engine_figures(pipe: Any, runs: Mapping[str, list[float]]) -> dict[str, Any]:
+    """What the engines did in the last image.
+
+    "way", and with "last_run_" before them the pipeline's own account of its seconds; "engines_seconds" of all calls of
+    the denoiser; and of each variant how often it ran and the median of its runs.
+    """
+    figures: dict[str, Any] = {f"last_run_{name}_seconds": value for name, value in pipe.last_run.seconds.items()}
+    figures |= {"way": pipe.last_run.way, "engines_seconds": sum(sum(seconds) for seconds in runs.values())}
+    for variant, seconds in runs.items():
+        figures[f"{variant}_runs"] = len(seconds)
+        figures[f"{variant}_seconds"] = statistics.median(seconds) if seconds else None
+    return figures

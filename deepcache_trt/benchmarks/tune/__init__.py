@@ -1,0 +1,1 @@
+"""The plan that a budget buys: `deepcache-trt tune`."""

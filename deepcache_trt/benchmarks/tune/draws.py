@@ -1,0 +1,111 @@
+"""What the search for a plan needs of the engines: what calls cost, and what a candidate draws."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
+from deepcache_trt.benchmarks.fidelity.distances import relative_error
+from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
+from deepcache_trt.benchmarks.tune.search import FORECASTS, MACS, SECONDS, UNCACHED, Costs
+from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams
+
+_TIMING_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A plan on seeds that nothing was chosen by.
+
+    Attributes:
+        params: the plan.
+        cost: over that of the uncached image.
+        errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
+        loop_seconds: of denoising a batch, for each seed, all plans in turn.
+    """
+
+    params: CacheParams
+    cost: float
+    errors: tuple[float, ...]
+    loop_seconds: tuple[float, ...]
+
+
+class Drawer:
+    """Draws candidates on the engines of their branch, and compares them with the uncached latents."""
+
+    def __init__(self, pipes: Pipes, scene: Scene) -> None:
+        """Take over loaded pipelines."""
+        self._pipes, self._scene = pipes, scene
+        self._uncached: dict[int, Drawn] = {}
+
+    def draw(self, params: CacheParams, seed: int) -> Drawn:
+        """One batch."""
+        pipe = self._pipes.cached[params.cache_branch_id]
+        pipe.set_cache_params(**asdict(params))
+        return draw(pipe, self._scene, seed, decode=False)
+
+    def error(self, params: CacheParams, seed: int) -> float:
+        """See `Result.errors`."""
+        return relative_error(self._reference(seed).latents, self.draw(params, seed).latents)
+
+    def _reference(self, seed: int) -> Drawn:
+        if seed not in self._uncached:
+            branch = next(iter(self._pipes.cached))
+            self._uncached[seed] = self.draw(replace(UNCACHED, cache_branch_id=branch), seed)
+        return self._uncached[seed]
+
+    def check(self, plans: Mapping[str, CacheParams], costs: Costs, seeds: Sequence[int]) -> dict[str, Checked]:
+        """Draw plans in turn from seeds of their own; one round before is not timed."""
+        for params in plans.values():
+            self.draw(params, seeds[0])
+        errors: dict[str, list[float]] = {name: [] for name in plans}
+        seconds: dict[str, list[float]] = {name: [] for name in plans}
+        for seed in seeds:
+            uncached = self._reference(seed)
+            for name, params in plans.items():
+                drawn = self.draw(params, seed)
+                errors[name].append(relative_error(uncached.latents, drawn.latents))
+                seconds[name].append(drawn.loop_seconds)
+        return {
+            name: Checked(
+                params=params,
+                cost=costs.share(params, self._scene.steps),
+                errors=tuple(errors[name]),
+                loop_seconds=tuple(seconds[name]),
+            )
+            for name, params in plans.items()
+        }
+
+    def count_macs(self) -> Costs:
+        """What calls cost in operations; forecasts and skipped calls are free."""
+        macs = {}
+        for branch, pipe in self._pipes.cached.items():
+            self.draw(CacheParams(cache_interval=self._scene.steps, cache_branch_id=branch), 0)
+            macs[branch] = macs_of(pipe)
+        full = next(iter(macs.values()))[FULL]
+        calls = {name: {kind: count / full for kind, count in found.items()} for name, found in macs.items()}
+        return Costs(
+            unit=MACS,
+            whole=full * self._scene.steps / len(self._scene.prompts),
+            calls={(branch, forecast): calls[branch] for branch in calls for forecast in (False, True)},
+        )
+
+    def time_calls(self) -> Costs:
+        """What calls take, their share of everything else in the loop included: medians, all kinds in turn."""
+        steps = self._scene.steps
+        seconds: dict[tuple[int, bool, str], list[float]] = {}
+        for number, branch, forecast in product(range(_TIMING_ROUNDS + 1), self._pipes.cached, FORECASTS):
+            few = CacheParams(cache_interval=steps, cache_branch_id=branch, forecast=forecast)
+            ways = {FULL: replace(few, cache_interval=1), SHALLOW: few, SKIP: replace(few, skip_interval=1)}
+            for variant, params in ways.items():
+                taken = self.draw(params, 0).loop_seconds
+                if number:  # the first one builds, and warms up
+                    seconds.setdefault((branch, forecast is not None, variant), []).append(taken)
+        loops = {key: statistics.median(taken) for key, taken in seconds.items()}
+        full = min(loop for (_, _, variant), loop in loops.items() if variant == FULL) / steps
+        calls: dict[tuple[int, bool], dict[str, float]] = {}
+        for (branch, forecasts, variant), loop in loops.items():
+            each = loop / steps if variant == FULL else (loop - full) / max(1, steps - 1)  # of those, one call is full
+            calls.setdefault((branch, forecasts), {})[variant] = max(0.0, each / full)
+        return Costs(unit=SECONDS, whole=full * steps / len(self._scene.prompts), calls=calls)

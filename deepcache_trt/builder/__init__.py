@@ -1,0 +1,1 @@
+"""From a component of a pipeline to engines that run: what is missing in the store is built."""

@@ -1,0 +1,289 @@
+"""From a component to engines: weights → graph → cut → engine, each step only if the store lacks its result."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from deepcache_trt import __version__
+from deepcache_trt.builder.component import Component
+from deepcache_trt.builder.graphs import bound_graph, graph_key, weights_key
+from deepcache_trt.builder.open_engine import ENGINE_GRAPH, PLAN, open_engine, profiles_of
+from deepcache_trt.builder.shapes import (
+    Shapes,
+    as_options,
+    axes,
+    in_words,
+    profiles_around,
+    profiles_for,
+    widest_profile,
+)
+from deepcache_trt.builder.target import Target
+from deepcache_trt.builder.trust import Check, check_engine
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.profile import TOKENS, ShapeProfile, nearest
+from deepcache_trt.engines.store import Artefact, key_of
+from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, check_target
+from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
+from deepcache_trt.export import parity, weights
+from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.progress import Progress, logged
+from deepcache_trt.tensors import TensorSpec
+
+_log = logging.getLogger(__name__)
+
+_AT_FIRST_USE = "since engines with {} are built at first use, not by a command"
+
+
+def check_branch(architecture: Architecture, branch: int, name: str) -> None:
+    """Raise UnknownNameError unless the model called `name` has a tap of that number."""
+    count = len(architecture.taps)
+    if not 0 <= branch < count:
+        raise UnknownNameError(
+            f"cache_branch_id={branch} is outside 0…{count - 1}: {name} has {count} skip connections"
+        )
+
+
+def variants_of(component: Component, branch: int) -> tuple[Variant, ...]:
+    """The graphs that a component has at DeepCache's branch k.
+
+    Raises:
+        UnknownNameError: no such branch.
+    """
+    if component.architecture.is_denoiser:
+        check_branch(component.architecture, branch, component.name)
+    return component.architecture.variants(branch)
+
+
+def build_variants(
+    component: Component,
+    branch: int,
+    target: Target,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    progress: Progress = logged,
+) -> dict[str, Artefact]:
+    """The engines of a component's variants, by variant name; what is in the store is not built again.
+
+    Args:
+        component: what to build.
+        branch: DeepCache's k.
+        target: what to build for.
+        sizes: the axes of a call that has to be served; None: `target.shapes`, or the model's own size.
+        progress: told about each stage.
+
+    Raises:
+        UnknownNameError: no such branch.
+        ShapeError: `sizes` are outside `target.shapes`; the message has the command that builds for them.
+        NotBuiltError: an engine is missing and `target.build` is "never".
+        BackendError: the backend cannot build it, or what it built computes something else.
+        ParityError: the exported graph does not compute what the model computes.
+    """
+    variants = variants_of(component, branch)
+    backends.check_dtype(target.backend, target.device, component.dtype)
+    target, profiles = _settle(component, branch, variants[0], target, sizes)
+    artefacts = {variant.name: _engine(component, branch, variant, target, profiles, progress) for variant in variants}
+    return {
+        variant.name: _trusted(component, variant, artefacts[variant.name], target, progress) for variant in variants
+    }
+
+
+def _settle(
+    component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
+) -> tuple[Target, tuple[ShapeProfile, ...]]:
+    """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
+    if not target.compiled:
+        return target, (widest_profile(component.architecture),)
+    if target.shapes is not None or sizes is None:
+        profiles = profiles_for(component, target.shapes or Shapes())
+        if sizes is not None and nearest(profiles, sizes) is None:
+            cure = f"build for it with: {_command(component, branch, target, sizes)}"
+            if component.beyond_config:
+                cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE.format(component.beyond_config)}"
+            if sizes.get("sequence", 0) > TOKENS:
+                cure = f"shorten the prompt of {sizes['sequence']} tokens to {TOKENS}, or leave size= and batch= out"
+            raise ShapeError(
+                f"{component.title} is called with {in_words(component, sizes)}, which is outside what its engines are "
+                f"for; {cure}"
+            )
+        return target, profiles
+    same = _engine_ingredients(component, variant, target)
+    same.pop("build_options", None)
+    built = [
+        artefact
+        for artefact in target.store.search("engines", same)
+        if nearest(profiles_of(artefact), sizes) is not None and _honours(artefact, target.options)
+    ]
+    if not built:
+        return target, profiles_around(component, sizes, static=target.backend in backends.STATIC)
+    best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in profiles_of(artefact)))
+    return replace(target, options=_options_of(best)), profiles_of(best)
+
+
+def _honours(artefact: Artefact, options: BuildOptions) -> bool:
+    """Whether an engine was built as asked; what is left at its default may be anything."""
+    built, default = asdict(_options_of(artefact)), asdict(BuildOptions())
+    return all(value in (default[name], built[name]) for name, value in asdict(options).items())
+
+
+def _options_of(artefact: Artefact) -> BuildOptions:
+    return BuildOptions(**artefact.about.get("build_options", {}))
+
+
+def _engine_ingredients(component: Component, variant: Variant, target: Target) -> dict[str, Any]:
+    """Everything but the profiles that an engine depends on."""
+    ingredients = {
+        "graph": graph_key(component),
+        "weights": weights_key(component),
+        "variant": asdict(variant),
+        "backend": target.backend,
+        "backend_version": backends.version_of(target.backend),
+        "device": target.device_tag,
+    }
+    return ingredients | ({"build_options": asdict(target.options)} if target.backend.startswith("tensorrt") else {})
+
+
+def _engine(
+    component: Component,
+    branch: int,
+    variant: Variant,
+    target: Target,
+    profiles: tuple[ShapeProfile, ...],
+    progress: Progress,
+) -> Artefact:
+    ingredients = _engine_ingredients(component, variant, target) | {"profiles": [asdict(p) for p in profiles]}
+    if target.store.find("engines", key_of(ingredients)) is None:
+        missing = (
+            f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {component.title} "
+            f"({component.dtype}, branch {branch}) for {target.device_tag}{_elsewhere(ingredients, target)}"
+        )
+        if target.build == "never":
+            cure = f"or run: {_command(component, branch, target, profiles[0].at('opt'))}"
+            if component.beyond_config:
+                cure = _AT_FIRST_USE.format(component.beyond_config)
+            raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
+        _log.info("%s; building it", missing)
+        if target.backend in ("tensorrt", "tensorrt-rtx"):  # before a graph is exported for it
+            check_target(target.backend, target.capability, target.options)
+
+    def build(folder: Path) -> dict[str, Any]:
+        about = {
+            "model": component.name,
+            "component": component.part,
+            "dtype": component.dtype,
+            "branch": branch,
+            "version": __version__,
+            **ingredients,
+        }
+        return about | _build_engine(component, variant, target, profiles, folder, progress)
+
+    return target.store.get("engines", ingredients, build)
+
+
+def _build_engine(
+    component: Component,
+    variant: Variant,
+    target: Target,
+    profiles: tuple[ShapeProfile, ...],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Fill an engine's folder; returns what its manifest says beside the ingredients."""
+    with bound_graph(component, variant, target.store, progress) as path:
+        graph = onnx.load(path, load_external_data=False).graph
+        inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
+        about: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+        if target.backend.startswith(("onnxruntime", "openvino")):
+            for file in path.parent.iterdir():
+                file.rename(folder / (ENGINE_GRAPH if file == path else file.name))
+        elif target.backend in ("tensorrt", "tensorrt-rtx"):
+            about["built"] = build_plan(
+                path,
+                folder / PLAN,
+                backend=target.backend,
+                inputs={data["name"]: TensorSpec.from_json(data) for data in inputs},
+                profiles=profiles,
+                target=target.capability,
+                options=target.options,
+                timing_cache=target.cache("timings", target.device_tag),
+                progress=progress,
+                stage=f"building the {variant.name} engine of {component.title}",
+            )
+    return about
+
+
+def _trusted(
+    component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
+) -> Artefact:
+    """The artefact, once its engine has been compared on this machine with ONNX Runtime on the CPU.
+
+    Raises:
+        BackendError: it computes something else; the manifest says so from then on.
+    """
+    if target.capability is None and not _is_reference(target) and "check" not in artefact.about:
+        try:
+            found = _check(component, variant, artefact, target, progress)
+            artefact = target.store.amend(artefact, check=asdict(found))
+        except StoreError as error:  # an engine that was built ahead may lie where nobody can write
+            _log.warning("the %s engine of %s is used unchecked: %s", variant.name, component.title, error)
+    check = artefact.about.get("check")
+    if check is not None and not check["usable"]:
+        raise BackendError(
+            f"the {target.backend} engine {variant.name!r} of {component.title} is unusable: {check['reason']}; "
+            f"choose another --backend or --dtype, or delete {artefact.folder} to build it again"
+        )
+    return artefact
+
+
+def _is_reference(target: Target) -> bool:
+    """Whether engines are what others are compared with."""
+    return target.backend.startswith("torch") or (target.backend, target.device) == ("onnxruntime", "cpu")
+
+
+def _check(component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress) -> Check:
+    sizes = parity.unseen_sizes(component.architecture)
+    if target.compiled:
+        sizes = profiles_of(artefact)[0].at("opt")
+    with (
+        bound_graph(component, variant, target.store, progress) as graph,
+        progress(f"checking the {variant.name} engine of {component.title}"),
+    ):
+        engine = open_engine(component, variant, artefact, target)
+        try:
+            return check_engine(
+                engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
+            )
+        finally:
+            engine.close()
+
+
+def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
+    """Which other devices the store has this engine for."""
+    same = {name: value for name, value in ingredients.items() if name not in ("device", "profiles")}
+    devices = sorted(
+        {artefact.about["device"] for artefact in target.store.search("engines", same)} - {target.device_tag}
+    )
+    return f"; there is one for {', '.join(devices)}, which does not run on {target.device_tag}" if devices else ""
+
+
+def _command(component: Component, branch: int, target: Target, sizes: Mapping[str, int]) -> str:
+    model = shlex.quote(component.name)
+    command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
+    command += f" --branch {branch}"
+    if target.compiled:
+        used = {axis: size for axis, size in sizes.items() if axis in axes(component.architecture)}
+        command += f" {as_options(component, used)}"
+    if target.capability:
+        command += f" --target {target.capability}"
+    return f"{command} --store {shlex.quote(str(target.store.root))}"
+
+
+def _spec_json(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    return {"name": value.name, "dtype": weights.ONNX_DTYPES[tensor.elem_type], "shape": shape}

@@ -1,0 +1,131 @@
+"""From a component to graphs: its weights, its architecture's graph, and its variants with both together."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import psutil
+import torch
+
+from deepcache_trt.builder.component import Component
+from deepcache_trt.engines.store import Artefact, Store, key_of
+from deepcache_trt.export import parity, weights
+from deepcache_trt.export.cut import cut
+from deepcache_trt.export.trace import onnx_from_config
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.progress import Progress
+
+_log = logging.getLogger(__name__)
+
+# Change it when the same config gives another graph.
+_GRAPH_FORMAT = 2
+
+GRAPH = "graph.onnx"
+
+
+def graph_key(component: Component) -> str:
+    """The key of the graph of a component's architecture."""
+    return key_of(_graph_ingredients(component))
+
+
+def weights_key(component: Component) -> str:
+    """The key of a component's weights."""
+    return key_of({"fingerprint": component.fingerprint})
+
+
+def weights_artefact(component: Component, store: Store, progress: Progress) -> Artefact:
+    """The component's weights as safetensors files in the store: links where a checkpoint has them, else written."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        with progress(f"{'linking' if component.files else 'writing'} the weights of {component.title}"):
+            if component.files is not None:
+                weights.link(component.files, folder)
+            else:
+                weights.write(component.tensors(), folder)
+        return {
+            "model": component.name,
+            "component": component.part,
+            "dtype": component.dtype,
+            "parameters": component.parameters,
+        }
+
+    return store.get("weights", {"fingerprint": component.fingerprint}, build)
+
+
+def graph_artefact(component: Component, store: Store, progress: Progress) -> Artefact:
+    """The architecture's graph with every tap as an output, exported and checked against the model once."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        model = onnx_from_config(
+            component.model_class,
+            component.graph_config,
+            dtype=component.dtype,
+            form=component.form,
+            graft=component.graft,
+            progress=progress,
+        )
+        onnx_ir.save(model, folder / GRAPH)
+        return {
+            "class": component.model_class.__name__,
+            "dtype": component.dtype,
+            "first_model": component.title,
+            "opset": model.opset_imports[""],
+            "nodes": len(model.graph),
+            "taps": [tap.name for tap in component.architecture.taps],
+            "parity": _check_parity(component, folder / GRAPH, store, progress),
+        }
+
+    return store.get("graphs", _graph_ingredients(component), build)
+
+
+@contextmanager
+def bound_graph(component: Component, variant: Variant, store: Store, progress: Progress) -> Iterator[Path]:
+    """A variant's graph with its weights beside it, in a temporary folder."""
+    kept = weights_artefact(component, store, progress)
+    path = graph_artefact(component, store, progress).folder / GRAPH
+    with store.scratch() as folder:
+        with progress(f"cutting the {variant.name} graph of {component.title}"):
+            model = cut(onnx.load(path, load_external_data=False), variant)
+            linked = weights.link(sorted(kept.folder.glob("*.safetensors")), folder)
+            weights.save_bound(model, weights.locate(linked), folder / GRAPH)
+        yield folder / GRAPH
+
+
+def _graph_ingredients(component: Component) -> dict[str, Any]:
+    ingredients = {
+        "class": component.model_class.__name__,
+        "config": component.graph_config,
+        "dtype": component.dtype,
+        "format": _GRAPH_FORMAT,
+        "torch": torch.__version__.split("+")[0],
+    }
+    extras = {
+        "controlled": component.form.controlled,
+        "structure": component.structure,
+        "images": component.form.images,
+    }
+    return ingredients | {name: extra for name, extra in extras.items() if extra}
+
+
+def _check_parity(component: Component, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:
+    """The record of the parity check, or why there is none: it runs the whole model twice, in fp32 inside."""
+    if component.dtype == "bfloat16":
+        return "skipped: ONNX Runtime has no bfloat16 on the CPU"
+    needed, available = 12 * component.parameters, psutil.virtual_memory().available
+    if needed > available:
+        skipped = f"skipped: needs about {needed / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are free"
+        _log.warning("parity check of %s %s", component.title, skipped)
+        return skipped
+    files = sorted(weights_artefact(component, store, progress).folder.glob("*.safetensors"))
+    graph = onnx.load(path, load_external_data=False)
+    with progress(f"checking the graph against {component.title}"), tempfile.TemporaryDirectory(dir=path.parent) as tmp:
+        found = parity.check_graph(
+            graph, files, component.module(), component.architecture, dtype=component.dtype, folder=Path(tmp)
+        )
+    return asdict(found)

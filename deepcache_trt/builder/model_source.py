@@ -1,0 +1,133 @@
+"""Find the components of the pipeline that a model's name means: in the catalogue, in a folder, or on the hub."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.builder import component
+from deepcache_trt.builder.component import DENOISERS, Component
+from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.part import part_dtype
+
+# Folders of a repository that can hold a covered component.
+_DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from; `revision`, `variant` and `offline` mean what they mean in diffusers."""
+
+    model: str
+    revision: str | None = None
+    variant: str | None = None
+    offline: bool = False
+    allow_pickle: bool = False
+
+    def pretrained_arguments(self) -> dict[str, Any]:
+        """The same as arguments of `from_pretrained`."""
+        return {
+            "revision": self.revision,
+            "variant": self.variant,
+            "local_files_only": self.offline,
+            "use_safetensors": not self.allow_pickle,
+        }
+
+
+def random_components(model: str, *, dtype: str, parts: Sequence[str] = (), seed: int = 0) -> list[Component]:
+    """A catalogue model's real architecture with seeded weights: the components called `parts`, or all of them.
+
+    Raises:
+        UnknownNameError: `model` is not in the catalogue, or has no such component.
+    """
+    entry = CATALOGUE.get(model)
+    if entry is None:
+        raise UnknownNameError(
+            f"--random-weights needs a catalogue name, not {model!r}; there are {', '.join(CATALOGUE)}"
+        )
+    if not entry.parts:
+        return find_components(ModelSource(model=model), dtype=dtype, parts=parts)
+    return [
+        component.from_architecture(
+            entry.parts[part].model_class(), entry.parts[part].config, name=model, part=part, dtype=dtype, seed=seed
+        )
+        for part in _chosen(parts, list(entry.parts), model)
+    ]
+
+
+def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = ()) -> list[Component]:
+    """The covered components of a model, read from its folders without loading the pipeline around them.
+
+    Args:
+        source: which model.
+        dtype: the pipeline's precision.
+        parts: names of components, as "unet"; none: all that are covered, the denoiser first.
+
+    Raises:
+        UnknownNameError: no such model, or no such component.
+        CheckpointError: a model that cannot be had, or one whose weights are only a pickle.
+        UnsupportedError: a component that was asked for and is not covered.
+    """
+    found = resolve(source.model)
+    pipeline = Path(found) if Path(found).is_dir() else _download(found, source)
+    there = _components_of(pipeline)
+    chosen = _chosen(parts, there, source.model)
+    components = []
+    for part in chosen:
+        try:
+            components.append(_find(pipeline / part, source, dtype))
+        except UnsupportedError:
+            if part in (*parts, *DENOISERS):
+                raise
+    if not parts and not any(part in DENOISERS for part in chosen):
+        raise CheckpointError(f"{source.model} has neither a unet nor a transformer with a config.json")
+    return components
+
+
+def _components_of(pipeline: Path) -> list[str]:
+    """The models of a pipeline's folder, the denoiser first; a tokenizer or scheduler has no config.json."""
+    index = json.loads((pipeline / "model_index.json").read_text())
+    there = [part for part in index if (pipeline / part / "config.json").is_file()]
+    return sorted(there, key=lambda part: part not in DENOISERS)
+
+
+def _chosen(parts: Sequence[str], there: Sequence[str], model: str) -> list[str]:
+    for part in parts:
+        if part not in there:
+            raise UnknownNameError(
+                f"{model} has no component {part!r}{did_you_mean(part, list(there))}; it has {', '.join(there)}"
+            )
+    return list(parts or there)
+
+
+def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
+    if not source.allow_pickle:
+        return component.from_folder(folder, name=source.model, dtype=dtype, variant=source.variant)
+    import torch
+
+    kind, config = component.read_config(folder)
+    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
+    model = model.to(getattr(torch, part_dtype(config, dtype)))
+    return component.from_model(model.eval(), name=source.model, part=folder.name)
+
+
+def _download(repository: str, source: ModelSource) -> Path:
+    from huggingface_hub import snapshot_download
+
+    suffix = "bin" if source.allow_pickle else "safetensors"
+    wanted = [f"{part}/*.{end}" for part in _DOWNLOADED for end in ("json", suffix)]
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=source.revision,
+            local_files_only=source.offline,
+            allow_patterns=["model_index.json", *wanted],
+        )
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are of these families
+        raise CheckpointError(
+            f"cannot get {repository!r}: {first_line(error)}; "
+            f"check the name, the network and your access, or give a local folder"
+        ) from error
+    return Path(folder)

@@ -1,0 +1,130 @@
+"""From a component to a session: what is missing is built, then every variant is loaded."""
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+
+from deepcache_trt.builder.component import Component
+from deepcache_trt.builder.engines import build_variants, variants_of
+from deepcache_trt.builder.graphs import bound_graph
+from deepcache_trt.builder.open_engine import open_engine, profiles_of
+from deepcache_trt.builder.target import Target
+from deepcache_trt.engines.engine import Engine
+from deepcache_trt.engines.store import Artefact
+from deepcache_trt.errors import BackendError
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.progress import Progress, logged
+from deepcache_trt.runtime.session import Session
+
+_log = logging.getLogger(__name__)
+
+# Backends whose engines can take other weights.
+REFITTABLE = ("tensorrt", "tensorrt-rtx")
+
+
+class SharedSession:
+    """A session that all pipelines with its model hold; its engines are closed when the last one lets go of it.
+
+    Attributes:
+        session: the open session.
+        drop: drops the torch weights that its engines hold too; None where they stay.
+        made_of: the component that it was opened for.
+    """
+
+    def __init__(self, session: Session, drop: Callable[[], None] | None, made_of: Component) -> None:
+        self.session = session
+        self.drop = drop
+        self.made_of = made_of
+        # Engines save what they learnt when they are closed, and a pipeline may merely be forgotten.
+        weakref.finalize(self, session.close)
+
+
+# By what they are open for.
+_shared: "weakref.WeakValueDictionary[str, SharedSession]" = weakref.WeakValueDictionary()
+
+
+def shared_session(
+    state: tuple[object, ...], sizes: Mapping[str, int], open_new: Callable[[], SharedSession]
+) -> SharedSession:
+    """The session that is open for a state of a model and takes calls of these sizes, else a new one.
+
+    Args:
+        state: everything but sizes that decides what the engines are.
+        sizes: of each dynamic axis.
+        open_new: opens one.
+    """
+    key = hashlib.blake2b(repr(state).encode()).hexdigest()
+    found = _shared.get(key)
+    if found is None or not found.session.serves(sizes):
+        found = open_new()
+        _shared[key] = found
+    return found
+
+
+def open_session(
+    component: Component,
+    branch: int,
+    target: Target,
+    *,
+    sizes: Mapping[str, int],
+    progress: Progress = logged,
+    before_loading: Callable[[], None] = lambda: None,
+) -> Session:
+    """Build what is missing and load it; arguments and errors as for `build_variants`.
+
+    `before_loading` is called when everything is built and nothing loaded: a time to free memory. It is not called
+    where the engines of `component.base` are refitted.
+    """
+    variants = variants_of(component, branch)
+    outputs = [spec.name for spec in component.architecture.outputs]
+    opened = _open_refitted(component, branch, target, sizes, progress)
+    if opened is None:
+        artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
+        before_loading()
+        with progress(f"loading the engines of {component.title}"):
+            opened = _open_all(component, variants, artefacts, target), artefacts
+    engines, artefacts = opened
+    return Session(engines, outputs=outputs, profiles=profiles_of(artefacts[variants[0].name]))
+
+
+def _open_all(
+    component: Component, variants: tuple[Variant, ...], artefacts: Mapping[str, Artefact], target: Target
+) -> dict[str, Engine]:
+    """All engines, or none: one that cannot be opened closes those before it."""
+    engines: dict[str, Engine] = {}
+    try:
+        for variant in variants:
+            engines[variant.name] = open_engine(component, variant, artefacts[variant.name], target)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    return engines
+
+
+def _open_refitted(
+    component: Component, branch: int, target: Target, sizes: Mapping[str, int], progress: Progress
+) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
+    """The base model's engines with this component's weights, where the backend can do that; else None."""
+    base = component.base
+    if base is None or target.backend not in REFITTABLE or not target.options.refittable:
+        return None
+    variants = variants_of(component, branch)
+    artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
+    engines = _open_all(base, variants, artefacts, target)
+    try:
+        for variant in variants:
+            with (
+                bound_graph(component, variant, target.store, progress) as graph,
+                progress(f"refitting the {variant.name} engine of {component.title}"),
+            ):
+                engines[variant.name].refit(graph)
+    except BaseException as error:
+        for engine in engines.values():
+            engine.close()
+        if not isinstance(error, BackendError):
+            raise
+        _log.warning("%s: %s; its engines are built anew", component.title, error)
+        return None
+    return engines, artefacts

@@ -1,0 +1,334 @@
+"""`deepcache-trt bench`: what becomes of each cell, going on after an interrupt, and real runs on the bundled model."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from deepcache_trt.benchmarks.bench import measure as bench
+from deepcache_trt.benchmarks.bench.grid import SYSTEMS, Settings, cell_from, interval_params
+from deepcache_trt.benchmarks.bench.stage import Stage
+from deepcache_trt.benchmarks.timing import our_system, systems
+from deepcache_trt.benchmarks.timing.seeded import random_pipeline
+from deepcache_trt.benchmarks.timing.systems import Picture
+from deepcache_trt.engines.store import Store
+from deepcache_trt.errors import CheckpointError, DeepCacheError
+from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.runtime.plan import CacheParams
+from tests.benchmarks.bench.fake_stage import install
+
+SETTINGS = Settings(
+    model="digits",
+    random_weights=False,
+    dtype="float32",
+    device="cpu",
+    steps=4,
+    sizes=(64,),
+    batches=(2, 1),
+    caching=(interval_params(3, 0),),
+    systems=("diffusers", "compiled"),
+    backends=(),
+    repeats=2,
+)
+CELLS = [f"64 px, batch {batch}, {column}" for batch in (2, 1) for column in ("plain", "I=3 B=0")]
+
+
+def unreported(*, done: float, total: float, detail: str = "") -> None:
+    """Nobody looks."""
+
+
+def measure(
+    out: Path, tell: Callable[[str], None] = lambda line: None, settings: Settings = SETTINGS
+) -> dict[str, Any]:
+    record = bench.open_record(out, settings, "the command")
+    bench.measure(record, settings, out, out.parent, report=unreported, tell=tell)
+    return record
+
+
+def titles(record: dict[str, Any]) -> list[str]:
+    return [cell_from(entry["cell"]).title for entry in record["cells"]]
+
+
+# Cells.
+
+
+def test_every_cell_is_written_as_it_ends_with_every_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "diary")
+    out, seen = tmp_path / "new" / "bench.json", []
+
+    def look(line: str) -> None:
+        seen.append((len(json.loads(out.read_text())["cells"]), line))
+
+    record = measure(out, look)
+    assert [count for count, _ in seen] == [1, 2, 3, 4]
+    assert re.fullmatch(r"64 px, batch 2, plain: diffusers [\d.e-]+ s, other [\d.e-]+ s; about \d+ s left", seen[0][1])
+    assert seen[-1][1].endswith("; all done")
+    assert json.loads(out.read_text()) == json.loads(json.dumps(record))
+    assert titles(record) == CELLS
+    outcomes = record["cells"][0]["outcomes"]
+    assert [(outcome["name"], len(outcome["samples"])) for outcome in outcomes] == [("diffusers", 2), ("other", 2)]
+    assert record["environment"]["packages"].startswith("torch ")
+
+
+def test_systems_of_a_cell_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "diary")
+    measure(tmp_path / "bench.json", settings=replace(SETTINGS, batches=(1,), caching=()))
+    drawn = [line for line in (tmp_path / "diary").read_text().splitlines() if "draws" in line]
+    assert drawn == [f"{name} draws {number}" for number in (1, 2, 3) for name in ("diffusers", "other")]
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "is_memory"),
+    [
+        ("fail", "ValueError: no such thing in …/store", False),
+        ("abort", "killed by signal 6 (SIGABRT); last words: out of memory", True),
+        ("run out of memory", "MemoryError: no 8 GiB left", True),
+    ],
+)
+def test_what_fails_is_a_result_of_its_cell_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, error: str, is_memory: bool
+) -> None:
+    """One that ran out of memory beside the others is run once more, alone."""
+    install(monkeypatch, tmp_path / "diary", acts={"64 px, batch 2/plain/other": f",{act}"})
+    record = measure(tmp_path / "bench.json")
+    assert titles(record) == CELLS
+    first = {outcome["name"]: outcome for outcome in record["cells"][0]["outcomes"]}
+    assert first["other"]["error"] == error
+    assert bench.is_out_of_memory(bench.Outcome(name="other", error=error)) is is_memory
+    assert record["cells"][0]["alone"] == (["other"] if is_memory else [])
+    assert len(first["diffusers"]["samples"]) == 2
+    assert [outcome["error"] for entry in record["cells"][1:] for outcome in entry["outcomes"]] == [""] * 6
+    times = (tmp_path / "diary").read_text().splitlines().count("other draws 1")
+    assert times == 4 + is_memory
+
+
+def test_a_peer_that_is_not_installed_says_so_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path / "diary", other="DeepCache package")
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    record = measure(tmp_path / "bench.json", settings=replace(SETTINGS, batches=(1,), caching=()))
+    (outcomes,) = (entry["outcomes"] for entry in record["cells"])
+    assert [(outcome["name"], outcome["error"], len(outcome["samples"])) for outcome in outcomes] == [
+        ("diffusers", "", 2),
+        ("DeepCache package", "not installed: pip install DeepCache", 0),
+    ]
+
+
+def test_a_plan_file_is_a_column_of_ours_alone(tmp_path: Path) -> None:
+    """The package has no such plan, but has an interval and a branch."""
+    tuned, reused = CacheParams(cache_interval=4, forecast="taylor1"), CacheParams(cache_interval=4)
+    settings = replace(SETTINGS, caching=(tuned, reused), systems=SYSTEMS, backends=("onnxruntime",))
+    stage = Stage(settings=settings, folder="", store=tmp_path, latents=tmp_path, python="")
+    systems = {cell.column: [system.name for system in stage.systems(cell)] for cell in settings.cells[:3]}
+    assert systems == {
+        "plain": ["ours (onnxruntime)", "diffusers", "diffusers, torch.compile"],
+        "interval 4, taylor1": ["ours (onnxruntime)"],
+        "I=4 B=0": ["ours (onnxruntime)", "DeepCache package"],
+    }
+    ours = {cell.params: stage.systems(cell)[0].arguments for cell in settings.cells[:3]}
+    assert all(CacheParams(**arguments["params"]) == params for params, arguments in ours.items())
+    assert len({arguments["picture"]["latents"] for arguments in ours.values()}) == 3
+
+
+# Going on.
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "diary")
+    out = tmp_path / "bench.json"
+
+    def interrupt(line: str) -> None:
+        if line.startswith(CELLS[1]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(out, interrupt)
+    assert titles(bench.read_record(out)) == CELLS[:2]
+    before = bench.read_record(out)
+    told: list[str] = []
+    record = measure(out, told.append)
+    assert titles(record) == CELLS
+    assert [line.partition(":")[0] for line in told] == CELLS[2:]
+    assert record["cells"][:2] == before["cells"]
+    measure(out, told.append)
+    assert len(told) == 2  # it was complete
+
+
+def edited(out: Path, part: str, **entries: object) -> None:
+    record = json.loads(out.read_text())
+    record[part].update(entries)
+    out.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: edited(out, "settings", steps=9), r"its settings has steps 9 and not 4; give another --out"),
+        (
+            lambda out: edited(out, "environment", CPU="Z80"),
+            r"its environment has CPU 'Z80' and not '.*'; give another",
+        ),
+        (lambda out: edited(out, "settings", odd=1), r"is no result of `deepcache-trt bench`: .*unexpected .* 'odd'"),
+        (lambda out: out.write_text("{}"), r"is no result of `deepcache-trt bench`: 'settings'"),
+        (lambda out: out.write_text("# notes"), r"is no result of `deepcache-trt bench`: Expecting value"),
+    ],
+    ids=["settings", "environment", "other fields", "other json", "no json"],
+)
+def test_the_result_of_another_run_is_not_gone_on_with(
+    tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    out = tmp_path / "bench.json"
+    out.write_text(json.dumps(bench.open_record(out, SETTINGS, "the command")))
+    assert bench.open_record(out, SETTINGS, "the command")["cells"] == []
+    change(out)
+    text = out.read_text()
+    with pytest.raises(DeepCacheError, match=message):
+        bench.open_record(out, SETTINGS, "the command")
+    assert out.read_text() == text
+
+
+_RUN = """
+import sys
+from deepcache_trt import cli
+from deepcache_trt.benchmarks.bench import measure as bench
+from tests.benchmarks.bench.fake_stage import FakeStage
+bench.Stage = FakeStage
+sys.argv = ["deepcache-trt", "bench", "--system", "diffusers", "--batch", "1", "--repeats", "2", "--out", sys.argv[1]]
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_the_systems_and_leaves_a_file_to_go_on_with(tmp_path: Path) -> None:
+    out, diary = tmp_path / "bench.json", tmp_path / "diary"
+    diary.touch()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "FAKE_STAGE_DIARY": str(diary)}
+    environment["FAKE_STAGE_ACTS"] = "64 px, batch 1/I:3 B:0/other=,hang"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUN, str(out)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while "hangs" not in diary.read_text() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert (printed, said.splitlines()[-1]) == ("", "interrupted")
+    assert titles(bench.read_record(out)) == ["64 px, batch 1, plain"]
+    hung = int(diary.read_text().split("hangs ")[1].split()[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung, 0)
+
+
+# The model.
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no/such-model", r"cannot get 'no/such-model': .*; check the name.*, or use --random-weights"),
+        ("unet", "unet draws no"),
+    ],
+)
+def test_a_model_that_cannot_be_drawn_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model_index.json").write_text('{"unet": []}')
+    found = str(tmp_path / model) if model == "unet" else model
+    with pytest.raises(CheckpointError, match=message):
+        bench.pipeline_folder(replace(SETTINGS, model=found), tmp_path)
+
+
+# Real systems.
+
+
+def picture(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    latents = str(folder / f"{name}.npy")
+    drawn = Picture(folder=str(resolve("digits")), dtype="float32", pixels=64, steps=4, latents=latents)
+    return asdict(replace(drawn, **changes))
+
+
+def test_each_image_of_a_batch_is_that_of_its_own_seed_and_parts_are_timed_apart(tmp_path: Path) -> None:
+    figures = systems.diffusers(picture(tmp_path, "both", batch=2))()
+    parts = [figures[f"{part}_seconds"] for part in ("text", "loop", "decoder")]
+    assert all(0 < seconds < 30 for seconds in parts)
+    systems.diffusers(picture(tmp_path, "second", seed=1))()
+    both, second = (np.load(tmp_path / f"{name}.npy") for name in ("both", "second"))
+    assert both.shape == (2, *second.shape[1:])
+    np.testing.assert_allclose(both[1:], second, atol=1e-5)
+    assert np.abs(both[:1] - second).max() > 0.1
+
+
+def test_what_is_built_before_is_all_that_is_opened(tmp_path: Path, store_root: Path, built: list[str]) -> None:
+    """The seconds of a first call are without those of building."""
+    asked, where = picture(tmp_path, "ours"), {"backend": "onnxruntime", "store": str(store_root)}
+    our_system.build(asked, branches=[0], **where)
+    built.clear()
+    draw = our_system.ours(asked, **where, params={"cache_interval": 2}, keep_torch_weights=False, exact=True)
+    draw()
+    figures = draw()
+    assert [figures[name] for name in ("way", "full_runs", "shallow_runs")] == ["whole loop", 2, 2]
+    assert not built
+    assert our_system.build(asked, branches=[0], **where)() == {"built": []}
+
+
+@pytest.mark.slow
+def test_a_seeded_pipeline_of_real_size_takes_prompts_of_the_published_length(tmp_path: Path) -> None:
+    folder = random_pipeline("sd15", "bfloat16", Store(tmp_path), prompts=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    embeds, _ = pipe.encode_prompt("a handwritten seven", "cpu", 1, True)
+    assert embeds.shape == (1, 77, 768)
+    assert embeds.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_smoke_preset_measures_this_machine_and_ours_keeps_the_picture(tmp_path: Path) -> None:
+    out, chart, page = (tmp_path / name for name in ("bench.json", "chart.svg", "benchmarks.md"))
+    command = [
+        sys.executable,
+        "-m",
+        "deepcache_trt.cli",
+        "bench",
+        "--preset",
+        "smoke",
+        "--repeats",
+        "2",
+        "--out",
+        str(out),
+    ]
+    command += ["--backend", "openvino", "--backend", "onnxruntime", "--store", str(tmp_path / "store")]
+    first = subprocess.run([*command, "--chart", str(chart)], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    record = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert [outcome["error"] for entry in record["cells"] for outcome in entry["outcomes"]] == [""] * 6
+    plain, cached = (entry["fidelity"] for entry in record["cells"])
+    for ours in ("ours (openvino)", "ours (onnxruntime)"):
+        assert plain[ours]["psnr_db"] > 80
+        assert cached[ours]["psnr_db"] == pytest.approx(cached["DeepCache package"]["psnr_db"], abs=0.1)
+        assert cached[ours]["psnr_db"] < 60
+    assert "64 px, batch 1" in chart.read_text()
+    assert str(tmp_path) not in out.read_text() + first.stdout
+    again = subprocess.run([*command, "--compare", str(out), "--docs", str(page)], capture_output=True, text=True)
+    assert "Differ: seconds by at most 0.0 %; " in again.stdout
+    assert again.stdout.startswith(first.stdout.rstrip("\n").partition("\n\n")[0])
+    assert "| 1024 | 8 | I=5 B=0 | 101.95 | 33.72 | 3.02× |" in page.read_text()
