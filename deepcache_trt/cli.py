@@ -102,14 +102,13 @@ def build(
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
-    from deepcache_trt.engines.tensorrt_build import BuildOptions
+    from deepcache_trt.engines.backend import BuildOptions
     from deepcache_trt.progress import quiet_libraries, shown
 
     quiet_libraries()
     device = backends.best_device(backend) if target is None else "cuda"
     chosen = Target(
         backend=backends.resolve(backend, device) if target is None else backends.resolve_ahead(backend, target),
-        device=device,
         store=_store(store),
         shapes=shapes_from_text(size or (), batch or ()),
         capability=target,
@@ -122,8 +121,8 @@ def build(
     given: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
     given |= {"--optimization-level": optimization_level, "--workspace": workspace}
     ignored = [option for option, value in given.items() if value is not None]
-    if ignored and not chosen.compiled:
-        raise DeepCacheError(f"backend {chosen.backend!r} takes every shape as it is; leave {', '.join(ignored)} out")
+    if ignored and not chosen.backend.compiled:
+        raise DeepCacheError(f"backend '{chosen.backend}' takes every shape as it is; leave {', '.join(ignored)} out")
     dtype, parts = backends.dtype_or_default(dtype, device), component or ()
     if random_weights:
         components = random_components(model, dtype=dtype, parts=parts)

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Axes that most families share: pixels of an image for each element of a latent's height and width, and the tokens of
+# one prompt, as every CLIP text encoder gives them.
+LATENT_PIXELS = 8
+PROMPT_TOKENS = 77
+
 Dim = int | str  # a number, or an expression over axes such as "batch" or "height/8"
 
 # The dtypes that a graph input or output can have; names are those of numpy and torch.

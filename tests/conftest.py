@@ -18,8 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # OpenVINO, which `auto` tries first on a CPU, compiles for seconds for each model and shape: here it comes last.
-PROBES_AS_SHIPPED = dict(backends._PROBES)
-backends._PROBES["openvino", "cpu"] = backends._PROBES.pop(("openvino", "cpu"))
+BACKENDS_AS_SHIPPED = dict(backends._registered)
+backends._registered["openvino", "cpu"] = backends._registered.pop(("openvino", "cpu"))
 
 
 @pytest.fixture(scope="session")

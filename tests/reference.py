@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from deepcache_trt.models.taps import unet_taps
+from deepcache_trt.models.families.unet import unet_taps
 
 
 @contextmanager

@@ -313,7 +313,7 @@ def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 def test_doctor_prints_every_backend(run: Run) -> None:
     result = run("doctor")
     assert result.code == 0
-    assert all(name in result.out for name in backends.NAMES)
+    assert all(name in result.out for name in backends.names())
 
 
 def test_doctor_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from deepcache_trt import __version__
+from deepcache_trt.engines import backends
 
 NO_GPU = "no GPU"
 
-_PACKAGES = (
-    *("torch", "diffusers", "transformers", "DeepCache", "onnx", "onnxruntime", "onnxruntime-gpu", "polygraphy"),
-    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
-    *("cuda-python", "openvino"),
-)
+# What pictures and figures depend on beside what each backend needs.
+_PACKAGES = ("torch", "diffusers", "transformers", "DeepCache", "onnx")
 
 
 def processor() -> str:
@@ -57,7 +55,8 @@ def environment() -> dict[str, str]:
 
 
 def _versions() -> Iterator[str]:
-    for package in _PACKAGES:
+    of_backends = (package for backend in backends.every() for package in backend.packages)
+    for package in dict.fromkeys((*_PACKAGES, *of_backends)):
         try:
             yield f"{package} {version(package)}"
         except PackageNotFoundError:

@@ -13,9 +13,9 @@ import torch
 from deepcache_trt.errors import CheckpointError, UnsupportedError
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, model_from_config
-from deepcache_trt.models.architectures import COVERED, architecture_of
-from deepcache_trt.models.part import AS_CONFIGURED, Architecture, CallForm, part_dtype
+from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import graft, structure_of
+from deepcache_trt.models.registry import COVERED, architecture_of, part_dtype
 
 # The names under which pipelines keep their denoiser.
 DENOISERS = ("unet", "transformer")

@@ -12,11 +12,10 @@ import onnx
 from deepcache_trt import __version__
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.graphs import bound_graph, graph_key, weights_key
-from deepcache_trt.builder.open_engine import ENGINE_GRAPH, PLAN, open_engine, profiles_of
+from deepcache_trt.builder.open_engine import open_engine, profiles_of
 from deepcache_trt.builder.shapes import (
     Shapes,
     as_options,
-    axes,
     in_words,
     profiles_around,
     profiles_for,
@@ -24,16 +23,15 @@ from deepcache_trt.builder.shapes import (
 )
 from deepcache_trt.builder.target import Target
 from deepcache_trt.builder.trust import Check, check_engine
-from deepcache_trt.engines import backends
-from deepcache_trt.engines.profile import TOKENS, ShapeProfile, nearest
+from deepcache_trt.engines.backend import BuildOptions, Order
+from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.engines.store import Artefact, key_of
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, check_target
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
 from deepcache_trt.export import parity, weights
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress, logged
-from deepcache_trt.tensors import TensorSpec
+from deepcache_trt.tensors import PROMPT_TOKENS, TensorSpec
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ def build_variants(
         ParityError: the exported graph does not compute what the model computes.
     """
     variants = variants_of(component, branch)
-    backends.check_dtype(target.backend, target.device, component.dtype)
+    target.backend.check_dtype(component.dtype)
     target, profiles = _settle(component, branch, variants[0], target, sizes)
     artefacts = {variant.name: _engine(component, branch, variant, target, profiles, progress) for variant in variants}
     return {
@@ -97,7 +95,7 @@ def _settle(
     component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
 ) -> tuple[Target, tuple[ShapeProfile, ...]]:
     """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
-    if not target.compiled:
+    if not target.backend.compiled:
         return target, (widest_profile(component.architecture),)
     if target.shapes is not None or sizes is None:
         profiles = profiles_for(component, target.shapes or Shapes())
@@ -105,8 +103,9 @@ def _settle(
             cure = f"build for it with: {_command(component, branch, target, sizes)}"
             if component.beyond_config:
                 cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE.format(component.beyond_config)}"
-            if sizes.get("sequence", 0) > TOKENS:
-                cure = f"shorten the prompt of {sizes['sequence']} tokens to {TOKENS}, or leave size= and batch= out"
+            if sizes.get("sequence", 0) > PROMPT_TOKENS:
+                shorter = f"shorten the prompt of {sizes['sequence']} tokens to {PROMPT_TOKENS}"
+                cure = f"{shorter}, or leave size= and batch= out"
             raise ShapeError(
                 f"{component.title} is called with {in_words(component, sizes)}, which is outside what its engines are "
                 f"for; {cure}"
@@ -120,7 +119,7 @@ def _settle(
         if nearest(profiles_of(artefact), sizes) is not None and _honours(artefact, target.options)
     ]
     if not built:
-        return target, profiles_around(component, sizes, static=target.backend in backends.STATIC)
+        return target, profiles_around(component, sizes, static=target.backend.static)
     best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in profiles_of(artefact)))
     return replace(target, options=_options_of(best)), profiles_of(best)
 
@@ -141,11 +140,11 @@ def _engine_ingredients(component: Component, variant: Variant, target: Target) 
         "graph": graph_key(component),
         "weights": weights_key(component),
         "variant": asdict(variant),
-        "backend": target.backend,
-        "backend_version": backends.version_of(target.backend),
+        "backend": target.backend.name,
+        "backend_version": target.backend.version(),
         "device": target.device_tag,
     }
-    return ingredients | ({"build_options": asdict(target.options)} if target.backend.startswith("tensorrt") else {})
+    return ingredients | ({"build_options": asdict(target.options)} if target.backend.options else {})
 
 
 def _engine(
@@ -168,8 +167,7 @@ def _engine(
                 cure = _AT_FIRST_USE.format(component.beyond_config)
             raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
         _log.info("%s; building it", missing)
-        if target.backend in ("tensorrt", "tensorrt-rtx"):  # before a graph is exported for it
-            check_target(target.backend, target.capability, target.options)
+        target.backend.check(target.capability, target.options)  # before a graph is exported for it
 
     def build(folder: Path) -> dict[str, Any]:
         about = {
@@ -198,22 +196,19 @@ def _build_engine(
         graph = onnx.load(path, load_external_data=False).graph
         inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
         about: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
-        if target.backend.startswith(("onnxruntime", "openvino")):
-            for file in path.parent.iterdir():
-                file.rename(folder / (ENGINE_GRAPH if file == path else file.name))
-        elif target.backend in ("tensorrt", "tensorrt-rtx"):
-            about["built"] = build_plan(
-                path,
-                folder / PLAN,
-                backend=target.backend,
+        about |= target.backend.build(
+            Order(
+                graph=path,
+                folder=folder,
                 inputs={data["name"]: TensorSpec.from_json(data) for data in inputs},
                 profiles=profiles,
                 target=target.capability,
                 options=target.options,
-                timing_cache=target.cache("timings", target.device_tag),
+                cache=lambda kind: target.cache(kind, target.device_tag),
                 progress=progress,
                 stage=f"building the {variant.name} engine of {component.title}",
             )
+        )
     return about
 
 
@@ -225,7 +220,7 @@ def _trusted(
     Raises:
         BackendError: it computes something else; the manifest says so from then on.
     """
-    if target.capability is None and not _is_reference(target) and "check" not in artefact.about:
+    if target.capability is None and not target.backend.trusted and "check" not in artefact.about:
         try:
             found = _check(component, variant, artefact, target, progress)
             artefact = target.store.amend(artefact, check=asdict(found))
@@ -240,14 +235,9 @@ def _trusted(
     return artefact
 
 
-def _is_reference(target: Target) -> bool:
-    """Whether engines are what others are compared with."""
-    return target.backend.startswith("torch") or (target.backend, target.device) == ("onnxruntime", "cpu")
-
-
 def _check(component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress) -> Check:
     sizes = parity.unseen_sizes(component.architecture)
-    if target.compiled:
+    if target.backend.compiled:
         sizes = profiles_of(artefact)[0].at("opt")
     with (
         bound_graph(component, variant, target.store, progress) as graph,
@@ -275,8 +265,8 @@ def _command(component: Component, branch: int, target: Target, sizes: Mapping[s
     model = shlex.quote(component.name)
     command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
     command += f" --branch {branch}"
-    if target.compiled:
-        used = {axis: size for axis, size in sizes.items() if axis in axes(component.architecture)}
+    if target.backend.compiled:
+        used = {axis: size for axis, size in sizes.items() if axis in component.architecture.axes}
         command += f" {as_options(component, used)}"
     if target.capability:
         command += f" --target {target.capability}"

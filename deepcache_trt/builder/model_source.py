@@ -10,7 +10,7 @@ from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
-from deepcache_trt.models.part import part_dtype
+from deepcache_trt.models.registry import part_dtype
 
 # Folders of a repository that can hold a covered component.
 _DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")

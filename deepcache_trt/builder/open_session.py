@@ -19,9 +19,6 @@ from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
 
-# Backends whose engines can take other weights.
-REFITTABLE = ("tensorrt", "tensorrt-rtx")
-
 
 class SharedSession:
     """A session that all pipelines with its model hold; its engines are closed when the last one lets go of it.
@@ -108,7 +105,7 @@ def _open_refitted(
 ) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
     """The base model's engines with this component's weights, where the backend can do that; else None."""
     base = component.base
-    if base is None or target.backend not in REFITTABLE or not target.options.refittable:
+    if base is None or not target.backend.refits or not target.options.refittable:
         return None
     variants = variants_of(component, branch)
     artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)

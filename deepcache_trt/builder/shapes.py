@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.engines.profile import PIXELS, TOKENS, Range, ShapeProfile
+from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import ShapeError
-from deepcache_trt.models.part import Architecture
-
-# diffusers decodes a video whole unless `decode_chunk_size` says otherwise; Stable Video Diffusion has 14 frames or 25.
-_FRAMES = 25
+from deepcache_trt.models.architecture import Architecture
+from deepcache_trt.tensors import PROMPT_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +57,12 @@ def widest_profile(architecture: Architecture) -> ShapeProfile:
     return ShapeProfile(batch=Range(min=1, opt=min(2, most), max=most))
 
 
+def check_sizes(architecture: Architecture, sizes: Mapping[str, int]) -> None:
+    """Raise ShapeError, with the cure, for an axis that the graph cannot take."""
+    multiple, pixels = architecture.size_multiple, architecture.pixels
+    widest_profile(architecture).check(sizes, size_multiple=multiple, pixels=pixels)
+
+
 def profiles_for(component: Component, shapes: Shapes) -> tuple[ShapeProfile, ...]:
     """The profiles of a component's compiled engines.
 
@@ -71,25 +75,25 @@ def profiles_for(component: Component, shapes: Shapes) -> tuple[ShapeProfile, ..
     profiles = []
     for (height, width), images in itertools.product(sizes, shapes.batches):
         ranges = {
-            "batch": _batch(component, images),
+            "batch": _batch(architecture, images),
             "height": _latent(component, height),
             "width": _latent(component, width),
-            "sequence": Range(min=1, opt=TOKENS, max=TOKENS),
+            "sequence": Range(min=1, opt=PROMPT_TOKENS, max=PROMPT_TOKENS),
         }
         # An axis that the graph does not have must not make two profiles of one.
-        used = {axis: limits for axis, limits in ranges.items() if axis in axes(architecture)}
+        used = {axis: limits for axis, limits in ranges.items() if axis in architecture.axes}
         for end in ("min", "max"):
             ends = {axis: getattr(limits, end) for axis, limits in used.items()}
-            widest_profile(architecture).check(ends, size_multiple=architecture.size_multiple)
+            check_sizes(architecture, ends)
         profiles.append(ShapeProfile(**used))
     most = max(images.max for images in shapes.batches)
-    return tuple(dict.fromkeys((*profiles, *_tiles(component, most))))
+    return tuple(dict.fromkeys((*profiles, *_tiles(architecture, most))))
 
 
 def _check_fixed_size(component: Component, sizes: Sequence[tuple[Range, Range]]) -> None:
     if component.architecture.fixed_size is None:
         return
-    own = component.architecture.fixed_size * PIXELS
+    own = component.architecture.fixed_size * component.architecture.pixels
     if set(itertools.chain.from_iterable(sizes)) != {Range(min=own, opt=own, max=own)}:
         raise ShapeError(f"{component.title} is made for {own}×{own} pixels and no others; leave --size out")
 
@@ -97,18 +101,13 @@ def _check_fixed_size(component: Component, sizes: Sequence[tuple[Range, Range]]
 def profiles_around(component: Component, sizes: Mapping[str, int], *, static: bool) -> tuple[ShapeProfile, ...]:
     """For exactly one shape, and for the tiles of a decoder; unless `static`, with and without guidance."""
     ranges = {axis: Range(min=size, opt=size, max=size) for axis, size in sizes.items()}
-    if _is_guided(component) and not static:
+    if component.architecture.is_guided and not static:
         batch = sizes["batch"]
         ranges["batch"] = Range(min=max(1, batch // 2), opt=batch, max=batch)
-    if _decodes_videos(component):  # in chunks, of which the last may have fewer frames
+    if component.architecture.frames is not None:  # in chunks, of which the last may have fewer frames
         ranges["batch"] = Range(min=1, opt=sizes["batch"], max=sizes["batch"])
-    tiles = _tiles(component, sizes["batch"])
+    tiles = _tiles(component.architecture, sizes["batch"])
     return tiles if any(tile.covers(sizes) for tile in tiles) else (ShapeProfile(**ranges), *tiles)
-
-
-def axes(architecture: Architecture) -> set[str]:
-    """The dynamic axes of a graph."""
-    return {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str) and dim.isidentifier()}
 
 
 def in_words(component: Component, sizes: Mapping[str, int]) -> str:
@@ -121,42 +120,23 @@ def in_words(component: Component, sizes: Mapping[str, int]) -> str:
 
 def as_options(component: Component, sizes: Mapping[str, int]) -> str:
     """The options of `deepcache-trt build` that cover the sizes of one call."""
-    images = -(-sizes["batch"] // 2) if _is_guided(component) else sizes["batch"]
+    images = -(-sizes["batch"] // 2) if component.architecture.is_guided else sizes["batch"]
     size = f" --size {'x'.join(map(str, _in_pixels(component, sizes)))}" if "height" in sizes else ""
     return f"--batch {images}{size}"
 
 
-def _is_guided(component: Component) -> bool:
-    return any(spec.name in ("encoder_hidden_states", "class_labels") for spec in component.architecture.inputs)
-
-
-def _is_decoder(component: Component) -> bool:
-    return any(spec.name == "latent" for spec in component.architecture.inputs)
-
-
-def _decodes_videos(component: Component) -> bool:
-    return component.model_class.__name__ == "AutoencoderKLTemporalDecoder"
-
-
-def _pixels(component: Component) -> int:
-    """Pixels for each element of height and width: a U-Net without text draws pixels, the others draw latents."""
-    return 1 if component.model_class.__name__ == "UNet2DModel" else PIXELS
-
-
 def _own_size(component: Component) -> tuple[Range, Range]:
-    own = component.config.get("sample_size") or PIXELS
-    height, width = own if isinstance(own, list | tuple) else (own, own)
-    unit = 1 if _is_decoder(component) else _pixels(component)  # a VAE's config counts pixels, a denoiser's latents
-    return tuple(Range(min=side * unit, opt=side * unit, max=side * unit) for side in (height, width))  # type: ignore[return-value]
+    height, width = (Range(min=side, opt=side, max=side) for side in component.architecture.own_size)
+    return height, width
 
 
 def _in_pixels(component: Component, sizes: Mapping[str, int]) -> tuple[int, int]:
-    unit = _pixels(component)
+    unit = component.architecture.pixels
     return sizes["height"] * unit, sizes["width"] * unit
 
 
 def _latent(component: Component, pixels: Range) -> Range:
-    unit = _pixels(component)
+    unit = component.architecture.pixels
     if pixels.min % unit or pixels.max % unit:
         low, high = (max(unit, round(end / unit) * unit) for end in (pixels.min, pixels.max))
         cure = str(low) if low == high else f"{low}-{high}"
@@ -164,22 +144,21 @@ def _latent(component: Component, pixels: Range) -> Range:
     return Range(min=pixels.min // unit, opt=pixels.opt // unit, max=pixels.max // unit)
 
 
-def _batch(component: Component, images: Range) -> Range:
-    if _is_guided(component):
+def _batch(architecture: Architecture, images: Range) -> Range:
+    if architecture.is_guided:
         # As many as the graph takes are served without guidance, and half of them with it.
-        most = max(images.max, component.architecture.max_batch)
+        most = max(images.max, architecture.max_batch)
         return Range(min=images.min, opt=min(2 * images.opt, most), max=min(2 * images.max, most))
-    if _decodes_videos(component):
-        frames = max(images.max, _FRAMES)
+    if architecture.frames is not None:
+        frames = max(images.max, architecture.frames)
         return Range(min=1, opt=frames, max=frames)
     # A decoder may be asked for one image at a time, an encoder for one prompt.
     return Range(min=1, opt=images.opt, max=images.max)
 
 
-def _tiles(component: Component, images: int) -> tuple[ShapeProfile, ...]:
+def _tiles(architecture: Architecture, images: int) -> tuple[ShapeProfile, ...]:
     """The tiles of a decoder that `vae.enable_tiling()` may ask for; at the border one row or column may be left."""
-    if not _is_decoder(component) or _decodes_videos(component):  # for which diffusers has no tiling
+    if architecture.tile is None:
         return ()
-    side = max(1, component.config["sample_size"] // PIXELS)
-    tile = Range(min=1, opt=side, max=side)
-    return (ShapeProfile(batch=Range(min=1, opt=1, max=images), height=tile, width=tile),)
+    side = Range(min=1, opt=architecture.tile, max=architecture.tile)
+    return (ShapeProfile(batch=Range(min=1, opt=1, max=images), height=side, width=side),)

@@ -4,27 +4,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepcache_trt.builder.shapes import Shapes
-from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend, BuildOptions
 from deepcache_trt.engines.store import Store
-from deepcache_trt.engines.tensorrt_build import BuildOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to build for: a backend on a device, and a store to keep it in.
+    """What to build for: a backend, and a store to keep it in.
 
     Attributes:
-        backend: a real one, never "auto": see `backends.resolve`.
-        device: "cpu" or "cuda".
+        backend: see `backends.resolve`.
         store: where everything is kept.
         build: "never" refuses instead of building.
         shapes: what compiled engines are built for, and nothing else then runs; None: whatever is called for.
         capability: of a GPU elsewhere, such as "sm86"; None: this machine's device.
-        options: how TensorRT builds.
+        options: how the backend builds, if it takes options.
     """
 
-    backend: str
-    device: str
+    backend: Backend
     store: Store
     build: str = "auto"
     shapes: Shapes | None = None
@@ -32,18 +29,17 @@ class Target:
     options: BuildOptions = field(default_factory=BuildOptions)
 
     @property
-    def compiled(self) -> bool:
-        """Whether engines are built for shape profiles."""
-        return self.backend in backends.COMPILED
+    def device(self) -> str:
+        """Where engines read and fill their tensors: "cpu" or "cuda"."""
+        return self.backend.device
 
     @property
     def device_tag(self) -> str:
         """The device as engines' keys and manifests have it."""
-        return backends.device_tag(self.backend, self.device, self.capability)
+        return self.backend.device_tag(self.capability)
 
     def cache(self, kind: str, name: str) -> Path:
         """Where the backend keeps what it learns about one engine or device: a file, or a folder, of its own making."""
-        version = backends.version_of(self.backend)
-        folder = self.store.root / "caches" / kind / f"{self.backend}-{version}"
+        folder = self.store.root / "caches" / kind / f"{self.backend.name}-{self.backend.version()}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name.replace(" ", "-")

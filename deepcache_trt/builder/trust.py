@@ -11,10 +11,10 @@ import psutil
 import torch
 
 from deepcache_trt.engines.engine import Engine
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
+from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.export.parity import example_inputs
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.architecture import Architecture
 
 # ‖engine − reference‖ / ‖reference‖, by the dtype of the weights.
 TOLERANCE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 1e-1}

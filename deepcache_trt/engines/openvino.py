@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepcache_trt.engines.backend import ENGINE_GRAPH, Backend, Built, package_version
 from deepcache_trt.engines.engine import Engine, check_binding, profile_for
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.store import write_whole
@@ -233,3 +234,25 @@ def reason(error: BaseException) -> str:
     """The last line of OpenVINO's message; those before it say where in its sources it was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def _open(built: Built) -> OpenVinoEngine:
+    return OpenVinoEngine(
+        built.folder / ENGINE_GRAPH,
+        inputs=built.inputs,
+        outputs=built.outputs,
+        profiles=built.profiles,
+        cache=built.cache("engines"),
+    )
+
+
+OPENVINO = Backend(
+    name="openvino",
+    device="cpu",
+    probe=lambda: str(load().__version__),
+    version=functools.partial(package_version, "openvino"),
+    open=_open,
+    packages=("openvino",),
+    compiled=True,
+    static=True,
+)

@@ -6,9 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from deepcache_trt.errors import ShapeError
-
-# Pixels per latent of the Stable Diffusion families; only messages and the CLI speak in pixels.
-PIXELS = 8
+from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +25,6 @@ class Range:
         return str(self.min) if self.min == self.max else f"{self.min}–{self.max}"
 
 
-# The tokens of one prompt, as every CLIP text encoder gives them.
-TOKENS = 77
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShapeProfile:
     """Ranges of the dynamic axes; height and width are those of the latents, a sequence is the prompt's tokens.
@@ -41,7 +35,7 @@ class ShapeProfile:
     batch: Range = Range(min=1, opt=2, max=63)
     height: Range = Range(min=1, opt=64, max=512)
     width: Range = Range(min=1, opt=64, max=512)
-    sequence: Range = Range(min=1, opt=TOKENS, max=4096)
+    sequence: Range = Range(min=1, opt=PROMPT_TOKENS, max=4096)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Mapping[str, int]]) -> "ShapeProfile":
@@ -67,16 +61,22 @@ class ShapeProfile:
         low, high = self.at("min"), self.at("max")
         return sum(math.log2(high[axis] / low[axis]) for axis in low)
 
-    def check(self, sizes: Mapping[str, int], *, size_multiple: int = 1) -> None:
-        """Raise ShapeError, with the cure, unless every axis in `sizes` fits."""
+    def check(self, sizes: Mapping[str, int], *, size_multiple: int = 1, pixels: int = LATENT_PIXELS) -> None:
+        """Raise ShapeError, with the cure, unless every axis in `sizes` fits.
+
+        Args:
+            sizes: of a call.
+            size_multiple: of which height and width must be multiples.
+            pixels: of the image for each element of height and width, which people think in.
+        """
         for field in fields(self):
             size, limits = sizes.get(field.name), getattr(self, field.name)
             if size is None:
                 continue
             if not limits.min <= size <= limits.max:
-                raise ShapeError(_outside(field.name, size, limits))
+                raise ShapeError(_outside(field.name, size, limits, pixels))
             if field.name in ("height", "width") and size % max(size_multiple, 1):
-                raise ShapeError(_between(field.name, size, limits, size_multiple))
+                raise ShapeError(_between(field.name, size, limits, size_multiple, pixels))
 
 
 def nearest(profiles: Sequence[ShapeProfile], sizes: Mapping[str, int]) -> int | None:
@@ -87,17 +87,17 @@ def nearest(profiles: Sequence[ShapeProfile], sizes: Mapping[str, int]) -> int |
     return min(covering, key=lambda i: (profiles[i].distance(sizes), profiles[i].width_in_octaves()))
 
 
-def _between(axis: str, size: int, limits: Range, multiple: int) -> str:
+def _between(axis: str, size: int, limits: Range, multiple: int, pixels: int) -> str:
     below = size // multiple * multiple
-    fitting = [s for s in (below, below + multiple) if limits.min <= s <= limits.max]
-    pixels = [s * PIXELS for s in fitting]
+    fitting = [side for side in (below, below + multiple) if limits.min <= side <= limits.max]
+    in_pixels = [side * pixels for side in fitting]
     return (
-        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is no multiple of the "
-        f"U-Net's {multiple}; use {' or '.join(map(str, fitting))} ({' or '.join(map(str, pixels))} pixels)"
+        f"a latent {axis} of {size} ({size * pixels} pixels where a latent is {pixels}) is no multiple of the "
+        f"U-Net's {multiple}; use {' or '.join(map(str, fitting))} ({' or '.join(map(str, in_pixels))} pixels)"
     )
 
 
-def _outside(axis: str, size: int, limits: Range) -> str:
+def _outside(axis: str, size: int, limits: Range, pixels: int) -> str:
     if axis == "batch":
         return (
             f"a batch of {size} is outside the profile {limits}; draw fewer images or frames at a time "
@@ -106,6 +106,6 @@ def _outside(axis: str, size: int, limits: Range) -> str:
     if axis == "sequence":
         return f"a prompt of {size} tokens is outside the profile {limits}; shorten it"
     return (
-        f"a latent {axis} of {size} ({size * PIXELS} pixels where a latent is {PIXELS}) is outside the profile "
-        f"{limits}; choose {limits.min * PIXELS} to {limits.max * PIXELS} pixels"
+        f"a latent {axis} of {size} ({size * pixels} pixels where a latent is {pixels}) is outside the profile "
+        f"{limits}; choose {limits.min * pixels} to {limits.max * pixels} pixels"
     )

@@ -1,9 +1,14 @@
 """PyTorch: the model itself as an engine, eager, as the reference for every other backend, or compiled."""
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepcache_trt.engines.backend import Backend, Built, TensorFunction, keep_nothing, package_version, why_no_gpu
 from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.errors import BackendError, first_line
 from deepcache_trt.tensors import TensorSpec
@@ -11,7 +16,6 @@ from deepcache_trt.tensors import TensorSpec
 if TYPE_CHECKING:
     import torch
 
-TensorFunction = Callable[[Mapping[str, "torch.Tensor"]], Mapping[str, "torch.Tensor"]]
 Mode = Literal["eager", "compile"]
 
 
@@ -124,3 +128,70 @@ def _reason(error: Exception) -> str:
     if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
         text += "; install a C++ compiler such as g++ (and on CUDA triton), or use mode='eager'"
     return text
+
+
+def _probe(device: str) -> str:
+    """The version, and the name of the GPU."""
+    import torch
+
+    missing = why_no_gpu() if device == "cuda" else None
+    if missing:
+        raise BackendError(missing)
+    return f"{torch.__version__}{f' on {torch.cuda.get_device_name()}' if device == 'cuda' else ''}"
+
+
+def _probe_eager(device: str) -> str:
+    return f"{_probe(device)}; the reference: no faster than plain"
+
+
+def _probe_compiled(device: str) -> str:
+    """torch's compiler needs another one: triton on a GPU, of C++ on a CPU."""
+    detail = _probe(device)
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise BackendError("triton is not installed; pip install triton")
+    if device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+        raise BackendError("no C++ compiler; install g++")
+    return detail
+
+
+def _open(device: str, mode: Mode, built: Built) -> TorchEngine:
+    make = built.variant.eager
+    if mode == "compile" and built.variant.traceable is not None:
+        make = built.variant.traceable
+    else:
+        mode = "eager"
+    inputs = {**built.inputs, **built.variant.inputs}
+    return TorchEngine(make(), inputs=inputs, outputs=dict(built.outputs), device=device, mode=mode)
+
+
+def _eager(device: str) -> Backend:
+    return Backend(
+        name="torch",
+        device=device,
+        probe=partial(_probe_eager, device),
+        version=partial(package_version, "torch"),
+        build=keep_nothing,
+        open=partial(_open, device, "eager"),
+        packages=("torch",),
+        trusted=True,
+        runs_model=True,
+        bit_exact=True,
+    )
+
+
+def _compiled(device: str) -> Backend:
+    return Backend(
+        name="torch-compile",
+        device=device,
+        probe=partial(_probe_compiled, device),
+        version=partial(package_version, "torch"),
+        build=keep_nothing,
+        open=partial(_open, device, "compile"),
+        packages=("torch",),
+        trusted=True,
+        runs_model=True,
+    )
+
+
+EAGER_CPU, EAGER_CUDA = _eager("cpu"), _eager("cuda")
+COMPILED_CPU, COMPILED_CUDA = _compiled("cpu"), _compiled("cuda")

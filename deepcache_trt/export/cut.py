@@ -4,7 +4,7 @@ import onnx
 from onnx.utils import Extractor
 
 from deepcache_trt.errors import UnknownNameError
-from deepcache_trt.models.part import TAP_PREFIX
+from deepcache_trt.models.architecture import TAP_PREFIX
 from deepcache_trt.models.taps import Variant
 
 

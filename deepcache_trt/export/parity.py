@@ -12,7 +12,7 @@ from deepcache_trt.errors import ParityError
 from deepcache_trt.export import weights
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.weights import save_bound
-from deepcache_trt.models.part import Architecture, Tokens
+from deepcache_trt.models.architecture import Architecture, Tokens
 from deepcache_trt.models.processors import telling_batch
 from deepcache_trt.models.taps import Variant, tapped
 from deepcache_trt.tensors import TensorSpec

@@ -18,9 +18,9 @@ from onnx_ir.passes import common as passes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.part import AS_CONFIGURED, Architecture, CallForm
+from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import make_traceable
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import tapped
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.tensors import TensorSpec, resolve_dim

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean
+from deepcache_trt.models.families.autoencoder_kl import AUTOENCODER_KL
+from deepcache_trt.models.families.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
+from deepcache_trt.models.families.clip_text import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.families.unet_2d import UNET_2D
+from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION
+from deepcache_trt.models.families.unet_spatio_temporal import UNET_SPATIO_TEMPORAL
 
 _DIGITS = Path(__file__).parent / "digits"
 
@@ -83,28 +89,32 @@ _CLIP_VIT_L: Config = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One component of a pipeline: its class, as `model_index.json` names it, and its config."""
+class ModelConfig:
+    """One component of a pipeline: its family, and its config."""
 
-    library: str
-    class_name: str
+    family: Family
     config: Config
+
+    @property
+    def class_name(self) -> str:
+        """Its class, as `model_index.json` names it."""
+        return self.family.class_name
 
     def model_class(self) -> Any:
         """The class, imported when it is asked for."""
-        return getattr(import_module(self.library), self.class_name)
+        return self.family.model_class()
 
 
-def _unet(config: Config, class_name: str = "UNet2DConditionModel") -> Part:
-    return Part(library="diffusers", class_name=class_name, config=config)
+def _unet(config: Config, family: Family = UNET_2D_CONDITION) -> ModelConfig:
+    return ModelConfig(family=family, config=config)
 
 
-def _vae(config: Config) -> Part:
-    return Part(library="diffusers", class_name="AutoencoderKL", config={**_VAE, **config})
+def _vae(config: Config) -> ModelConfig:
+    return ModelConfig(family=AUTOENCODER_KL, config={**_VAE, **config})
 
 
-def _text_encoder(config: Config, class_name: str = "CLIPTextModel") -> Part:
-    return Part(library="transformers", class_name=class_name, config=config)
+def _text_encoder(config: Config, family: Family = CLIP_TEXT) -> ModelConfig:
+    return ModelConfig(family=family, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +127,7 @@ class Entry:
     """
 
     source: str | None
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ModelConfig]
 
 
 def _sd15(source: str, unet: Config) -> Entry:
@@ -187,7 +197,7 @@ CATALOGUE: dict[str, Entry] = {
                     "projection_dim": 1280,
                     "hidden_act": "gelu",
                 },
-                class_name="CLIPTextModelWithProjection",
+                family=CLIP_TEXT_WITH_PROJECTION,
             ),
         },
     ),
@@ -205,9 +215,9 @@ CATALOGUE: dict[str, Entry] = {
                     "addition_time_embed_dim": 256,
                     "projection_class_embeddings_input_dim": 768,
                 },
-                class_name="UNetSpatioTemporalConditionModel",
+                family=UNET_SPATIO_TEMPORAL,
             ),
-            "vae": Part(library="diffusers", class_name="AutoencoderKLTemporalDecoder", config=_TEMPORAL_VAE),
+            "vae": ModelConfig(family=AUTOENCODER_KL_TEMPORAL, config=_TEMPORAL_VAE),
         },
     ),
     "bk-sdm-base": _sd15("nota-ai/bk-sdm-base", _BK_SDM_BASE),
@@ -243,12 +253,12 @@ CATALOGUE: dict[str, Entry] = {
                     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
                     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
                 },
-                class_name="UNet2DModel",
+                family=UNET_2D,
             ),
         },
     ),
-    "ddpm-bedroom": Entry(source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
-    "ddpm-church": Entry(source="google/ddpm-church-256", parts={"unet": _unet(_DDPM_256, class_name="UNet2DModel")}),
+    "ddpm-bedroom": Entry(source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256, family=UNET_2D)}),
+    "ddpm-church": Entry(source="google/ddpm-church-256", parts={"unet": _unet(_DDPM_256, family=UNET_2D)}),
 }
 
 

@@ -59,29 +59,6 @@ def tapped(
             handle.remove()
 
 
-def unet_taps(model: Any) -> tuple[Tap, ...]:
-    """The taps of a U-Net, in the order k = 0 … n-1 of its residual list (DESIGN.md, "Tap numbers of a U-Net").
-
-    Tap k is the tensor that enters the up layer which concatenates residual k: the output of the layer before it.
-    """
-    paths = ["mid_block"]  # feeds the first up layer, which takes the last residual
-    for i, block in enumerate(model.up_blocks):
-        layers = "attentions" if getattr(block, "attentions", None) else "resnets"
-        paths += [f"up_blocks.{i}.{layers}.{j}" for j in range(len(block.resnets) - 1)]
-        paths.append(f"up_blocks.{i}")  # with its up-sampler, where it has one
-    paths.pop()  # the last up layer feeds the output convolution, not a residual
-    return tuple(Tap(name=f"tap_{k}", path=path) for k, path in enumerate(reversed(paths)))
-
-
-def dit_taps(model: Any) -> tuple[Tap, ...]:
-    """The taps of a DiT: the attention and MLP outputs of each block, before their gates (Learning-to-Cache)."""
-    return tuple(
-        Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}")
-        for i in range(len(model.transformer_blocks))
-        for kind, module in (("mhsa", "attn1"), ("mlp", "ff"))
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """A graph cut from the full graph.

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.ip_adapter import SCALES, scale_adapters
-from deepcache_trt.models.part import Architecture
 from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import Variant, tap
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent

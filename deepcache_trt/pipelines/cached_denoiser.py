@@ -16,10 +16,10 @@ import torch
 
 from deepcache_trt.builder.component import DENOISERS, dtype_of
 from deepcache_trt.builder.engines import check_branch
-from deepcache_trt.builder.shapes import widest_profile
+from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import COVERED_DENOISERS, architecture_of
-from deepcache_trt.models.part import OUTPUT, Architecture
+from deepcache_trt.models.architecture import OUTPUT, Architecture
+from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
@@ -55,7 +55,7 @@ class CachedDenoiser(LiveComponent):
             UnsupportedError: the pipeline's denoiser is not covered.
             UnknownNameError: no such branch.
         """
-        super().__init__(pipe, _denoiser_of(pipe), options, name=name, progress=progress)
+        super().__init__(pipe, _part_of_denoiser(pipe), options, name=name, progress=progress)
         self.plan = Plan(variants=())  # of the last generation
         self.first_call: FirstCall | None = None  # while it is the only one of its generation
         self._timesteps: Any = None
@@ -86,7 +86,7 @@ class CachedDenoiser(LiveComponent):
         pixels = {"height": height, "width": width}
         latents = {axis: size // factor for axis, size in pixels.items() if factor and isinstance(size, int)}
         architecture = self._architecture_now()
-        widest_profile(architecture).check(latents, size_multiple=architecture.size_multiple)
+        check_sizes(architecture, latents)
 
     def install(self) -> None:
         """Send the calls of the denoiser here until `remove`."""
@@ -183,7 +183,12 @@ class CachedDenoiser(LiveComponent):
             self._few_calls.add(self.plan)
 
 
-def _denoiser_of(pipe: Any) -> str:
+def denoiser_of(pipe: Any) -> Any:
+    """The model that a pipeline calls at every step; raises as `_part_of_denoiser`."""
+    return getattr(pipe, _part_of_denoiser(pipe))
+
+
+def _part_of_denoiser(pipe: Any) -> str:
     """The attribute that holds the denoiser.
 
     Raises:

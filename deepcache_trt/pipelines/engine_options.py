@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
-from deepcache_trt.engines.tensorrt_build import BuildOptions
+from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.errors import UnknownNameError
 
 BUILD_MODES = ("auto", "never")

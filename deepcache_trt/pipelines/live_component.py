@@ -20,15 +20,15 @@ import torch
 from deepcache_trt.builder.component import Component, dtype_of, from_model
 from deepcache_trt.builder.graphs import weights_artefact
 from deepcache_trt.builder.open_session import SharedSession, open_session, shared_session
-from deepcache_trt.builder.shapes import widest_profile
+from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
-from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call, wrap_output
-from deepcache_trt.models.part import Architecture, CallForm
+from deepcache_trt.models.architecture import Architecture, CallForm
+from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
 from deepcache_trt.models.processors import structure_of
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, load, version_of
@@ -142,7 +142,8 @@ class LiveComponent:
         with self.own_forward():
             outputs = self._run(model, arguments)
         self.seconds += time.perf_counter() - started
-        return wrap_output(model, outputs, arguments)
+        assert self._architecture is not None
+        return self._architecture.answer(model, outputs, arguments)
 
     @contextmanager
     def own_forward(self) -> Iterator[None]:
@@ -198,7 +199,6 @@ class LiveComponent:
     def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
             backend=backends.resolve(self.options.backend, device.type),
-            device=device.type,
             store=Store(Path(self.options.store) if self.options.store else default_root()),
             build=self.options.build,
             shapes=self.options.shapes,
@@ -228,11 +228,11 @@ class LiveComponent:
         """What drops the model's torch weights; None where they stay."""
         if self.options.keep_torch_weights:
             return None
-        if target.backend.startswith("torch") or has_adapters(model):
+        if target.backend.runs_model or has_adapters(model):
             _log.info(
                 "the torch weights of %s stay in memory: %s",
                 component.title,
-                "there are adapters on them" if has_adapters(model) else f"{target.backend!r} runs the model itself",
+                "there are adapters on them" if has_adapters(model) else f"'{target.backend}' runs the model itself",
             )
             return None
         kept = weights_artefact(component, target.store, self._progress)
@@ -265,7 +265,7 @@ def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) 
     specs = {spec.name: spec for spec in architecture.inputs}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = axis_sizes(specs, shapes)
-    widest_profile(architecture).check(sizes, size_multiple=architecture.size_multiple)
+    check_sizes(architecture, sizes)
     for name, shape in shapes.items():
         if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
             raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")

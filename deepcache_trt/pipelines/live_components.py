@@ -4,7 +4,7 @@ from typing import Any
 
 from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import COVERED
+from deepcache_trt.models.registry import covered_models
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
@@ -19,7 +19,8 @@ def live_components(
     Raises:
         UnsupportedError: one that was asked for by name and is not covered, or not there.
     """
-    covered = {part: models for part in pipe.components if part not in DENOISERS and (models := _covered(pipe, part))}
+    beside = [part for part in pipe.components if part not in DENOISERS]
+    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
     wanted = list(covered)
     if options.components is not None:
         wanted = [part for part in options.components if part not in DENOISERS]
@@ -31,18 +32,8 @@ def live_components(
             )
     return [
         CachedControlNet(pipe, path, options, denoiser, name=name)
-        if kind == "ControlNetModel"
+        if family.follows_denoiser
         else LiveComponent(pipe, path, options, name=name)
         for part in wanted
-        for path, kind in covered[part].items()
+        for path, family in covered[part].items()
     ]
-
-
-def _covered(pipe: Any, part: str) -> dict[str, str]:
-    """Where the covered models of a component are, and their classes: itself, or each of several ControlNets."""
-    model = getattr(pipe, part)
-    models = {part: model}
-    if type(model).__name__ == "MultiControlNetModel":
-        models = {f"{part}.nets.{i}": net for i, net in enumerate(model.nets)}
-    kinds = {path: type(each).__name__ for path, each in models.items()}
-    return {path: kind for path, kind in kinds.items() if kind in COVERED}

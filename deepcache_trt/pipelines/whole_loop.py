@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.models.registry import family_of
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, denoiser_of
 from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.runtime.guidance import Guidance
@@ -25,17 +26,6 @@ from deepcache_trt.runtime.loop import denoise
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe, state_key
-
-# Pipelines that do nothing between two calls of their denoiser but guidance and `step`; those that inpaint also paste,
-# see `Inpainting`.
-_STRAIGHT = {
-    *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
-    *("StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline"),
-    *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-    *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
-    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
-    *("StableVideoDiffusionPipeline", "DDPMPipeline", "DDIMPipeline"),
-}
 
 # How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.
 _ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -225,7 +215,7 @@ def why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
         if given.get(name) is not None:
             return f"{name} wants Python between the steps"
     name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
-    if name not in _STRAIGHT:
+    if name not in family_of(type(denoiser_of(pipe)).__name__).straight:
         return f"{name} may do more between two steps than the loop knows"
     return ""
 

@@ -15,15 +15,19 @@ import torch
 
 from deepcache_trt.builder.component import Component, from_architecture, from_model
 from deepcache_trt.builder.engines import build_variants, variants_of
-from deepcache_trt.builder.open_engine import PLAN
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.builder.target import Target
+from deepcache_trt.engines.backend import BuildOptions
+from deepcache_trt.engines.onnxruntime import CPU
+from deepcache_trt.engines.openvino import OPENVINO
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import MANIFEST, Artefact, Store
-from deepcache_trt.engines.tensorrt_build import BuildOptions
+from deepcache_trt.engines.tensorrt import TENSORRT_RTX
+from deepcache_trt.engines.tensorrt.backend import PLAN
+from deepcache_trt.engines.torch import COMPILED_CPU
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
-from deepcache_trt.models.part import OUTPUT
+from deepcache_trt.models.architecture import OUTPUT
 from tests import tiny
 from tests.builder.stores import store_with_graph
 
@@ -61,19 +65,19 @@ def denoisers(store_root: Path, tmp_path: Path) -> Store:
 
 def ahead(store: Store, capability: str = "sm86", **changes: Any) -> Target:
     """TensorRT-RTX for a GPU elsewhere."""
-    return Target(backend="tensorrt-rtx", device="cuda", store=store, capability=capability, **changes)
+    return Target(backend=TENSORRT_RTX, store=store, capability=capability, **changes)
 
 
 def on_cpu(store: Store, **changes: Any) -> Target:
-    return Target(backend="onnxruntime", device="cpu", store=store, **changes)
+    return Target(backend=CPU, store=store, **changes)
 
 
 def openvino(store: Store, **changes: Any) -> Target:
-    return Target(backend="openvino", device="cpu", store=store, **changes)
+    return Target(backend=OPENVINO, store=store, **changes)
 
 
 def compiled_torch(store: Store, **changes: Any) -> Target:
-    return Target(backend="torch-compile", device="cpu", store=store, **changes)
+    return Target(backend=COMPILED_CPU, store=store, **changes)
 
 
 @pytest.fixture

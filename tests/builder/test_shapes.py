@@ -12,7 +12,6 @@ from deepcache_trt.builder.component import Component, from_architecture
 from deepcache_trt.builder.shapes import (
     Shapes,
     as_options,
-    axes,
     in_words,
     profiles_around,
     profiles_for,
@@ -21,7 +20,7 @@ from deepcache_trt.builder.shapes import (
 )
 from deepcache_trt.engines.profile import Range, ShapeProfile, nearest
 from deepcache_trt.errors import ShapeError
-from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.live_component import call_sizes
 from tests import tiny
 
@@ -190,7 +189,7 @@ def test_profiles_lie_within_what_the_graph_can_take(name: str) -> None:
     architecture = component(name).architecture
     for profile in profiles(name, [], ["1", "2"]):
         for end in ("min", "opt", "max"):
-            sizes = {axis: size for axis, size in profile.at(end).items() if axis in axes(architecture)}
+            sizes = {axis: size for axis, size in profile.at(end).items() if axis in architecture.axes}
             widest_profile(architecture).check(sizes)
 
 
@@ -236,7 +235,7 @@ def calls(draw: Any, name: str) -> dict[str, int]:
         "width": multiple * draw(st.integers(1, widest.width.max // multiple)),
         "sequence": draw(st.integers(1, 77)),
     }
-    return {axis: size for axis, size in drawn.items() if axis in axes(architecture)}
+    return {axis: size for axis, size in drawn.items() if axis in architecture.axes}
 
 
 def parsed(options: str) -> Shapes:

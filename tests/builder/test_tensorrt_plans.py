@@ -20,14 +20,15 @@ from deepcache_trt.builder import engines as build
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.model_source import ModelSource, find_components
-from deepcache_trt.builder.open_engine import PLAN
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
+from deepcache_trt.engines import tensorrt
 from deepcache_trt.engines.store import Artefact
+from deepcache_trt.engines.tensorrt.backend import PLAN
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.catalogue import CATALOGUE
-from deepcache_trt.models.part import CallForm
 from deepcache_trt.models.taps import Variant
 from tests import tiny
 from tests.builder.stores import store_with_graph
@@ -64,7 +65,7 @@ def plans(made_of: Component, shared: Path, folder: Path, *sizes: str, branch: i
     """The plans of all variants, one profile for each of the sizes."""
     store = store_with_graph(made_of, shared, folder)
     shapes = shapes_from_text(sizes, ["1"])
-    target = Target(backend="tensorrt-rtx", device="cuda", store=store, capability="sm86", shapes=shapes)
+    target = Target(backend=tensorrt.TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
     return build_variants(made_of, branch, target)
 
 
@@ -145,7 +146,7 @@ def test_the_parts_beside_the_denoiser_become_plans(
     made_of = component(name, dtype)
     store = store_with_graph(made_of, store_root, folder)
     shapes = shapes_from_text(["64", "128"], ["1"]) if name.endswith("vae") else shapes_from_text([], ["1", "4"])
-    target = Target(backend="tensorrt-rtx", device="cuda", store=store, capability="sm86", shapes=shapes)
+    target = Target(backend=tensorrt.TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
     (artefact,) = build_variants(made_of, 0, target).values()
     assert_is_a_plan(artefact, profiles=profiles)
 
@@ -202,7 +203,7 @@ def test_every_full_variant_of_the_bundled_model_becomes_a_plan(branch: int, sto
 PARSE = """
 import json, re, sys
 from pathlib import Path
-from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.tensorrt import versions
 trt = versions.load("tensorrt-rtx")
 builder = trt.Builder(versions.logger(trt))
 network = builder.create_network(versions.network_flags(trt))

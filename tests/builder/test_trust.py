@@ -15,7 +15,7 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.shapes import widest_profile
 from deepcache_trt.builder.trust import TOLERANCE, Check, check_engine
 from deepcache_trt.engines.engine import Engine
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
+from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.export import parity
 from deepcache_trt.models.taps import Variant, deepcache_variants
 from tests import tiny

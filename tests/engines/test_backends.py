@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend
 from deepcache_trt.errors import BackendError, UnknownNameError
-from tests.conftest import PROBES_AS_SHIPPED
+from tests.conftest import BACKENDS_AS_SHIPPED
 
 LOG = "deepcache_trt.engines.backends"
 
 
 @pytest.fixture(autouse=True)
 def _the_order_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_PROBES", PROBES_AS_SHIPPED)
+    monkeypatch.setattr(backends, "_registered", dict(BACKENDS_AS_SHIPPED))
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
@@ -53,9 +54,9 @@ def test_auto_on_a_cpu_takes_the_first_that_works_and_the_log_says_why(
 ) -> None:
     hide(monkeypatch, *missing)
     with caplog.at_level(logging.INFO, logger=LOG):
-        assert backends.resolve("auto", "cpu") == taken
+        assert backends.resolve("auto", "cpu").name == taken
     [message] = caplog.messages
-    assert message.startswith(f"backend {taken} ({backends.version_of(taken)}")
+    assert message.startswith(f"backend {taken} ({backends.find(taken, 'cpu').version()}")
     assert message.endswith(f" on cpu{because}")
 
 
@@ -68,7 +69,7 @@ def test_a_backend_asked_for_by_name_is_never_replaced() -> None:
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch", "torch-compile"])
 def test_a_name_means_itself(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=LOG):
-        assert backends.resolve(name, "cpu") == name
+        assert backends.resolve(name, "cpu").name == name
     assert not caplog.messages
 
 
@@ -82,20 +83,20 @@ def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:
 
 
 def test_a_backend_on_a_device_that_it_does_not_run_on_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_no_gpu", lambda: None)
+    monkeypatch.setattr(backends, "why_no_gpu", lambda: None)
     with pytest.raises(BackendError, match=r"'tensorrt' runs on cuda .* is on cpu; move it with pipe\.to\('cuda'\)"):
         backends.resolve("tensorrt", "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", sorted(set(backends.COMPILED) - {"openvino"}))
+@pytest.mark.parametrize("name", sorted({each.name for each in backends.OWN if each.compiled} - {"openvino"}))
 def test_without_a_gpu_building_ahead_for_another_is_offered(name: str) -> None:
     with pytest.raises(BackendError, match=rf"'{name}' needs an NVIDIA GPU.*--backend tensorrt-rtx --target sm86"):
         backends.resolve(name, "cpu")
 
 
 def test_only_tensorrt_rtx_builds_for_a_gpu_elsewhere() -> None:
-    assert backends.resolve_ahead("auto", "sm86") == "tensorrt-rtx"
+    assert backends.resolve_ahead("auto", "sm86").name == "tensorrt-rtx"
     with pytest.raises(BackendError, match="'onnxruntime' builds for the device that it runs on, not for sm86"):
         backends.resolve_ahead("onnxruntime", "sm86")
 
@@ -115,19 +116,20 @@ def test_doctor_asks_every_backend_and_says_what_to_install() -> None:
     assert rows["torch", "cpu"].works
 
 
-@pytest.mark.parametrize(
-    "name", ["onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt-rtx", "torch", "torch-compile"]
-)
-def test_every_backend_has_a_version_for_the_keys_of_its_engines(name: str) -> None:
-    assert backends.version_of(name).split(".")[0].isdigit()
+INSTALLED = [each for each in backends.OWN if each.name != "tensorrt"]
+
+
+@pytest.mark.parametrize("backend", INSTALLED, ids=lambda each: f"{each.name}-{each.device}")
+def test_every_backend_has_a_version_for_the_keys_of_its_engines(backend: Backend) -> None:
+    assert backend.version().split(".")[0].isdigit()
 
 
 def test_the_device_of_an_engine_on_a_cpu_is_the_instruction_set() -> None:
-    assert backends.device_tag("onnxruntime", "cpu") == f"cpu-{platform.machine()}"
+    assert backends.find("onnxruntime", "cpu").device_tag() == f"cpu-{platform.machine()}"
 
 
 def test_an_engine_that_is_built_ahead_belongs_to_its_target() -> None:
-    assert backends.device_tag("tensorrt-rtx", "cuda", "sm86") == "sm86"
+    assert backends.find("tensorrt-rtx", "cuda").device_tag("sm86") == "sm86"
 
 
 @pytest.mark.parametrize(

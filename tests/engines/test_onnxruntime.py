@@ -14,8 +14,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deepcache_trt.engines import onnxruntime as backend
-from deepcache_trt.engines.onnxruntime import GraphNumbers, OnnxRuntimeEngine, TensorRtProvider, gpu_providers
+from deepcache_trt.engines.onnxruntime.engine import GraphNumbers, OnnxRuntimeEngine
+from deepcache_trt.engines.onnxruntime.session import TensorRtProvider, gpu_providers, open_session
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec
@@ -294,7 +294,7 @@ def test_a_gpu_that_torch_does_not_see_is_named(graph: Path, monkeypatch: pytest
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")  # what onnxruntime for CPUs says, and goes on
 def test_a_session_that_fell_back_to_the_cpu_is_refused(graph: Path) -> None:
     with pytest.raises(BackendError, match=r"engine\.onnx on .*CPUExecutionProvider and not on CUDAExecutionProvider"):
-        backend._open(graph, gpu_providers(0, 4096))
+        open_session(graph, gpu_providers(0, 4096))
 
 
 def test_without_onnxruntime_a_gpu_needs_another_extra(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deepcache_trt.engines import openvino as backend
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
+from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.openvino import OpenVinoEngine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import BackendError, ShapeError, StoreError

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.engines import tensorrt
-from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.engine import check_binding
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
-from deepcache_trt.engines.tensorrt import TensorRTEngine
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan, targets
+from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
+from deepcache_trt.engines.tensorrt import engine as tensorrt
+from deepcache_trt.engines.tensorrt import versions
+from deepcache_trt.engines.tensorrt.build import build_plan, targets
+from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.progress import logged
 from tests.engines.graphs import Net, by_name, spec, square

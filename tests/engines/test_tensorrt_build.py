@@ -17,9 +17,10 @@ import pytest
 import torch
 from onnx import helper
 
-from deepcache_trt.engines import tensorrt_build
+from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import Range, ShapeProfile
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
+from deepcache_trt.engines.tensorrt import build as tensorrt_build
+from deepcache_trt.engines.tensorrt.build import build_plan
 from deepcache_trt.errors import BackendError, StoreError, UnknownNameError
 from deepcache_trt.progress import logged
 from tests.engines.graphs import Net, by_name, save, spec, square
@@ -230,7 +231,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from tests.engines.graphs import Net, square
-from deepcache_trt.engines.tensorrt_build import BuildOptions, build_plan
+from deepcache_trt.engines.backend import BuildOptions
+from deepcache_trt.engines.tensorrt.build import build_plan
 
 @contextmanager
 def progress(stage):
@@ -271,7 +273,7 @@ def compilers(graph: Path) -> list[int]:
             arguments = (folder / "cmdline").read_bytes()
         except OSError:  # it has just ended
             continue
-        if b"tensorrt_compiler" in arguments and str(graph).encode() in arguments:
+        if b"tensorrt.compiler" in arguments and str(graph).encode() in arguments:
             found.append(int(folder.name))
     return found
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.engines import tensorrt, tensorrt_build, tensorrt_compiler
-from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.tensorrt import build as tensorrt_build
+from deepcache_trt.engines.tensorrt import compiler as tensorrt_compiler
+from deepcache_trt.engines.tensorrt import engine as tensorrt
+from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.errors import BackendError
 
 # Names that TensorRT-RTX lacks; a gate keeps it from them, and the fakes below have them.

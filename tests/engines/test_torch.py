@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcache_trt.engines.torch import Mode, TorchEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
-from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.architecture import Architecture
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import Tap, Variant, deepcache_variants
 from deepcache_trt.models.traceable import Tensors, traceable
 from tests import tiny

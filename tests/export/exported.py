@@ -12,7 +12,7 @@ from deepcache_trt.builder.graphs import GRAPH, graph_artefact, weights_artefact
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export import parity, weights
 from deepcache_trt.export.cut import cut
-from deepcache_trt.models.part import CallForm
+from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
 

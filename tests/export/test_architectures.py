@@ -11,7 +11,7 @@ from deepcache_trt.builder.graphs import graph_key, weights_key
 from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
-from deepcache_trt.models.part import OUTPUT
+from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.models.taps import Variant
 from tests import tiny
 from tests.export.exported import Exported, export

@@ -13,8 +13,8 @@ from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import fake_model, onnx_from_config
-from deepcache_trt.models.architectures import architecture_of, part_dtype
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.registry import architecture_of, part_dtype
 from deepcache_trt.models.taps import Variant
 from tests import tiny
 from tests.export.exported import WHOLE, Exported, export

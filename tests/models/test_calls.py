@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import architecture_of
-from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call, wrap_output
-from deepcache_trt.models.part import CallForm
+from deepcache_trt.models.architecture import CallForm
+from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
+from deepcache_trt.models.registry import architecture_of
 from tests import tiny
 
 CLIPS = ["clip", "clip_projection"]
@@ -25,7 +25,7 @@ def _answer(model: Any, **arguments: Any) -> Any:
     architecture = architecture_of(model, dtype="float32", form=form_of(model, arguments))
     with torch.no_grad():
         outputs = architecture.call(model, tensors_from_call(architecture, model, arguments))
-    return wrap_output(model, outputs, arguments)
+    return architecture.answer(model, outputs, arguments)
 
 
 def _assert_same(found: Any, expected: Any) -> None:

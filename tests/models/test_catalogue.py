@@ -5,8 +5,8 @@ from diffusers import AutoencoderKL
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.trace import fake_model
-from deepcache_trt.models.architectures import COVERED, part_dtype
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.registry import COVERED, part_dtype
 
 # As published; for text encoders without the position_ids that old ones hold.
 PARAMETERS = {

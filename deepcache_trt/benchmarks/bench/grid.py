@@ -289,11 +289,11 @@ def settings_of(
         batches=tuple(dict.fromkeys(batches or preset.batches)),
         caching=tuple(dict.fromkeys((*caching, *(plans or ())))),
         systems=tuple(dict.fromkeys(systems or preset.systems)),
-        backends=tuple(dict.fromkeys(known.resolve(name, device) for name in wanted)),
+        backends=tuple(dict.fromkeys(known.resolve(name, device).name for name in wanted)),
         repeats=preset.repeats if repeats is None else repeats,
     )
     for backend in settings.backends:
-        known.check_dtype(backend, device, precision)
+        known.find(backend, device).check_dtype(precision)
     return settings
 
 

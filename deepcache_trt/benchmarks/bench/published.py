@@ -15,6 +15,7 @@ from deepcache_trt.benchmarks.bench.grid import COLUMNS, PLAIN, Cell
 from deepcache_trt.benchmarks.counting.macs import Macs, count_macs, ideal_speedup
 from deepcache_trt.benchmarks.report import markdown_table
 from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan, make_plan
+from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 MODEL, STEPS = "sd21", 50
 SOURCE = "https://huggingface.co/docs/diffusers/optimization/deepcache"
@@ -40,8 +41,6 @@ SECONDS = {
 
 # Operations of one run of the U-Net by (pixels, branch) and variant.
 Counts = Mapping[tuple[int, int], Mapping[str, Macs]]
-
-_LATENT_PIXELS, _TOKENS = 8, 77
 
 
 def published_speedup(cell: Cell) -> float | None:
@@ -101,8 +100,8 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
 
 def image_sizes(pixels: int) -> dict[str, int]:
     """The axes of a U-Net's run for one image without guidance."""
-    side = pixels // _LATENT_PIXELS
-    return {"batch": 1, "height": side, "width": side, "sequence": _TOKENS}
+    side = pixels // LATENT_PIXELS
+    return {"batch": 1, "height": side, "width": side, "sequence": PROMPT_TOKENS}
 
 
 def arithmetic(counts: Counts) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from deepcache_trt.benchmarks.bench.grid import COMPILED, DEEPCACHE, DIFFUSERS, OURS, Cell, Settings
 from deepcache_trt.benchmarks.timing import our_system, systems
 from deepcache_trt.benchmarks.timing.turns import System
+from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
 from deepcache_trt.runtime.plan_file import fields_of
 
@@ -75,7 +76,7 @@ class Stage:
                 store=str(self.store),
             )
             for backend in self.settings.backends
-            if not backend.startswith("torch")  # nothing is built for these
+            if not self._runs_model(backend)  # for which nothing is built
         }
 
     def reference(self, row: Cell) -> System:
@@ -97,7 +98,7 @@ class Stage:
                     params=fields_of(cell.params),
                     store=str(self.store),
                     keep_torch_weights=False,
-                    exact=not backend.startswith("torch"),
+                    exact=not self._runs_model(backend),
                 )
             )
         if cell.is_plain:
@@ -109,6 +110,9 @@ class Stage:
             caching = {"interval": cell.params.cache_interval, "branch": cell.params.cache_branch_id}
             chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, **caching))
         return chosen
+
+    def _runs_model(self, backend: str) -> bool:
+        return backends.find(backend, self.settings.device).runs_model
 
     def _peer(self, cell: Cell, kind: str, factory: Callable[..., Any], **caching: int) -> System:
         name = NAMES[kind]

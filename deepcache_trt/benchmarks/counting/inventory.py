@@ -6,10 +6,11 @@ import onnx
 
 from deepcache_trt.benchmarks.counting.macs import count_macs
 from deepcache_trt.builder.graphs import GRAPH
-from deepcache_trt.engines.profile import PIXELS, Range, ShapeProfile
+from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.export.cut import cut
 from deepcache_trt.models.taps import Variant
+from deepcache_trt.tensors import LATENT_PIXELS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,14 +78,14 @@ def _shapes(profiles: list[dict[str, dict[str, int]]]) -> tuple[str, str]:
 
 
 def _pixels(latent: Range) -> str:
-    return str(Range(min=latent.min * PIXELS, opt=latent.opt * PIXELS, max=latent.max * PIXELS))
+    return str(Range(min=latent.min * LATENT_PIXELS, opt=latent.opt * LATENT_PIXELS, max=latent.max * LATENT_PIXELS))
 
 
 def _gigamacs(macs: dict[str, Any] | None) -> str:
     if macs is None:
         return "?"
     at = macs["sizes"]
-    return f"{(macs['weights'] + macs['attention']) / 1e9:.2f} at {at['batch']}×{at['height'] * PIXELS}²"
+    return f"{(macs['weights'] + macs['attention']) / 1e9:.2f} at {at['batch']}×{at['height'] * LATENT_PIXELS}²"
 
 
 def _megabytes(count: int) -> str:

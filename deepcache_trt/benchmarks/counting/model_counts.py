@@ -12,15 +12,15 @@ from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.graphs import GRAPH, graph_key
-from deepcache_trt.builder.shapes import axes, profiles_for, shapes_from_text, widest_profile
+from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import fake_model, onnx_from_config
-from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
-from deepcache_trt.models.denoisers import uncached_unet_condition
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION, uncached
+from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.taps import Variant, deepcache_variants
 from deepcache_trt.progress import Progress
 from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
@@ -146,9 +146,9 @@ def countable(fake: Any, dtype: str) -> tuple[Architecture, str]:
     try:
         architecture = architecture_of(fake, dtype=dtype)
     except UnsupportedError as error:
-        if type(fake).__name__ != "UNet2DConditionModel":
+        if family_of(type(fake).__name__) is not UNET_2D_CONDITION:
             raise
-        return uncached_unet_condition(fake, dtype), str(error).partition(";")[0]
+        return uncached(fake, dtype), str(error).partition(";")[0]
     numbered = any(tap.name == "tap_0" for tap in architecture.taps)
     return architecture, "" if numbered else f"a {type(fake).__name__} has no skip connections"
 
@@ -163,8 +163,8 @@ def _sizes(component: Component, size: str | None, batch: int, tokens: int | Non
     sizes = {**profiles_for(component, shapes)[0].at("opt"), "batch": batch}
     if tokens is not None:
         sizes["sequence"] = tokens
-    sizes = {axis: count for axis, count in sizes.items() if axis in axes(architecture)}
-    widest_profile(architecture).check(sizes, size_multiple=architecture.size_multiple)
+    sizes = {axis: count for axis, count in sizes.items() if axis in architecture.axes}
+    check_sizes(architecture, sizes)
     return sizes
 
 

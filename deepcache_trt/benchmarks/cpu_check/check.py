@@ -29,6 +29,7 @@ from deepcache_trt.benchmarks.cpu_check.rows import (
 from deepcache_trt.benchmarks.fidelity.distances import latent_distances
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, System, take_turns
+from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 BACKEND, INTERVAL, BRANCH = "openvino", 5, 0
 PIXELS = {"sd15": 256, "digits": 64}
@@ -41,7 +42,6 @@ COMPILED, PLAIN, REFERENCE = "compiled diffusers bf16", "diffusers bf16", "diffu
 # Groups. The first one leaves the engines in the store, so that what is timed and weighed later only loads them.
 BUILD, CACHED, WHOLE, TRUTH = "build", "cached", "uncached", "reference"
 
-_LATENT_PIXELS, _TOKENS = 8, 77
 
 Groups = Mapping[str, Sequence[Outcome]]
 
@@ -164,8 +164,8 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
 
     (component,) = find_components(ModelSource(model=folder), dtype="bfloat16", parts=("unet",))
     graph = onnx.load(graph_artefact(component, Store(store), logged).folder / GRAPH, load_external_data=False)
-    side = pixels // _LATENT_PIXELS
-    sizes = {"batch": 2, "height": side, "width": side, "sequence": _TOKENS}
+    side = pixels // LATENT_PIXELS
+    sizes = {"batch": 2, "height": side, "width": side, "sequence": PROMPT_TOKENS}
     return variant_macs(graph, variants_of(component, BRANCH), sizes)
 
 

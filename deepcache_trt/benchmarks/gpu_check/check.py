@@ -27,14 +27,12 @@ from deepcache_trt.benchmarks.machine import NO_GPU
 from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.benchmarks.timing import children
 from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend
 
 MODELS = ("digits", "sd15")
 
 # The GPU that plans are built ahead for where there is none: an RTX A5000.
-_AHEAD, _AHEAD_TARGET = "tensorrt-rtx", "sm86"
-
-# The reference comes first, then the one that matters most.
-_ORDER = ("torch", "tensorrt", "onnxruntime", "openvino", "tensorrt-rtx", "onnxruntime-tensorrt", "torch-compile")
+_AHEAD_TARGET = "sm86"
 
 # A process that would be ended sooner is not started.
 _LEAST_SECONDS = 20
@@ -79,10 +77,17 @@ def plan_jobs(working: Sequence[tuple[str, str]], models: Sequence[str], *, buil
     """
     has_gpu = any(device == "cuda" for _, device in working)
     chosen = [place for place in working if place[1] == "cuda" or not has_gpu]
-    if builds_ahead and (_AHEAD, "cuda") not in chosen:
-        chosen.append((_AHEAD, _AHEAD_TARGET))
-    chosen.sort(key=lambda place: _ORDER.index(place[0]))
+    known = [(backend.name, backend.device) for backend in _in_order()]
+    chosen.sort(key=known.index)
+    if builds_ahead:
+        ahead = backends.builders_ahead()[0]
+        chosen += [] if (ahead.name, ahead.device) in chosen else [(ahead.name, _AHEAD_TARGET)]
     return [Job(backend=backend, device=device, model=model) for model in models for backend, device in chosen]
+
+
+def _in_order() -> list[Backend]:
+    """The reference comes first, then what `auto` prefers."""
+    return sorted(backends.every(), key=lambda backend: not backend.bit_exact)
 
 
 def time_limit(seconds_left: float, jobs_left: int) -> float | None:
@@ -198,10 +203,10 @@ def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
     rows = [Row(**data) for data in facts.get("rows", [])]
     if reason:  # some backend ended the process that asked; each job will find out for itself
         device = "cpu" if environment.get("GPU", NO_GPU) == NO_GPU else "cuda"
-        names = [name for name in _ORDER if backends.runs_on(name, device)]
         rows = [
-            Row(backend=name, device=device, model="", check=WORKS, status="skipped", detail=f"asking it {reason}")
-            for name in names
+            Row(backend=each.name, device=device, model="", check=WORKS, status="skipped", detail=f"asking it {reason}")
+            for each in _in_order()
+            if each.device == device
         ]
     return environment, rows, facts.get("builds_ahead", False)
 

@@ -25,19 +25,16 @@ from deepcache_trt.builder.engines import build_variants, variants_of
 from deepcache_trt.builder.graphs import bound_graph, graph_artefact
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.trust import TOLERANCE
+from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.store import Artefact, Store
-from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import DeepCacheError, first_line
-from deepcache_trt.models.part import OUTPUT
+from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import FULL, SHALLOW
 from deepcache_trt.runtime.session import Session
 
 # A check is not begun with less time than this: the process would be ended in the middle of it.
 _LEAST_SECONDS = 5
-
-# Backends whose engines take other weights in place.
-_REFITTABLE = ("tensorrt", "tensorrt-rtx")
 
 
 def build(bench: Bench) -> list[Row]:
@@ -109,7 +106,7 @@ def cut(bench: Bench) -> list[Row]:
     exact, largest = torch.equal(full, shallow), float((full.float() - shallow.float()).abs().max())
     error, limit = _distance(shallow, full), TOLERANCE[bench.dtype]
     # A compiler may choose other kernels for a part of a graph than for all of it; torch runs the same ones.
-    passed = exact or (bench.backend != "torch" and error <= limit)
+    passed = exact or (not bench.target.backend.bit_exact and error <= limit)
     detail = "bit for bit" if exact else f"largest difference {largest:.1e}, {error:.1e} of the norm"
     return [bench.row("cut", passed, detail, exact=exact, largest_difference=largest, relative_error=error)]
 
@@ -118,10 +115,10 @@ def capture(bench: Bench) -> list[Row]:
     """A replayed CUDA graph reads what is in the buffers now and computes what a plain run computes."""
     if not bench.on_gpu:
         return [bench.row("capture", "missing", "no GPU")]
-    if bench.backend == "onnxruntime-tensorrt":
-        return [bench.row("capture", "missing", "this backend uses no CUDA graphs")]
     engines = bench.session.engines
     captured = all(engine.capturable for engine in engines.values())
+    if not captured and not bench.target.backend.captures:
+        return [bench.row("capture", "missing", "this backend uses no CUDA graphs")]
     replay = _replayed if captured else _replayed_inside
     wrong = [variant for variant in engines if not torch.equal(*replay(bench, variant))]
     how = "captured from outside" if captured else "captured by the backend itself"
@@ -178,7 +175,7 @@ def workspace(bench: Bench) -> list[Row]:
 
 def refit(bench: Bench) -> list[Row]:
     """Other weights in the same engines give what engines built for them give, and the first ones come back exactly."""
-    if bench.backend not in _REFITTABLE:
+    if not bench.target.backend.refits:
         return [bench.row("refit", "missing", "this backend builds other engines for other weights")]
     if bench.workload.other_pixels is None:
         return [bench.row("refit", "skipped", "not built twice for this model; see digits")]

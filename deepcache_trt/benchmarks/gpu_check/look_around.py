@@ -11,8 +11,7 @@ from typing import Any
 from deepcache_trt.benchmarks.gpu_check.report import WORKS, Row
 from deepcache_trt.benchmarks.machine import environment
 from deepcache_trt.benchmarks.report import write_json
-from deepcache_trt.engines import backends, tensorrt_versions
-from deepcache_trt.errors import BackendError
+from deepcache_trt.engines import backends
 
 
 def backend_rows() -> list[Row]:
@@ -32,11 +31,7 @@ def backend_rows() -> list[Row]:
 
 def builds_ahead() -> bool:
     """Whether plans for a GPU elsewhere can be built."""
-    try:
-        tensorrt_versions.load(backends.AHEAD)
-    except BackendError:
-        return False
-    return True
+    return any(backend.ahead is not None and backend.ahead() for backend in backends.builders_ahead())
 
 
 def main() -> None:

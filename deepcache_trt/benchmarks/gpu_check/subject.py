@@ -17,19 +17,18 @@ from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
+from deepcache_trt.engines import backends
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export.parity import example_inputs, run_model
-from deepcache_trt.models.architectures import architecture_of
+from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.models.catalogue import resolve
-from deepcache_trt.models.part import OUTPUT
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.session import Session
-from deepcache_trt.tensors import TensorSpec
+from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS, TensorSpec
 
 BRANCH = 0
-_TOKENS = 77
-_PIXELS = 8  # of a latent
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -77,8 +76,7 @@ class Bench:
         self.device = "cuda" if device == "cuda" else "cpu"  # where tensors are
         pixels = [str(size) for size in (self.workload.pixels, self.workload.other_pixels) if size]
         self.target = Target(
-            backend=backend,
-            device="cpu" if device == "cpu" else "cuda",
+            backend=backends.find(backend, "cpu" if device == "cpu" else "cuda"),
             store=store,
             shapes=shapes_from_text(pixels, ["1"]),  # read by compiled backends only
             capability=device if device.startswith("sm") else None,
@@ -124,8 +122,8 @@ class Bench:
 
     def sizes(self, pixels: int | None = None) -> dict[str, int]:
         """The axes of one guided image."""
-        side = (pixels or self.workload.pixels) // _PIXELS
-        return {"batch": 2, "height": side, "width": side, "sequence": _TOKENS}
+        side = (pixels or self.workload.pixels) // LATENT_PIXELS
+        return {"batch": 2, "height": side, "width": side, "sequence": PROMPT_TOKENS}
 
     def inputs(self, sizes: Mapping[str, int], seed: int = 0) -> Tensors:
         """Seeded inputs of the model, where the engines read them."""
@@ -227,7 +225,7 @@ def _prompt(bench: Bench) -> dict[str, Any]:
         return {"prompt": "a handwritten seven"}
     width = bench.pipe.unet.config.cross_attention_dim
     generator = torch.Generator().manual_seed(0)
-    positive, negative = torch.randn((2, 1, _TOKENS, width), generator=generator).to(bench.pipe.unet.dtype)
+    positive, negative = torch.randn((2, 1, PROMPT_TOKENS, width), generator=generator).to(bench.pipe.unet.dtype)
     return {"prompt_embeds": positive.to(bench.device), "negative_prompt_embeds": negative.to(bench.device)}
 
 

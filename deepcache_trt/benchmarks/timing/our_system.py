@@ -63,12 +63,13 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     from deepcache_trt.builder.model_source import ModelSource, find_components
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
+    from deepcache_trt.engines import backends
     from deepcache_trt.engines.store import Store
 
     quiet_libraries()
     chosen, kept = Picture(**picture), Store(Path(store))
     shapes = shapes_from_text([str(chosen.pixels)], [str(chosen.batch)])
-    target = Target(backend=backend, device=chosen.device, store=kept, shapes=shapes)
+    target = Target(backend=backends.find(backend, chosen.device), store=kept, shapes=shapes)
     before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
     built = []
     for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):

@@ -6,8 +6,7 @@ from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
-
-_TOKENS = 77
+from deepcache_trt.tensors import PROMPT_TOKENS
 
 # That of Stable Diffusion 1.5.
 _SCHEDULER: dict[str, Any] = {
@@ -68,4 +67,4 @@ def _assemble(model: str, dtype: str, prompts: bool) -> Any:
 def _tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(f"{resolve('digits')}/tokenizer", model_max_length=_TOKENS)
+    return CLIPTokenizer.from_pretrained(f"{resolve('digits')}/tokenizer", model_max_length=PROMPT_TOKENS)

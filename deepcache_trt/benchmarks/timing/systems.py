@@ -19,8 +19,8 @@ import torch
 
 from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.progress import quiet_libraries
+from deepcache_trt.tensors import PROMPT_TOKENS
 
-_TOKENS = 77
 _PACKAGES = ("torch", "diffusers", "transformers")
 
 
@@ -187,7 +187,7 @@ def _prompt(pipe: Any, picture: Picture) -> dict[str, Any]:
     if pipe.text_encoder is not None:
         return {"prompt": [picture.prompt] * picture.batch}
     width = pipe.unet.config.cross_attention_dim
-    embeds = torch.randn((2, 1, _TOKENS, width), generator=torch.Generator().manual_seed(picture.seed))
+    embeds = torch.randn((2, 1, PROMPT_TOKENS, width), generator=torch.Generator().manual_seed(picture.seed))
     positive, negative = embeds.to(pipe.unet.dtype).repeat(1, picture.batch, 1, 1).to(picture.device)
     return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
 

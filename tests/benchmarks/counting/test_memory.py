@@ -8,7 +8,7 @@ import pytest
 from deepcache_trt.benchmarks.counting.memory import Held, generation, held_by, main, table
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.errors import DeepCacheError, ShapeError, UnknownNameError
-from deepcache_trt.models.part import CallForm
+from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.taps import deepcache_variants
 from tests import tiny
 from tests.export.exported import export

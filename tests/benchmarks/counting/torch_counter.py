@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcache_trt.benchmarks.counting.macs import Macs
-from deepcache_trt.models.part import Architecture
+from deepcache_trt.models.architecture import Architecture
 
 _WEIGHTS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
 _ATTENTION = (torch.ops.aten.bmm,)

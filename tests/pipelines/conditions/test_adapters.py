@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder import open_session as opening
 from deepcache_trt.builder.component import Component, from_model
-from deepcache_trt.builder.open_engine import ENGINE_GRAPH
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines.onnxruntime import OnnxRuntimeEngine
+from deepcache_trt.engines import onnxruntime
+from deepcache_trt.engines.backend import ENGINE_GRAPH, BuildOptions
+from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.store import Store
-from deepcache_trt.engines.tensorrt_build import BuildOptions
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
 from tests import tiny
@@ -211,7 +211,7 @@ def _other_weights() -> Component:
 
 
 def _run(component: Component, store: Path, *, refit: bool) -> torch.Tensor:
-    target = Target(backend="onnxruntime", device="cpu", store=Store(store), options=BuildOptions(refittable=refit))
+    target = Target(backend=onnxruntime.CPU, store=Store(store), options=BuildOptions(refittable=refit))
     sizes = {"batch": 2, "height": 8, "width": 8, "sequence": 5}
     inputs = example_inputs(component.architecture, sizes)
     session = open_session(component, 0, target, sizes=sizes)

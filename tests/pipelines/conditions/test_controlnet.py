@@ -10,7 +10,7 @@ from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionC
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
-from deepcache_trt.models.taps import unet_taps
+from deepcache_trt.models.families.unet import unet_taps
 from tests import tiny
 from tests.pipelines import micro
 from tests.pipelines.loop.test_parity import difference, draw

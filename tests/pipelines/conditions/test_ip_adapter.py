@@ -17,7 +17,7 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.graphs import graph_key
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
-from deepcache_trt.models.part import CallForm
+from deepcache_trt.models.architecture import CallForm
 from tests.pipelines import micro
 from tests.pipelines.conditions.ip_adapters import embeds, load, with_adapters
 from tests.pipelines.loop.test_parity import difference

@@ -10,7 +10,7 @@ import pytest
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.architectures import COVERED
+from deepcache_trt.models.registry import COVERED
 from deepcache_trt.pipelines.whole_loop import why_per_step
 from tests.pipelines.conditions.ip_adapters import KINDS
 from tests.pipelines.conditions.test_text_to_video_zero import PIPELINES as VIDEOS_OF_IMAGES

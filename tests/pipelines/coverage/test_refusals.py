@@ -16,8 +16,8 @@ from deepcache_trt.errors import (
     UnknownNameError,
     UnsupportedError,
 )
-from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import tensors_from_call
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import call_sizes
 from deepcache_trt.runtime.plan import CacheParams

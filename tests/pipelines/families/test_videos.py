@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deepcache_trt.errors import NotBuiltError, ShapeError, UnsupportedError
-from deepcache_trt.models.architectures import architecture_of
 from deepcache_trt.models.calls import tensors_from_call
+from deepcache_trt.models.registry import architecture_of
 from tests import tiny
 from tests.pipelines.loop.test_parity import difference
 from tests.pipelines.micro import STRAIGHT, cached, draw

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.engines import tensorrt_versions as versions
 from deepcache_trt.engines.engine import Engine, check_binding, profile_for
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.store import write_whole
+from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec
 

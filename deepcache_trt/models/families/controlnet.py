@@ -5,16 +5,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.denoisers import added_conditions, check_blocks, condition_inputs, residuals
-from deepcache_trt.models.part import DOWN_RESIDUAL, MAX_IMAGES, MID_RESIDUAL, Architecture
+from deepcache_trt.models.architecture import (
+    DOWN_RESIDUAL,
+    MAX_IMAGES,
+    MID_RESIDUAL,
+    UNNAMED_SIZE,
+    Architecture,
+    CallForm,
+    in_form,
+    output_of,
+    sides,
+)
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.families.unet import check_blocks, residuals
+from deepcache_trt.models.families.unet_2d_condition import added_conditions, condition_inputs, read_conditions
 from deepcache_trt.models.taps import Tap, Variant
-from deepcache_trt.tensors import TensorSpec
+from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-# Pixels of a control image for each latent.
-_PIXELS = 8
 
 # How strongly each residual counts: `conditioning_scale`, and the scale of each depth in guess mode.
 RESIDUAL_SCALES = "residual_scales"
@@ -23,20 +32,20 @@ RESIDUAL_SCALES = "residual_scales"
 _CONDITION = Tap(name="tap_condition", path="controlnet_cond_embedding")
 
 
-def controlnet(model: Any, dtype: str) -> Architecture:
-    """ControlNetModel: what it adds to the residuals of a U-Net, which has inputs of the same names."""
+def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
+    """What it adds to the residuals of a U-Net, which has inputs of the same names."""
     check_blocks(model)
     config = model.config
     embedded = len(config.conditioning_embedding_out_channels) - 1
-    if 2**embedded != _PIXELS:
+    if 2**embedded != LATENT_PIXELS:
         raise UnsupportedError(
             f"a ControlNet whose control image is {2**embedded} times as large as its latents is not covered; "
-            f"covered is {_PIXELS} times"
+            f"covered is {LATENT_PIXELS} times"
         )
     outputs = residuals(model, dtype)
     if config.global_pool_conditions:
         outputs = [TensorSpec(name=spec.name, dtype=dtype, shape=(*spec.shape[:2], 1, 1)) for spec in outputs]
-    image = ("batch", config.conditioning_channels, f"{_PIXELS}*height", f"{_PIXELS}*width")
+    image = ("batch", config.conditioning_channels, f"{LATENT_PIXELS}*height", f"{LATENT_PIXELS}*width")
     return Architecture(
         inputs=(
             *condition_inputs(model, dtype),
@@ -44,11 +53,15 @@ def controlnet(model: Any, dtype: str) -> Architecture:
             TensorSpec(name=RESIDUAL_SCALES, dtype="float32", shape=(len(outputs),)),
         ),
         outputs=tuple(outputs),
+        call=_call,
+        answer=_answer,
+        read=_read,
         taps=(_CONDITION,),
         variants=partial(_variants, [spec.name for spec in outputs]),
         size_multiple=2 ** sum(bool(block.downsamplers) for block in model.down_blocks),
         max_batch=MAX_IMAGES,
-        call=_call,
+        pixels=LATENT_PIXELS,
+        own_size=sides(UNNAMED_SIZE, LATENT_PIXELS),
     )
 
 
@@ -77,3 +90,32 @@ def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch
     names = [*(f"{DOWN_RESIDUAL}{i}" for i in range(len(down))), MID_RESIDUAL]
     scales = tensors[RESIDUAL_SCALES]
     return {name: residual * scales[i] for i, (name, residual) in enumerate(zip(names, (*down, mid), strict=True))}
+
+
+def _read(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    given = read_conditions(arguments)
+    scale, guess_mode = given.pop("conditioning_scale", 1.0), given.pop("guess_mode", False)
+    is_deeper = guess_mode and not model.config.global_pool_conditions
+    return {**given, RESIDUAL_SCALES: _scales(scale, len(architecture.outputs), is_deeper)}
+
+
+def _scales(scale: float, count: int, is_deeper: bool) -> "torch.Tensor":
+    """[count] float32: how diffusers weighs the residuals of a ControlNet, the deepest most in guess mode."""
+    import torch
+
+    return torch.full([count], float(scale)) * (torch.logspace(-1, 0, count) if is_deeper else 1.0)
+
+
+def _answer(model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Mapping[str, Any]) -> Any:
+    down = tuple(outputs[f"{DOWN_RESIDUAL}{i}"] for i in range(len(outputs) - 1))
+    output_class = output_of(model, "ControlNetOutput")
+    return in_form(output_class(down_block_res_samples=down, mid_block_res_sample=outputs[MID_RESIDUAL]), arguments)
+
+
+CONTROLNET = Family(
+    library="diffusers",
+    class_name="ControlNetModel",
+    describe=_describe,
+    follows_denoiser=True,
+    containers={"MultiControlNetModel": "nets"},
+)

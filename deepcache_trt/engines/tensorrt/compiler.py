@@ -1,4 +1,4 @@
-"""The process in which TensorRT compiles: `python -m deepcache_trt.engines.tensorrt_compiler`, see tensorrt_build.py.
+"""The process in which TensorRT compiles: `python -m deepcache_trt.engines.tensorrt.compiler`, see build.py.
 
 Its argument is one job in JSON. Writes events as lines of JSON to stdout: `log` and `progress`, then
 `built` or `failed`. Ends when stdin is closed, whatever TensorRT is doing.
@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.engines import tensorrt_versions as versions
 from deepcache_trt.engines.profile import ShapeProfile
-from deepcache_trt.engines.tensorrt_build import partial_plan
+from deepcache_trt.engines.tensorrt import versions
+from deepcache_trt.engines.tensorrt.build import partial_plan
 from deepcache_trt.errors import BackendError, DeepCacheError, first_line
 from deepcache_trt.tensors import TensorSpec
 

@@ -13,30 +13,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from deepcache_trt.engines import tensorrt_versions as versions
+from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import ShapeProfile
+from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.errors import BackendError, StoreError, UnknownNameError, did_you_mean
 from deepcache_trt.progress import Progress, Report
 from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
-_CHILD = "deepcache_trt.engines.tensorrt_compiler"
+_CHILD = "deepcache_trt.engines.tensorrt.compiler"
 _KILLED = -9  # the exit status of a process that the system ended
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What may be chosen about a build; all of it enters the key of the engine."""
-
-    optimization_level: int | None = None  # 0…5, the last one slow; None: TensorRT's default
-    workspace_bytes: int | None = None  # scratch memory that a kernel may use; None: as much as TensorRT likes
-    refittable: bool = False  # whether the plan can take other weights later; costs some speed
 
 
 def build_plan(
@@ -137,7 +129,7 @@ def check_target(backend: str, target: str | None, options: BuildOptions) -> Non
 
 def _environment(backend: str, target: str | None) -> dict[str, str]:
     """The child's: this package, Polygraphy's choice, and of several GPUs torch's current one."""
-    package = Path(__file__).parents[2]
+    package = Path(__file__).parents[3]
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,

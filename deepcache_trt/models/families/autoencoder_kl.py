@@ -1,0 +1,27 @@
+"""AutoencoderKL: the VAE of Stable Diffusion; its decoder runs on engines."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.architecture import Architecture, CallForm
+from deepcache_trt.models.families.decoder import describe_decoder
+from deepcache_trt.models.families.family import Family
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
+    """`vae.decoder` alone, which plain, sliced and tiled decoding all go through."""
+    unknown = set(model.config.up_block_types) - {"UpDecoderBlock2D"}
+    if unknown:
+        raise UnsupportedError(f"a VAE with {', '.join(sorted(unknown))} is not covered; covered is UpDecoderBlock2D")
+    return describe_decoder(model, dtype, call=_call, is_tiled=True)
+
+
+def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    return {"image": model.decoder(tensors["latent"])}
+
+
+AUTOENCODER_KL = Family(library="diffusers", class_name="AutoencoderKL", describe=_describe)

@@ -1,0 +1,58 @@
+"""DiTTransformer2DModel (Peebles and Xie 2023): exported with its taps, but no policy says how to cache them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepcache_trt.models.architecture import MAX_IMAGES, OUTPUT, Architecture, CallForm, answer_as, prediction, sides
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.taps import Tap
+from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def dit_taps(model: Any) -> tuple[Tap, ...]:
+    """The taps of a DiT: the attention and MLP outputs of each block, before their gates (Learning-to-Cache)."""
+    return tuple(
+        Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}")
+        for i in range(len(model.transformer_blocks))
+        for kind, module in (("mhsa", "attn1"), ("mlp", "ff"))
+    )
+
+
+def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
+    config = model.config
+    # The position table of a DiT is a constant of one size.
+    size = config.sample_size
+    return Architecture(
+        inputs=(
+            TensorSpec(name="sample", dtype=dtype, shape=("batch", config.in_channels, size, size)),
+            TensorSpec(name="timestep", dtype="int64", shape=("batch",)),
+            TensorSpec(name="class_labels", dtype="int64", shape=("batch",)),
+        ),
+        outputs=prediction(dtype, config.out_channels or config.in_channels, size, size),
+        call=_call,
+        answer=answer_as("Transformer2DModelOutput"),
+        read=_read,
+        taps=dit_taps(model),
+        size_multiple=0,
+        max_batch=MAX_IMAGES,
+        fixed_size=size,
+        pixels=LATENT_PIXELS,
+        own_size=sides(size, LATENT_PIXELS),
+    )
+
+
+def _read(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {{"hidden_states": "sample"}.get(name, name): value for name, value in arguments.items()}
+
+
+def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    (predicted,) = model(
+        tensors["sample"], timestep=tensors["timestep"], class_labels=tensors["class_labels"], return_dict=False
+    )
+    return {OUTPUT: predicted}
+
+
+DIT = Family(library="diffusers", class_name="DiTTransformer2DModel", describe=_describe, is_covered=False)
