@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.builder import open_session
+from deepcache_trt.builder import shared_session
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store
 
@@ -58,7 +58,7 @@ class _Forgetful(dict[str, Any]):
 def _sessions_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test compares with a fresh pipeline must not be on the very engines of that pipeline."""
     if "shared_sessions" not in request.fixturenames:
-        monkeypatch.setattr(open_session, "_shared", _Forgetful())
+        monkeypatch.setattr(shared_session, "_shared", _Forgetful())
 
 
 @pytest.fixture

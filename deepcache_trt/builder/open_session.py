@@ -1,8 +1,6 @@
 """From a component to a session: what is missing is built, then every variant is loaded."""
 
-import hashlib
 import logging
-import weakref
 from collections.abc import Callable, Mapping
 
 from deepcache_trt.builder.component import Component
@@ -18,45 +16,6 @@ from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
-
-
-class SharedSession:
-    """A session that all pipelines with its model hold; its engines are closed when the last one lets go of it.
-
-    Attributes:
-        session: the open session.
-        drop: drops the torch weights that its engines hold too; None where they stay.
-        made_of: the component that it was opened for.
-    """
-
-    def __init__(self, session: Session, drop: Callable[[], None] | None, made_of: Component) -> None:
-        self.session = session
-        self.drop = drop
-        self.made_of = made_of
-        # Engines save what they learnt when they are closed, and a pipeline may merely be forgotten.
-        weakref.finalize(self, session.close)
-
-
-# By what they are open for.
-_shared: "weakref.WeakValueDictionary[str, SharedSession]" = weakref.WeakValueDictionary()
-
-
-def shared_session(
-    state: tuple[object, ...], sizes: Mapping[str, int], open_new: Callable[[], SharedSession]
-) -> SharedSession:
-    """The session that is open for a state of a model and takes calls of these sizes, else a new one.
-
-    Args:
-        state: everything but sizes that decides what the engines are.
-        sizes: of each dynamic axis.
-        open_new: opens one.
-    """
-    key = hashlib.blake2b(repr(state).encode()).hexdigest()
-    found = _shared.get(key)
-    if found is None or not found.session.serves(sizes):
-        found = open_new()
-        _shared[key] = found
-    return found
 
 
 def open_session(

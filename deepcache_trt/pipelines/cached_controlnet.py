@@ -38,7 +38,7 @@ class CachedControlNet(LiveComponent):
         """DeepCache's k."""
         return self._denoiser.branch
 
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
         if arguments.get("conditioning_scale") == 0:  # before `control_guidance_start` and after its end
             assert self._architecture is not None

@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import OUTPUT, Architecture
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
-from deepcache_trt.pipelines.live_component import EngineOptions, LiveComponent
+from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
 from deepcache_trt.runtime.session import Session
@@ -29,12 +30,48 @@ _log = logging.getLogger(__name__)
 _PRECISIONS = ("float32", "float16", "bfloat16")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstCall:
-    """The first call of a generation: the session whose buffers hold it, and what the model returned."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generation:
+    """One way through a table of timesteps, as far as it is: each call replaces it by the next one.
 
+    Attributes:
+        timesteps: the scheduler's table; another object there begins another generation.
+        plan: the variant of each call.
+        session: whose buffers hold the last call.
+        number: of the session's own generation, see `Session.begin`.
+        calls: how many there have been.
+        outputs: what the model returned last, by name.
+        sizes: the axes of the last call.
+        promised: the variant of the next call, if anyone has asked; else the full one.
+        is_finished: the rest has been run by the loop; what is still asked is answered with the last outputs.
+        is_over: the next call begins another generation, whatever the scheduler says.
+    """
+
+    timesteps: Any
+    plan: Plan
     session: Session
-    prediction: torch.Tensor
+    number: int
+    calls: int = 0
+    outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    promised: str = FULL
+    is_finished: bool = False
+    is_over: bool = False
+
+    @property
+    def planned(self) -> str:
+        """The variant of the next call, by the plan; past its end, as custom pipelines may go, the full one."""
+        return self.plan.variants[self.calls] if self.calls < len(self.plan) else FULL
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether another generation has been begun in its session."""
+        return self.session.generation != self.number
+
+    @property
+    def prediction(self) -> torch.Tensor:
+        """What the model predicted last."""
+        return self.outputs[OUTPUT]
 
 
 class CachedDenoiser(LiveComponent):
@@ -56,17 +93,10 @@ class CachedDenoiser(LiveComponent):
             UnknownNameError: no such branch.
         """
         super().__init__(pipe, _part_of_denoiser(pipe), options, name=name, progress=progress)
-        self.plan = Plan(variants=())  # of the last generation
-        self.first_call: FirstCall | None = None  # while it is the only one of its generation
-        self._timesteps: Any = None
+        self.generation: Generation | None = None  # the last one of this call of the pipeline
         self._few_calls: set[Plan] = set()  # of which the log has told
         self._backward_loop: Callable[..., Any] | None = None  # in the place of the pipeline's own
         self._backward_calls: int | None = None  # of the `backward_loop` that runs now
-        self._calls = 0
-        self._is_finished = False
-        self._generation = 0  # of the session
-        self._promised = FULL  # of the next call, if anyone has asked
-        self._last: dict[str, torch.Tensor] = {}
         self.params = params
         self.check(params)
 
@@ -88,10 +118,15 @@ class CachedDenoiser(LiveComponent):
         architecture = self._architecture_now()
         check_sizes(architecture, latents)
 
+    @property
+    def plan(self) -> Plan:
+        """Of the last generation; without calls where there is none."""
+        return Plan(variants=()) if self.generation is None else self.generation.plan
+
     def install(self) -> None:
         """Send the calls of the denoiser here until `remove`."""
-        if self._installed_on is not self.model:
-            self._timesteps = None
+        if self._patch.model is not self.model:
+            self.generation = None
         super().install()
         if hasattr(self._pipe, "backward_loop") and "backward_loop" not in vars(self._pipe):
             self._backward_loop = self._pipe.backward_loop = self._listening(self._pipe.backward_loop)
@@ -108,56 +143,70 @@ class CachedDenoiser(LiveComponent):
         @functools.wraps(backward_loop)
         def loop(*args: Any, **kwargs: Any) -> Any:
             timesteps = inspect.signature(backward_loop).bind(*args, **kwargs).arguments["timesteps"]
-            self._backward_calls, self._timesteps = len(timesteps), None
+            self._backward_calls = len(timesteps)
+            self._end()
             try:
                 return backward_loop(*args, **kwargs)
             finally:
-                self._backward_calls = self._timesteps = None
+                self._backward_calls = None
+                self._end()
 
         return loop
 
+    def _end(self) -> None:
+        if self.generation is not None:
+            self.generation = replace(self.generation, is_over=True)
+
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""
-        self._is_finished = True
+        assert self.generation is not None
+        self.generation = replace(self.generation, is_finished=True)
 
     def promise(self) -> str:
         """The variant of the next call, for a model that computes nothing but what that call reads."""
-        session = self.session
-        goes_on = not self._begins() and session is not None and session.generation == self._generation
-        self._promised = self._planned() if goes_on else FULL
-        return self._promised
+        going_on = self._going_on()
+        if going_on is None or going_on.session is not self.session or going_on.is_interrupted:
+            return FULL
+        self.generation = replace(going_on, promised=going_on.planned)
+        return going_on.planned
 
-    def _begins(self) -> bool:
-        return self._pipe.scheduler.timesteps is not self._timesteps
+    def _going_on(self) -> Generation | None:
+        """The generation that a call now belongs to; None where it begins one."""
+        last = self.generation
+        if last is None or last.is_over or self._pipe.scheduler.timesteps is not last.timesteps:
+            return None
+        return last
 
-    def _planned(self) -> str:
-        return self.plan.variants[self._calls] if self._calls < len(self.plan) else FULL
-
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        begins = self._begins()
-        if self._is_finished and not begins:
-            return self._last
-        if begins:
+    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+        generation = self._going_on()
+        if generation is not None and generation.is_finished:
+            return generation.outputs
+        if generation is None:
             self._is_checked = False
         tensors, sizes = self._tensors(model, arguments)
         session = self._session_for(model, tensors, sizes)
-        if begins:
-            self._timesteps = self._pipe.scheduler.timesteps
-            self.plan = self._new_plan()
-            self._tell_of_few_calls()
-            self._calls, self._is_finished, self._promised = 0, False, FULL
-        if begins or session.generation != self._generation:  # another pipeline has drawn in between
-            self._generation = session.begin(forecast=self.plan.forecast)
-        variant = self._planned() if session.holds_taps(sizes) else FULL
-        self._keep_promise(variant, sizes)
-        call, self._calls = self._calls, self._calls + 1
-        self._last = session.run(variant, tensors, sizes, call=call)
-        self.first_call = FirstCall(session=session, prediction=self._last[OUTPUT]) if begins else None
-        return self._last
+        if generation is None:
+            generation = self._new_generation(session)
+        elif generation.session is not session or generation.is_interrupted:  # as by another pipeline on these engines
+            number = session.begin(forecast=generation.plan.forecast)
+            generation = replace(generation, session=session, number=number)
+        variant = generation.planned if session.holds_taps(sizes) else FULL
+        self._check_promise(generation, variant, sizes)
+        outputs = session.run(variant, tensors, sizes, call=generation.calls)
+        calls = generation.calls + 1
+        self.generation = replace(generation, calls=calls, outputs=outputs, sizes=sizes, promised=FULL)
+        return outputs
 
-    def _keep_promise(self, variant: str, sizes: Mapping[str, int]) -> None:
-        promised, self._promised = self._promised, FULL
-        if variant == FULL and promised != FULL:
+    def _new_generation(self, session: Session) -> Generation:
+        timesteps = self._pipe.scheduler.timesteps
+        # Pipelines that shorten the table, as image to image does, keep the number of calls here.
+        calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(timesteps)
+        plan = make_plan(self.params, min(calls, len(timesteps)))
+        self._tell_of_few_calls(plan)
+        return Generation(timesteps=timesteps, plan=plan, session=session, number=session.begin(forecast=plan.forecast))
+
+    def _check_promise(self, generation: Generation, variant: str, sizes: Mapping[str, int]) -> None:
+        if variant == FULL and generation.promised != FULL:
             raise UnsupportedError(
                 f"{self.part} is called with other sizes ({sizes}) in the middle of an image, where its ControlNet was "
                 f"called with the same; change both in the callback, or set cache_interval=1"
@@ -172,15 +221,10 @@ class CachedDenoiser(LiveComponent):
             )
         return architecture_of(self.model, dtype=dtype)
 
-    def _new_plan(self) -> Plan:
-        # Pipelines that shorten the table, as image to image does, keep the number of calls here.
-        calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(self._timesteps)
-        return make_plan(self.params, min(calls, len(self._timesteps)))
-
-    def _tell_of_few_calls(self) -> None:
-        if len(self.plan) <= FEW_CALLS and self.plan not in self._few_calls:
-            _log.info("%s %s: %s", self.name, self.part, gain_in_words(self.plan))
-            self._few_calls.add(self.plan)
+    def _tell_of_few_calls(self, plan: Plan) -> None:
+        if len(plan) <= FEW_CALLS and plan not in self._few_calls:
+            _log.info("%s %s: %s", self.name, self.part, gain_in_words(plan))
+            self._few_calls.add(plan)
 
 
 def denoiser_of(pipe: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.errors import (
     CheckpointError,
     DeepCacheError,
@@ -17,10 +18,11 @@ from deepcache_trt.errors import (
     first_line,
 )
 from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.models.registry import covered_models
+from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.pipelines.live_components import live_components
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
@@ -200,7 +202,35 @@ def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: st
 
 def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> None:
     pipe._cached_denoiser = CachedDenoiser(pipe, params, options, name=name)
-    pipe._live_components = tuple(live_components(pipe, options, pipe._cached_denoiser, name=name))
+    pipe._live_components = tuple(_live_components(pipe, options, pipe._cached_denoiser, name=name))
+
+
+def _live_components(
+    pipe: Any, options: EngineOptions, denoiser: CachedDenoiser, *, name: str | None
+) -> list[LiveComponent]:
+    """The components beside `denoiser` that run on engines.
+
+    Raises:
+        UnsupportedError: one that was asked for by name and is not covered, or not there.
+    """
+    beside = [part for part in pipe.components if part not in DENOISERS]
+    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
+    wanted = list(covered)
+    if options.components is not None:
+        wanted = [part for part in options.components if part not in DENOISERS]
+    for part in wanted:
+        if part not in covered:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
+                f"it has {', '.join(covered) or 'none'}"
+            )
+    return [
+        CachedControlNet(pipe, path, options, denoiser, name=name)
+        if family.follows_denoiser
+        else LiveComponent(pipe, path, options, name=name)
+        for part in wanted
+        for path, family in covered[part].items()
+    ]
 
 
 def _split(

@@ -3,7 +3,8 @@
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, EngineOptions
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.plan import CacheParams
 
 

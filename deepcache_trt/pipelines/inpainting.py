@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.runtime.loop import Known
+from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.sampler_table import NoTable
 from deepcache_trt.runtime.scheduler_probe import probe_add_noise
 

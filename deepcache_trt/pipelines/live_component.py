@@ -5,7 +5,6 @@ installed.
 """
 
 import inspect
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,26 +16,25 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.builder.component import Component, dtype_of, from_model
-from deepcache_trt.builder.graphs import weights_artefact
-from deepcache_trt.builder.open_session import SharedSession, open_session, shared_session
+from deepcache_trt.builder.component import dtype_of
+from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import check_sizes
+from deepcache_trt.builder.shared_session import OpenEngines, SharedSession
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
-from deepcache_trt.models.processors import structure_of
 from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.pipelines.adapters import base_weights, check_mergeable, has_adapters, plain_state
+from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, load, version_of
+from deepcache_trt.pipelines.material import Material, identity_of
+from deepcache_trt.pipelines.patched_forward import PatchedForward
+from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load
 from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
-
-_log = logging.getLogger(__name__)
 
 
 class LiveComponent:
@@ -60,19 +58,14 @@ class LiveComponent:
         self.options = options
         self.name = str(name or pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.seconds = 0.0  # spent in calls of the model
+        self.engines = OpenEngines()
         self._pipe = pipe
         self._progress = progress
-        self._installed_on: Any = None
-        self._site: Any = None  # the module whose `forward` is replaced
-        self._site_forward: Any = None
+        self._patch = PatchedForward(self._forward)
+        self._material = Material(self.name, part, refit=options.refit, keep_torch_weights=options.keep_torch_weights)
         self._architecture: Architecture | None = None
         self._form = CallForm()
-        self._opened: SharedSession | None = None
-        self._opened_with: Any = None
-        self._other_seconds = 0.0  # of engines that are let go of, less what others have spent in those that are held
         self._is_checked = False
-        self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
-        self._dropped: tuple[Any, Component] | None = None  # what they are and were when they were dropped
         check_not_offloaded(self.model, part)
 
     @property
@@ -80,62 +73,55 @@ class LiveComponent:
         """The model that the pipeline has now."""
         return attrgetter(self.part)(self._pipe)
 
+    @property
+    def session(self) -> Session | None:
+        """What is open now; other pipelines with the same model may hold it too."""
+        return self.engines.session
+
     def install(self) -> None:
         """Send the calls of the model here until `remove`."""
         model = self.model
-        if self._installed_on is model:
+        if self._patch.model is model:
             return
         check_not_offloaded(model, self.part)
-        self.remove()
-        # Of a VAE this is the decoder, which serves whole images, slices and tiles.
-        self._site = model.get_submodule(architecture_of(model, dtype=dtype_of(model)).module)
-        self._site_forward = self._site.__dict__.get("forward")
-        self._installed_on = model
+        # Of a VAE the module is the decoder, which serves whole images, slices and tiles.
+        self._patch.install(model, architecture_of(model, dtype=dtype_of(model)).module)
         self._is_checked = False
-        self._site.forward = self._forward
 
     def remove(self) -> None:
         """Give the model its own `forward` back."""
-        if self._installed_on is not None:
-            self._restore()
-        self._installed_on = self._site = None
+        self._patch.remove()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """`install` for the length of a block; nothing of an earlier block reaches into it."""
-        nested = self._installed_on is not None
+        is_nested = self._patch.model is not None
         self.install()
         try:
             yield
         finally:
-            if not nested:
+            if not is_nested:
                 self.remove()
 
     def close(self) -> None:
         """Let go of the engines; the next call loads them again."""
-        if self._opened is not None:
-            self._other_seconds += self._opened.session.seconds
-        self._opened = self._opened_with = None
+        self.engines.close()
         self._is_checked = False
-
-    @property
-    def session(self) -> Session | None:
-        """What is open now; other pipelines with the same model may hold it too."""
-        return self._opened.session if self._opened is not None else None
-
-    @property
-    def engine_seconds(self) -> float:
-        """Spent in engines, those that are closed by now included."""
-        return self._other_seconds + (self._opened.session.seconds if self._opened is not None else 0.0)
 
     def load_weights(self) -> None:
         """Load the model's torch weights if they were dropped."""
         load(self.model)
 
+    @contextmanager
+    def own_forward(self) -> Iterator[None]:
+        """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
+        with self._patch.lifted():
+            yield
+
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        model = self._installed_on
+        model, site = self._patch.model, self._patch.site
         assert model is not None
-        bound = inspect.signature(type(self._site).forward).bind(self._site, *args, **kwargs)
+        bound = inspect.signature(type(site).forward).bind(site, *args, **kwargs)
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
         started = time.perf_counter()
@@ -145,22 +131,7 @@ class LiveComponent:
         assert self._architecture is not None
         return self._architecture.answer(model, outputs, arguments)
 
-    @contextmanager
-    def own_forward(self) -> Iterator[None]:
-        """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
-        self._restore()
-        try:
-            yield
-        finally:
-            self._site.forward = self._forward
-
-    def _restore(self) -> None:
-        if self._site_forward is None:
-            self._site.__dict__.pop("forward", None)
-        else:
-            self._site.forward = self._site_forward
-
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
         return self._session_for(model, tensors, sizes).run("full", tensors, sizes)
 
@@ -180,21 +151,18 @@ class LiveComponent:
     def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
         """The open session if it is for this model, its weights and this shape, else another one."""
         device = next(iter(tensors.values())).device
-        state, identity = self._opened_with, self._identity(model) if not self._is_checked else ()
+        identity, state = (), self.engines.state or ()
         if not self._is_checked:
+            identity = identity_of(model, self._form)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             state = (self.part, self.branch, options, device, *identity)
-        if self._opened is None or state != self._opened_with or not self._opened.session.serves(sizes):
-            self.close()
-            self._opened = shared_session(state, sizes, partial(self._open, model, device, sizes))
-            self._other_seconds -= self._opened.session.seconds
-            self._opened_with = state
-        if not self._is_checked and self._opened.drop is not None:
-            self._opened.drop()  # someone may have asked for them since
-            self._dropped = (identity, self._opened.made_of)
+        opened = self.engines.take(state, sizes, partial(self._open, model, device, sizes))
+        if not self._is_checked and opened.drop is not None:
+            opened.drop()  # someone may have asked for them since
+            self._material.remember_dropped(identity, opened.made_of)
         self._is_checked = True
-        return self._opened.session
+        return opened.session
 
     def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
@@ -204,12 +172,12 @@ class LiveComponent:
             shapes=self.options.shapes,
             options=self.options.build_options,
         )
-        component = self._component(model)
+        component = self._material.component(model, self._form)
         drop: Callable[[], None] | None = None
 
         def before_loading() -> None:
             nonlocal drop
-            drop = self._dropping(model, component, target)
+            drop = self._material.dropping(model, component, target, self._progress)
             if drop is not None:
                 drop()
 
@@ -223,37 +191,6 @@ class LiveComponent:
                 before_loading=before_loading,
             )
         return SharedSession(session, drop, component)
-
-    def _dropping(self, model: Any, component: Component, target: Target) -> Callable[[], None] | None:
-        """What drops the model's torch weights; None where they stay."""
-        if self.options.keep_torch_weights:
-            return None
-        if target.backend.runs_model or has_adapters(model):
-            _log.info(
-                "the torch weights of %s stay in memory: %s",
-                component.title,
-                "there are adapters on them" if has_adapters(model) else f"'{target.backend}' runs the model itself",
-            )
-            return None
-        kept = weights_artefact(component, target.store, self._progress)
-        drop_beside(model, component.architecture.module, target.store, kept)
-        return partial(drop, model, component.architecture.module, target.store, kept)
-
-    def _identity(self, model: Any) -> tuple[Any, ...]:
-        return id(model), dtype_of(model), self._form, structure_of(model), version_of(model)
-
-    def _component(self, model: Any) -> Component:
-        """The model as material for a build, with the adapters that count now merged into its weights."""
-        if self._dropped is not None and is_dropped(model) and self._dropped[0] == self._identity(model):
-            return self._dropped[1]  # a hash of the weights would load them
-        live = partial(from_model, model, name=self.name, part=self.part, form=self._form)
-        if not has_adapters(model):
-            return live()
-        self._base_weights = base_weights(model, self._base_weights)
-        base = None
-        if self.options.refit:
-            base = live(state=plain_state(model, self._base_weights, adapters=False))
-        return live(state=plain_state(model, self._base_weights, adapters=True), base=base)
 
 
 def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

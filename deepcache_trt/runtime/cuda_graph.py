@@ -8,6 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,15 @@ Unit = Callable[[], None]
 _PLANS_KEPT = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """How many units are recorded, how many plans are composed of them, and how long recording took."""
+
+    units: int
+    plans: int
+    seconds: float
+
+
 class CudaGraphs:
     """The recordings of one set of addresses."""
 
@@ -36,7 +46,7 @@ class CudaGraphs:
         """
         self._device = device
         self._runtime = runtime or _cuda_bindings()
-        self._recorded: dict[Unit, torch.cuda.CUDAGraph] = {}
+        self._units: dict[Unit, torch.cuda.CUDAGraph] = {}
         self._composed: OrderedDict[tuple[Unit, ...], Any] = OrderedDict()  # executable graphs
         self._is_usable = True
         self.recording_seconds = 0.0
@@ -45,11 +55,11 @@ class CudaGraphs:
         """Enqueue the units on the current stream, if all of them are recorded; else do nothing and say so."""
         import torch
 
-        if not all(unit in self._recorded for unit in units):
+        if not all(unit in self._units for unit in units):
             return False
         if len(units) == 1 or self._runtime is None:
             for unit in units:
-                self._recorded[unit].replay()
+                self._units[unit].replay()
             return True
         stream = torch.cuda.current_stream(self._device).cuda_stream
         _call(self._runtime.cudaGraphLaunch, self._executable(tuple(units)), self._runtime.cudaStream_t(stream))
@@ -62,29 +72,29 @@ class CudaGraphs:
         """
         started = time.perf_counter()
         for unit in dict.fromkeys(units):
-            if unit in self._recorded or not self._is_usable:
+            if unit in self._units or not self._is_usable:
                 continue
             try:
-                self._recorded[unit] = self._record(unit)
+                self._units[unit] = self._record(unit)
             except (RuntimeError, BackendError) as error:
                 self._is_usable = False
                 _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
         self.recording_seconds += time.perf_counter() - started
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many units are recorded, and how many plans are composed of them."""
-        return {"units": len(self._recorded), "plans": len(self._composed)}
+    def recorded(self) -> Recorded:
+        """What there is."""
+        return Recorded(units=len(self._units), plans=len(self._composed), seconds=self.recording_seconds)
 
     def close(self) -> None:
         """Destroy every graph, after what was launched has ended."""
         import torch
 
-        if self._recorded:
+        if self._units:
             torch.cuda.synchronize(self._device)
         while self._composed:
             _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem()[1])
-        self._recorded.clear()
+        self._units.clear()
 
     def _record(self, unit: Unit) -> "torch.cuda.CUDAGraph":
         """What `unit` enqueues, on a stream of its own; whatever else this process does on the GPU is left alone."""
@@ -92,7 +102,7 @@ class CudaGraphs:
 
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         torch.cuda.synchronize(self._device)
-        pool = next(iter(self._recorded.values())).pool() if self._recorded else None
+        pool = next(iter(self._units.values())).pool() if self._units else None
         with torch.cuda.stream(torch.cuda.Stream(self._device)):
             graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
@@ -114,7 +124,7 @@ class CudaGraphs:
     def _executable(self, units: tuple[Unit, ...]) -> Any:
         assert self._runtime is not None
         if units not in self._composed:
-            children = {unit: self._recorded[unit].raw_cuda_graph() for unit in units}
+            children = {unit: self._units[unit].raw_cuda_graph() for unit in units}
             self._composed[units] = compose(self._runtime, children, units)
             if len(self._composed) > _PLANS_KEPT:
                 import torch

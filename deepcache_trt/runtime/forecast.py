@@ -14,11 +14,21 @@ if TYPE_CHECKING:
 _PIECE = 16_384
 
 
+def rate(call: int, before: int | None) -> float:
+    """1 / (calls since a value was last computed), which makes of its change a slope; 0 for the first time.
+
+    Args:
+        call: that computes the value.
+        before: the call that last did; None: there was none.
+    """
+    return 0.0 if before is None else 1 / (call - before)
+
+
 class Forecast:
     """Tensors on their own static memory, with their last true values and the slopes between these.
 
-    `rates` [2] float32 is where each value that is learnt finds 1 / (calls since the last one), or 0 if there was none:
-    the first for taps, the second for predictions. It lies on the device, so that recorded work reads it anew.
+    `rates` [2] float32 is where each value that is learnt finds its `rate`: the first for taps, the second for
+    predictions. It lies on the device, so that recorded work reads it anew.
     """
 
     TAPS, PREDICTIONS = 0, 1

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.runtime.forecast import rate
 
 FULL, SHALLOW = "full", "shallow"
 SKIP = "skip"  # no call of the model at all: its last prediction is used again
@@ -142,14 +143,14 @@ class Plan:
 
     @property
     def forecast_rates(self) -> NDArray[np.float64]:
-        """[n, 2]: for the taps and the prediction that a call computes, 1 / (calls since they were last computed).
-
-        0 where they are not computed, or for the first time; see `runtime.forecast`.
-        """
+        """[n, 2]: the `forecast.rate` of the taps and of the prediction at each call; 0 where they are not computed."""
         rates = np.zeros([len(self), 2])
         for place, computing in enumerate(((FULL,), (FULL, SHALLOW))):
-            calls = [i for i, variant in enumerate(self.variants) if variant in computing]
-            rates[calls[1:], place] = 1 / np.diff(calls)
+            before = None
+            for call, variant in enumerate(self.variants):
+                if variant in computing:
+                    rates[call, place] = rate(call, before)
+                    before = call
         return rates
 
 

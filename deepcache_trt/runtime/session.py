@@ -4,17 +4,18 @@ The full engine's output buffer *is* the shallow engine's input buffer. Every en
 buffers, bound once for each shape, so that compiled engines see the same addresses at every run.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
-from deepcache_trt.runtime.cuda_graph import CudaGraphs
-from deepcache_trt.runtime.forecast import Forecast
+from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded
+from deepcache_trt.runtime.forecast import Forecast, rate
 from deepcache_trt.runtime.plan import SKIP
+from deepcache_trt.runtime.run_log import RunLog
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -52,15 +53,16 @@ class Session:
         """
         self.engines = engines
         self.profiles = profiles
-        self.seconds = 0.0  # spent in the engines; on a GPU that only enqueues
+        self.log = RunLog()
         self._outputs = outputs
         self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
         self._workspace: torch.Tensor | None = None
+        self._device: torch.device | None = None  # that the engines were last bound on
         self.generation = 0
         self._forecasts = False
         self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
-        self._learnt_at = [-1, -1]  # the calls that last computed taps and predictions
+        self._learnt_at: list[int | None] = [None, None]  # the calls that last computed taps and predictions
 
     def serves(self, sizes: Mapping[str, int]) -> bool:
         """Whether the engines take a call of these sizes."""
@@ -137,6 +139,12 @@ class Session:
         """The forecast of this generation, where it has one."""
         return self.shape.forecast if self._forecasts else None
 
+    @property
+    def recorded(self) -> Recorded | None:
+        """The CUDA graphs of the last shape; None where there are none, or nothing has run."""
+        graphs = self.shape.graphs if self._shapes else None
+        return None if graphs is None else graphs.recorded
+
     def latents_like(self, latents: "torch.Tensor") -> "torch.Tensor":
         """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …].
 
@@ -151,16 +159,18 @@ class Session:
         key = variant, forecast is not None
         if key not in steps:
             engine = self.engines.get(variant)
-            steps[key] = _step(engine, self._outputs, self._time, forecast)
+            run = None if engine is None else partial(self.log.run, variant, engine)
+            steps[key] = _step(engine, run, self._outputs, forecast)
         return steps[key]
 
     def close(self) -> None:
         """Close every engine and let go of the buffers."""
-        for shape in self._shapes.values():
-            shape.close()
-        self._shapes.clear()
-        for engine in self.engines.values():
-            engine.close()
+        with on_device(self._device) if self._device is not None else nullcontext():
+            for shape in self._shapes.values():
+                shape.close()
+            self._shapes.clear()
+            for engine in self.engines.values():
+                engine.close()
         self._buffers_for = self._workspace = self._taps_at = None
 
     def _execute(self, step: Callable[[], None]) -> None:
@@ -170,29 +180,24 @@ class Session:
             if graphs is not None:
                 graphs.record([step])
 
-    def _time(self, engine: Engine) -> None:
-        started = time.perf_counter()
-        engine.run()
-        self.seconds += time.perf_counter() - started
-
     def _forget(self) -> None:
         self._taps_at = None
-        self._learnt_at = [-1, -1]
+        self._learnt_at = [None, None]
         if self._shapes and self.shape.forecast is not None:
             self.shape.forecast.forget()
 
     def _note_rates(self, call: int, *, taps: bool, predictions: bool) -> None:
         """Tell the forecast how long ago what this call computes was computed before."""
         for place, computed in enumerate((taps, predictions)):
-            before = self._learnt_at[place]
             if computed and self.forecast is not None:
-                self.forecast.rates[place] = 1 / (call - before) if before >= 0 else 0
+                self.forecast.rates[place] = rate(call, self._learnt_at[place])
             if computed:
                 self._learnt_at[place] = call
 
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
         """Bind every engine to the buffers of these sizes, and to one workspace: they run one after the other."""
         key = tuple(sorted(sizes.items())), device
+        self._device = device
         if self._buffers_for != (sizes, device):
             self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
             shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
@@ -234,17 +239,17 @@ class Session:
 
 
 def _step(
-    engine: Engine | None, predictions: Sequence[str], run: Callable[[Engine], None], forecast: Forecast | None
+    engine: Engine | None, run: Callable[[], None] | None, predictions: Sequence[str], forecast: Forecast | None
 ) -> Callable[[], None]:
-    """What one call does: what it reuses moves on, the engine runs, and what it computed is learnt."""
+    """What one call does: what it reuses moves on, `run` runs the engine, and what that computed is learnt."""
     computed = engine.outputs if engine is not None else {}
     reused = predictions if engine is None else [name for name in engine.inputs if forecast and forecast.covers(name)]
 
     def step() -> None:
         if forecast is not None:
             forecast.advance(reused)
-        if engine is not None:
-            run(engine)
+        if run is not None:
+            run()
         if forecast is not None:
             forecast.learn(computed)
 

@@ -12,7 +12,8 @@ from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime import loop
 from deepcache_trt.runtime.guidance import Guidance
-from deepcache_trt.runtime.loop import WINDOW, Known, denoise
+from deepcache_trt.runtime.loop import denoise
+from deepcache_trt.runtime.loop_state import WINDOW, Known, Memory, advance
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
@@ -282,18 +283,19 @@ def test_a_skipped_call_runs_no_engine(session: Session) -> None:
 @pytest.mark.parametrize("known", [None, torch.rand(3, 128)], ids=["made", "inpainted"])
 def test_the_update_is_one_graph_for_torchs_compiler(known: torch.Tensor | None) -> None:
     """On a GPU it is compiled; a break would be a second launch, or an error."""
-    explained = torch._dynamo.explain(loop._advance)(
-        torch.randn(4, 4, 4, 4),
-        torch.tensor(5.0),
-        torch.tensor(0.7),
-        None,
-        known,
-        torch.randn(6, 128),
-        torch.randn(WINDOW, 6),
-        torch.randint(0, 6, (WINDOW, 3)),
-        torch.randn(WINDOW, 6),
-        torch.randn(WINDOW, 128),
-        torch.zeros(1, dtype=torch.int64),
-        torch.randn(2, 2, 4, 4, 4),
+    memory = Memory(
+        prediction=torch.randn(4, 4, 4, 4),
+        model_input=torch.randn(2, 2, 4, 4, 4),
+        scale=torch.tensor(5.0),
+        rescale=torch.tensor(0.7),
+        image_scale=None,
+        known=known,
+        history=torch.randn(6, 128),
+        weights=torch.randn(WINDOW, 6),
+        slots=torch.randint(0, 6, (WINDOW, 3)),
+        given=torch.randn(WINDOW, 6),
+        noise=torch.randn(WINDOW, 128),
+        call=torch.zeros(1, dtype=torch.int64),
     )
+    explained = torch._dynamo.explain(advance)(memory)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)

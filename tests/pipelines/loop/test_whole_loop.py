@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.pipelines import whole_loop
+from deepcache_trt.pipelines import takeover, whole_loop
 from tests import tiny
 from tests.pipelines.loop.test_parity import difference, draw
 from tests.pipelines.micro import STRAIGHT, cached
@@ -98,8 +98,8 @@ def test_a_pipeline_with_guidance_of_its_own_is_noticed(monkeypatch: pytest.Monk
         type(pipe)._asked = True  # what the loop reads is not what the pipeline used
         return guidance_of(*args)
 
-    guidance_of = whole_loop._guidance_of
-    monkeypatch.setattr(whole_loop, "_guidance_of", asks_again)
+    guidance_of = takeover._guidance_of
+    monkeypatch.setattr(takeover, "_guidance_of", asks_again)
     draw(pipe)
     assert pipe.last_run.reason == "the pipeline combines predictions in a way of its own"
     assert expected.isfinite().all()

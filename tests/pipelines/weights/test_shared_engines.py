@@ -8,7 +8,7 @@ import torch
 
 import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.builder import open_session
+from deepcache_trt.builder import shared_session
 from tests.pipelines.micro import OTHERS, STRAIGHT, cached, controlnet, draw, engines, unet
 
 pytestmark = pytest.mark.usefixtures("shared_sessions")
@@ -21,14 +21,14 @@ PARAMS: dict[str, Any] = {"cache_interval": 3}
 @pytest.fixture(autouse=True)
 def _nothing_is_open() -> None:
     gc.collect()
-    open_session._shared.clear()
+    shared_session._shared.clear()
 
 
 def alone(micro: Any, **call: Any) -> torch.Tensor:
     """What a pipeline draws on engines of its own."""
-    open_session._shared.clear()
+    shared_session._shared.clear()
     image = draw(cached(micro, **PARAMS), micro, num_inference_steps=STEPS, **call)
-    open_session._shared.clear()
+    shared_session._shared.clear()
     return image
 
 
@@ -107,9 +107,9 @@ def test_engines_are_closed_when_the_last_one_lets_go_of_them() -> None:
     first.disable_cache()
     assert torch.equal(draw(second, TEXT, num_inference_steps=STEPS), expected)
     assert session_of(second) is session
-    assert len(open_session._shared) == 1
+    assert len(shared_session._shared) == 1
     second.disable_cache()
-    assert not open_session._shared
+    assert not shared_session._shared
     assert not session._shapes, "closed"
 
 

@@ -1,0 +1,76 @@
+"""A live model as material for engines: what it is now, what its adapters make of it, what was dropped of it."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from deepcache_trt.builder.component import Component, dtype_of, from_model
+from deepcache_trt.builder.graphs import weights_artefact
+from deepcache_trt.builder.target import Target
+from deepcache_trt.models.architecture import CallForm
+from deepcache_trt.models.processors import structure_of
+from deepcache_trt.pipelines.adapters import base_weights, has_adapters, plain_state
+from deepcache_trt.pipelines.torch_weights import drop, drop_beside, is_dropped, version_of
+from deepcache_trt.progress import Progress
+
+_log = logging.getLogger(__name__)
+
+Identity = tuple[Any, ...]
+
+
+def identity_of(model: Any, form: CallForm) -> Identity:
+    """Changes whenever other engines are needed: with the model, its precision, form, structure or weights."""
+    return id(model), dtype_of(model), form, structure_of(model), version_of(model)
+
+
+class Material:
+    """What engines of one model of a pipeline are made of."""
+
+    def __init__(self, name: str, part: str, *, refit: bool, keep_torch_weights: bool) -> None:
+        """Nothing is read yet.
+
+        Args:
+            name: what messages call the pipeline's model.
+            part: its place in the pipeline.
+            refit: as in `EngineOptions`.
+            keep_torch_weights: as in `EngineOptions`.
+        """
+        self._name, self._part = name, part
+        self._refit, self._keep_torch_weights = refit, keep_torch_weights
+        self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
+        self._dropped: tuple[Identity, Component] | None = None  # what the weights are, and were made of, when dropped
+
+    def component(self, model: Any, form: CallForm) -> Component:
+        """The model as material for a build, with the adapters that count now merged into its weights."""
+        if self._dropped is not None and is_dropped(model) and self._dropped[0] == identity_of(model, form):
+            return self._dropped[1]  # a hash of the weights would load them
+        live = partial(from_model, model, name=self._name, part=self._part, form=form)
+        if not has_adapters(model):
+            return live()
+        self._base_weights = base_weights(model, self._base_weights)
+        base = None
+        if self._refit:
+            base = live(state=plain_state(model, self._base_weights, adapters=False))
+        return live(state=plain_state(model, self._base_weights, adapters=True), base=base)
+
+    def dropping(
+        self, model: Any, component: Component, target: Target, progress: Progress
+    ) -> Callable[[], None] | None:
+        """What drops the model's torch weights; None where they stay."""
+        if self._keep_torch_weights:
+            return None
+        if target.backend.runs_model or has_adapters(model):
+            runs_it = f"'{target.backend}' runs the model itself"
+            reason = "there are adapters on them" if has_adapters(model) else runs_it
+            _log.info("the torch weights of %s stay in memory: %s", component.title, reason)
+            return None
+        kept = weights_artefact(component, target.store, progress)
+        drop_beside(model, component.architecture.module, target.store, kept)
+        return partial(drop, model, component.architecture.module, target.store, kept)
+
+    def remember_dropped(self, identity: Identity, made_of: Component) -> None:
+        """The torch weights of a model of this identity, as it was made into engines, are dropped."""
+        self._dropped = (identity, made_of)

@@ -1,0 +1,160 @@
+"""May the loop take a pipeline's denoising over? A question, asked after one call of its denoiser and its scheduler.
+
+What the pipeline made of that first call is compared with what the loop would make of it: its guidance with the
+model's output, the scaled latents with what the denoiser was given. Only where they agree is the answer `Ready`.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepcache_trt.models.registry import family_of
+from deepcache_trt.pipelines.cached_denoiser import Generation, denoiser_of
+from deepcache_trt.pipelines.inpainting import Inpainting
+from deepcache_trt.runtime.guidance import Guidance
+from deepcache_trt.runtime.loop_state import Known
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
+from deepcache_trt.runtime.scheduler_probe import probe, state_key
+from deepcache_trt.runtime.session import Session
+
+# How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.
+_ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+_TABLES_KEPT = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """Everything that `denoise` needs for the rest of a generation."""
+
+    session: Session
+    plan: Plan
+    table: SamplerTable
+    guidance: Guidance
+    timesteps: Sequence[torch.Tensor]
+    known: Known | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What the pipeline does that the loop does not."""
+
+    reason: str
+
+
+def why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+    """Why a call with these arguments does not run the whole loop, as far as is known before it; "" if it may."""
+    given = {**arguments, **arguments.get("kwargs", {})}  # where most pipelines look for the deprecated `callback`
+    for name in ("callback_on_step_end", "callback"):
+        if given.get(name) is not None:
+            return f"{name} wants Python between the steps"
+    name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
+    if name not in family_of(type(denoiser_of(pipe)).__name__).straight:
+        return f"{name} may do more between two steps than the loop knows"
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """The pipeline's first call of its scheduler's `step`: what it handed over, and `arguments` by keyword."""
+
+    output: torch.Tensor
+    timestep: Any
+    latents: torch.Tensor
+    arguments: Mapping[str, Any]
+
+
+def ask(
+    pipe: Any, call: Mapping[str, Any], generation: Generation | None, step: Step, inpainting: Inpainting
+) -> Ready | Refused:
+    """The question.
+
+    Args:
+        pipe: a pipeline whose scheduler has its own `step`.
+        call: the arguments of the pipeline's call.
+        generation: of its denoiser.
+        step: which came after the denoiser's first call.
+        inpainting: what the pipeline keeps of its image.
+    """
+    if generation is None or generation.calls != 1:
+        return Refused("step was called before the denoiser")
+    plan, sampler = generation.plan, type(pipe.scheduler).__name__
+    timesteps = _timesteps_from(pipe.scheduler, step.timestep, len(plan))
+    if timesteps is None:
+        begin = f"{len(plan)} calls from timestep {float(step.timestep):g}"
+        return Refused(f"{begin} are no part of the scheduler's table")
+    table = _table(pipe.scheduler, timesteps, step.arguments)
+    known = inpainting.known(timesteps, step.arguments) if inpainting.pastes else None
+    if isinstance(table, NoTable):
+        return Refused(f"{sampler}: {table.reason}")
+    if isinstance(known, NoTable):
+        return Refused(f"{sampler}: {known.reason}")
+    if known is not None and not table.takes_edited_samples:
+        return Refused(f"{sampler}: it goes on from samples that nothing was pasted into")
+    guidance = _guidance_of(pipe, call, generation.prediction, step.latents)
+    if guidance is None or not _agree(guidance(generation.prediction), step.output):
+        return Refused("the pipeline combines predictions in a way of its own")
+    session = generation.session
+    scaled = torch.cat([step.latents * table.input_scales[0]] * guidance.copies)
+    if not _agree(session.latents_like(step.latents), scaled):
+        return Refused("the denoiser is not given the scaled latents")
+    return Ready(session=session, plan=plan, table=table, guidance=guidance, timesteps=timesteps, known=known)
+
+
+_tables: OrderedDict[str, SamplerTable | NoTable] = OrderedDict()
+
+
+def _table(scheduler: Any, timesteps: Sequence[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:
+    key = state_key(scheduler, timesteps, arguments)
+    if key not in _tables:
+        _tables[key] = probe(scheduler, timesteps, arguments)
+        if len(_tables) > _TABLES_KEPT:
+            _tables.popitem(last=False)
+    _tables.move_to_end(key)
+    return _tables[key]
+
+
+def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor] | None:
+    """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, its beginning, or a part.
+
+    Where a part begins the pipeline has told the scheduler; a search could find another call of the same timestep.
+    """
+    table = scheduler.timesteps
+    for begin in (len(table) - calls, 0, getattr(scheduler, "begin_index", None)):
+        if begin is not None and 0 <= begin <= len(table) - calls and bool(table[begin] == first):
+            return list(table[begin : begin + calls])
+    return None
+
+
+def _guidance_of(
+    pipe: Any, arguments: Mapping[str, Any], prediction: torch.Tensor, latents: torch.Tensor
+) -> Guidance | None:
+    copies, rest = divmod(len(prediction), len(latents))
+    if rest or copies > 3 or prediction.shape[1:] != latents.shape[1:]:
+        return None
+    if copies == 1:
+        return Guidance(scale=None)
+    scale = _guidance_scale(pipe, arguments)
+    if copies == 3:
+        return Guidance(scale=scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))
+    return Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
+
+
+def _guidance_scale(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    """What the pipeline says now; an upscaler has it as an argument only."""
+    if hasattr(pipe, "guidance_scale"):
+        return pipe.guidance_scale
+    default = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
+    return arguments.get("guidance_scale", default)
+
+
+def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    difference = (ours.float() - theirs.float()).norm()
+    return bool(difference <= _ROUNDING[theirs.dtype] * theirs.float().norm())

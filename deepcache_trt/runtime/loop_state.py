@@ -1,0 +1,246 @@
+"""What the denoising loop keeps beside the engines: tensors that stay where they are, and the update between two calls.
+
+With x[i] the sample before call i, ε[i] the model's output after guidance and z[i] the noise, call i ends with
+
+    ε[i]   = guided(prediction)
+    x[i+1] = weights[i] · [x[i], x[i-1] …, ε[i], ε[i-1] …, z[i] …]        the history, as the sampler table says
+    input  = scale[i+1] · x[i+1]
+
+and all coefficients are read from a window of rows, at a counter that lies beside them on the device.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from deepcache_trt.runtime.guidance import Guidance, guided
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.session import Session
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+# Calls whose coefficients and noise lie ready at a time.
+WINDOW = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The part of an image that inpainting keeps: pasted back after every call, as noisy as the rest is then.
+
+        x[i+1] ← mask · x[i+1] + (1 - mask) · (scales[i, 0] · latents + scales[i, 1] · noise)
+
+    Attributes:
+        mask: [B, 1 or C, H, W], 1 where the image is made, 0 where it is kept.
+        latents: [B, C, H, W], of the image.
+        noise: [B, C, H, W].
+        scales: [n, 2] float64.
+    """
+
+    mask: "torch.Tensor"
+    latents: "torch.Tensor"
+    noise: "torch.Tensor"
+    scales: "NDArray[np.float64]"
+
+
+class Rings(NamedTuple):
+    """How many slots of the history the samples, the outputs and the noise have, one ring below the other."""
+
+    samples: int
+    outputs: int
+    noise: int
+
+    def slots(self, calls: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """[n, 3]: where ε[i], z[i] and x[i+1] go at these calls i."""
+        outputs = self.samples + calls % self.outputs
+        noise = self.samples + self.outputs + calls % max(self.noise, 1)
+        return np.column_stack([outputs, noise, (calls + 1) % self.samples])
+
+
+class Given(NamedTuple):
+    """What call i hands on, as pieces of one row of the window."""
+
+    scale: "torch.Tensor"  # [1], of the model's input at call i+1
+    timestep: "torch.Tensor"  # [1], of call i+1
+    rates: "torch.Tensor"  # [2], of the forecast at call i+1
+    known: "torch.Tensor"  # [2], how noisy what is known is at x[i+1]: the weights of its latents and its noise
+
+
+# Of the pieces.
+_WIDTHS = (1, 1, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The tensors of one shape that an update reads and writes, all float32 unless said otherwise.
+
+    Attributes:
+        prediction: [copies · B, C, …], what the model gave, in its own dtype.
+        model_input: [copies, B, C, …], what it is given, in its own dtype.
+        scale: of the guidance; this and the next two are None where the guidance has no such number.
+        rescale: of the guidance.
+        image_scale: of the guidance.
+        known: [3, B·C·…], the mask, latents and noise of an image that is kept in part; None: there is none.
+        history: [slots, B·C·…], the last few x, ε and z, each kind in its ring.
+        weights: [WINDOW, slots], of x[i+1] over the history.
+        slots: [WINDOW, 3] int64, see `Rings.slots`.
+        given: [WINDOW, 6], rows of `Given`.
+        noise: [WINDOW, B·C·…]; no rows where no noise is drawn.
+        call: [1] int64, the row of call i.
+    """
+
+    prediction: "torch.Tensor"
+    model_input: "torch.Tensor"
+    scale: "torch.Tensor | None"
+    rescale: "torch.Tensor | None"
+    image_scale: "torch.Tensor | None"
+    known: "torch.Tensor | None"
+    history: "torch.Tensor"
+    weights: "torch.Tensor"
+    slots: "torch.Tensor"
+    given: "torch.Tensor"
+    noise: "torch.Tensor"
+    call: "torch.Tensor"
+
+
+def advance(memory: Memory) -> Given:
+    """From the model's output at call i to its input at call i+1; returns what else that call is given."""
+    history, call = memory.history, memory.call
+    output_slot, noise_slot, sample_slot = memory.slots.index_select(0, call).unbind(1)
+    given = Given(*memory.given.index_select(0, call)[0].split(_WIDTHS))
+    epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale)
+    history.index_copy_(0, output_slot, epsilon.reshape(1, -1))
+    if len(memory.noise):
+        history.index_copy_(0, noise_slot, memory.noise.index_select(0, call))
+    sample = _product(memory.weights.index_select(0, call), history)
+    if memory.known is not None:
+        mask, kept = memory.known[:1], _product(given.known[None], memory.known[1:])
+        sample = mask * sample + (1 - mask) * kept
+    history.index_copy_(0, sample_slot, sample)
+    memory.model_input.copy_((sample * given.scale).view(memory.model_input.shape[1:]))
+    call.add_(1)
+    return given
+
+
+def _product(row: "torch.Tensor", tensors: "torch.Tensor") -> "torch.Tensor":
+    """row [1, slots] @ tensors [slots, B·C·…]."""
+    if tensors.is_cuda:  # where a matrix product may round to TF32, and this one is fused with what surrounds it
+        return (row.T * tensors).sum(0, keepdim=True)
+    # On a CPU that would be work for several of torch's threads, which then wait, spinning, for more, on the cores that
+    # the engine's next step needs.
+    return row @ tensors
+
+
+class LoopState:
+    """The memory of one shape, filled for each generation; `update` is what is recorded on a GPU."""
+
+    def __init__(
+        self, session: Session, latents: "torch.Tensor", guidance: Guidance, known: Known | None, rings: Rings
+    ) -> None:
+        import torch
+
+        def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=latents.device)
+
+        self._rings = rings
+        self._shape = latents.shape
+        self._timestep = session.buffers["timestep"]
+        self._rates = None if session.forecast is None else session.forecast.rates
+        self._memory = Memory(
+            prediction=session.prediction,
+            model_input=session.latents_like(latents).unflatten(0, (guidance.copies, -1)),
+            scale=_constant(guidance.scale, latents.device),
+            rescale=_constant(guidance.rescale or None, latents.device),
+            image_scale=_constant(guidance.image_scale, latents.device),
+            known=None if known is None else tensor(3, latents.numel()),
+            history=tensor(sum(rings), latents.numel()),
+            weights=tensor(WINDOW, sum(rings)),
+            slots=tensor(WINDOW, 3, dtype=torch.int64),
+            given=tensor(WINDOW, sum(_WIDTHS)),
+            noise=tensor(WINDOW if rings.noise else 0, latents.numel()),
+            call=tensor(1, dtype=torch.int64),
+        )
+        self._advance = _fused(advance, latents.device)
+        self.reached = torch.zeros(1, dtype=torch.int64, pin_memory=latents.is_cuda)  # `call`, for the host to see
+
+    def begin(self, first: "torch.Tensor", guidance: Guidance, known: Known | None) -> None:
+        """Start from x[0] `first`, [B, C, …]; a slot that no call has filled must hold finite numbers."""
+        import torch
+
+        memory = self._memory
+        memory.history.zero_()
+        memory.history[0].view(self._shape).copy_(first)
+        for constant, number in (
+            (memory.scale, guidance.scale),
+            (memory.rescale, guidance.rescale),
+            (memory.image_scale, guidance.image_scale),
+        ):
+            if constant is not None:
+                constant.copy_(torch.as_tensor(number))
+        if memory.known is not None and known is not None:
+            for row, tensor in zip(memory.known, (known.mask, known.latents, known.noise), strict=True):
+                row.view(self._shape).copy_(tensor)
+
+    def load(
+        self,
+        start: int,
+        plan: Plan,
+        table: SamplerTable,
+        timesteps: Sequence["torch.Tensor"],
+        noise: Sequence["torch.Tensor | None"],
+        known: Known | None,
+    ) -> None:
+        """Fill the window with the calls from `start` on, as many as there is noise for."""
+        import torch
+
+        memory, count = self._memory, len(noise)
+        calls = np.arange(start, start + count)
+        following = np.minimum(calls + 1, len(plan) - 1)  # what the last call gives is not read
+        times = torch.stack(list(timesteps)).double().cpu().numpy()
+        of_known = np.zeros([count, 2]) if known is None else known.scales[calls]
+        given = [table.input_scales[following], times[following], plan.forecast_rates[following], of_known]
+        for tensor, rows in (
+            (memory.weights, table.in_rings(*self._rings)[calls]),
+            (memory.slots, self._rings.slots(calls)),
+            (memory.given, np.column_stack(given)),
+        ):
+            tensor[:count].copy_(torch.from_numpy(rows))
+        for row, drawn in enumerate(noise):
+            if drawn is not None and self._rings.noise:
+                memory.noise[row].view(self._shape).copy_(drawn)
+        memory.call.zero_()
+        self.reached.zero_()
+
+    def update(self) -> None:
+        """After the model's call i: guidance, x[i+1], and what the model is given at call i+1."""
+        given = self._advance(self._memory)
+        self._timestep.copy_(given.timestep[0])
+        if self._rates is not None:
+            self._rates.copy_(given.rates)
+        self.reached.copy_(self._memory.call, non_blocking=True)
+
+    def sample(self, call: int) -> "torch.Tensor":
+        """x[call] [B, C, …] float32, if it is the last that there is."""
+        return self._memory.history[call % self._rings.samples].view(self._shape)
+
+
+def _constant(number: "float | torch.Tensor | None", device: "torch.device") -> "torch.Tensor | None":
+    """A number on the device, for others to be copied there."""
+    import torch
+
+    return None if number is None else torch.as_tensor(number).to(device, torch.float32, copy=True)
+
+
+def _fused(function: Callable[[Memory], Given], device: "torch.device") -> Callable[[Memory], Given]:
+    """On a GPU the function in as few kernels as torch's compiler makes of it, where that is there."""
+    import torch
+
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return function
+    compiled: Callable[[Memory], Given] = torch.compile(function, fullgraph=True)
+    return compiled
