@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV := .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint check-slow clean
+.PHONY: demo test lint check-slow docs clean
 
 demo: $(STAMP)  ## draw ten digits, plain and cached, into demo/digits.png
 	$(BIN)/python -m deepcache_trt.benchmarks.demo --out demo
@@ -20,11 +22,21 @@ lint: $(STAMP)
 check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: about an hour
 	$(BIN)/python -m pytest -m slow
 
+docs: $(DOCS_STAMP)  ## the pages as a site, in build/site; what is linked and not there is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet
+
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	touch $(STAMP)
 
+# The tools of setup.py's [docs] in an environment of their own: they read the package's sources without importing them,
+# so neither it nor torch need be installed there.
+$(DOCS_STAMP): setup.py constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt mkdocs mkdocs-material mkdocstrings-python ruff
+	touch $(DOCS_STAMP)
+
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) build dist demo *.egg-info

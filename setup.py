@@ -16,6 +16,7 @@ EVAL = [
     "torchmetrics>=1.5",
     "torchvision>=0.24",
 ]
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings-python>=2", "ruff>=0.6"]  # ruff formats signatures
 
 setup(
     name="deepcache-trt",
@@ -51,6 +52,7 @@ setup(
         "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.22", "polygraphy>=0.53.6", "tensorrt>=8.6"],
         "rtx": RTX,
         "eval": EVAL,
+        "docs": DOCS,
         "dev": [
             *CPU,
             *RTX,
