@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ Dim = int | str  # a number, or an expression over axes such as "batch" or "heig
 # The dtypes that a graph input or output can have; names are those of numpy and torch.
 DTYPES = ("float32", "float16", "bfloat16", "int64", "bool")
 
-_ARITHMETIC = {
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,

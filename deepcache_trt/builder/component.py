@@ -116,8 +116,9 @@ def from_model(
     grafted = partial(graft, model) if structure else None
 
     def module() -> torch.nn.Module:
+        own: torch.nn.Module = model
         if state is None:
-            return model
+            return own
         return _with_weights(type(model), config, state, grafted).to(device=model.device)
 
     return Component(
@@ -189,7 +190,7 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         return stored[tensor_name].tensor().to(getattr(torch, dtype)).to(getattr(torch, own))
 
     def module() -> torch.nn.Module:
-        model = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), variant=variant)
+        model: torch.nn.Module = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), variant=variant)
         return (model if own == dtype else model.to(getattr(torch, own))).eval()
 
     fake: Any = fake_model(model_class, config, own)

@@ -209,7 +209,7 @@ def _is_unchanged(file: Path, recorded: Mapping[str, Any]) -> bool:
         return False
     if status.st_size > _ALWAYS_HASHED_BYTES and status.st_mtime_ns == recorded["mtime_ns"]:
         return True
-    return _sha256(file) == recorded["sha256"]
+    return bool(_sha256(file) == recorded["sha256"])
 
 
 def _sha256(file: Path) -> str:

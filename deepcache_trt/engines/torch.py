@@ -104,9 +104,10 @@ class Compiled:
         try:
             # Else two axes that are of one size when it compiles, a square's, are one axis from then on.
             with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                return compiled(tensors)
+                results: Mapping[str, torch.Tensor] = compiled(tensors)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise BackendError(f"torch.compile failed: {_reason(error)}") from error
+        return results
 
 
 def _compile(function: TensorFunction, *, dynamic: bool) -> Any:

@@ -43,11 +43,14 @@ def model_from_config(model_class: Any, config: Mapping[str, Any]) -> torch.nn.M
         model_class: a class that `architecture_of` covers.
         config: its config, as its library stores it: `dict(model.config)` or `model.config.to_dict()`.
     """
+    model: torch.nn.Module
     if hasattr(model_class, "from_config"):
-        return model_class.from_config(dict(config)).eval()
-    # transformers builds inner models in the dtype that the config names.
-    dtype = str(torch.get_default_dtype()).removeprefix("torch.")
-    return model_class(model_class.config_class.from_dict({**config, "dtype": dtype})).eval()
+        model = model_class.from_config(dict(config))
+    else:
+        # transformers builds inner models in the dtype that the config names.
+        dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+        model = model_class(model_class.config_class.from_dict({**config, "dtype": dtype}))
+    return model.eval()
 
 
 def fake_model(model_class: Any, config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
@@ -158,7 +161,8 @@ def _traced_dims(architecture: Architecture, multiple: int) -> dict[str, Any]:
 
 
 def _fake_mode_of(model: torch.nn.Module) -> FakeTensorMode:
-    return next(model.parameters()).fake_mode  # type: ignore[attr-defined]
+    mode: FakeTensorMode = next(model.parameters()).fake_mode  # type: ignore[attr-defined]  # fake ones have it
+    return mode
 
 
 def _example(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:

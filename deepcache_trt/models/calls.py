@@ -91,7 +91,8 @@ def _to_spec(value: Any, spec: TensorSpec, first: "torch.Tensor | None") -> "tor
     if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)):
         value = _broadcast(value, spec, first)
     device = value.device if first is None else first.device
-    return value.to(device=device, dtype=dtype).contiguous()
+    tensor: torch.Tensor = value.to(device=device, dtype=dtype).contiguous()
+    return tensor
 
 
 def _broadcast(residual: "torch.Tensor", spec: TensorSpec, sample: "torch.Tensor | None") -> "torch.Tensor":
@@ -107,15 +108,15 @@ def _timestep(value: Any, spec: TensorSpec, sample: "torch.Tensor | None") -> "t
     """A scalar, [] or [1] as it comes; [B] if the graph takes one for each image, or all of them are equal."""
     import torch
 
-    value = torch.as_tensor(value).reshape(-1)
-    if spec.shape == (1,) and len(value) > 1:
-        if not bool((value == value[0]).all()):
+    timestep = torch.as_tensor(value).reshape(-1)
+    if spec.shape == (1,) and len(timestep) > 1:
+        if not bool((timestep == timestep[0]).all()):
             raise UnsupportedError("the images of a batch have different timesteps; call the U-Net once for each")
-        value = value[:1]
-    if spec.shape == ("batch",) and len(value) == 1:
+        timestep = timestep[:1]
+    if spec.shape == ("batch",) and len(timestep) == 1:
         assert sample is not None
-        value = value.expand(len(sample))
-    return value
+        timestep = timestep.expand(len(sample))
+    return timestep
 
 
 def check_untouched(model: Any) -> None:

@@ -4,7 +4,7 @@ Nothing of a model is rewritten. A tap is a module whose output tensor can be ca
 tensor (the tap is *emitted*) or puts a given tensor in its place (the tap is *consumed*).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ def tap(
 ) -> list["RemovableHandle"]:
     """From now on, `model(...)` uses the `consumed` tensors and fills `emitted` with every other tap."""
 
-    def hook(tap: Tap):
-        def on_forward(module, args, output):
+    def hook(tap: Tap) -> Callable[[Any, Any, Any], Any]:
+        def on_forward(module: Any, args: Any, output: Any) -> Any:
             # Attention wrappers return a 1-tuple when asked for `return_dict=False`.
             tensor = output[0] if isinstance(output, tuple) else output
             if tap.name in consumed:

@@ -79,4 +79,5 @@ def _pieces(tensor: "torch.Tensor") -> Sequence["torch.Tensor"]:
 
     On a GPU it is one piece.
     """
-    return tensor.view(-1).split(tensor.numel() if tensor.is_cuda else _PIECE)
+    pieces: Sequence[torch.Tensor] = tensor.view(-1).split(tensor.numel() if tensor.is_cuda else _PIECE)
+    return pieces

@@ -11,7 +11,7 @@ shape and launched together.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from deepcache_trt.runtime.cuda_graph import Unit
@@ -126,7 +126,7 @@ def _state_for(
     scale = guidance.scale.shape if isinstance(guidance.scale, torch.Tensor) else guidance.scale is None
     forecasts = session.forecast is not None
     key = latents.shape, guidance.copies, scale, bool(guidance.rescale), known is None, rings, forecasts
-    states = session.shape.loops
+    states: dict[Hashable, LoopState] = session.shape.loops
     if key not in states:
         states[key] = LoopState(session, latents, guidance, known, rings)
     return states[key]

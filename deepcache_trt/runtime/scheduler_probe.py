@@ -267,7 +267,7 @@ class _Run:
     @staticmethod
     def _call(function: Any, *args: Any) -> torch.Tensor:
         try:
-            result = function(*args)
+            result: torch.Tensor = function(*args)
         except _RefusedError:
             raise
         except Exception as error:  # whatever a foreign scheduler raises, its own loop may do better

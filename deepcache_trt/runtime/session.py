@@ -30,7 +30,7 @@ class Buffers:
         self.graphs = graphs
         self.forecast: Forecast | None = None  # from the first generation on that wants one
         self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
-        self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors
+        self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
 
     def close(self) -> None:
         """Destroy what was recorded."""

@@ -177,7 +177,7 @@ def _compile(job: Mapping[str, Any], report: Report, environment: Mapping[str, s
 def _follow(lines: IO[str], report: Report) -> dict[str, Any] | None:
     """Hand on the child's events until it is done: the facts about the plan, or None if it ended without a word."""
     for line in lines:
-        event = json.loads(line)
+        event: dict[str, Any] = json.loads(line)
         match event.pop("event"):
             case "progress":
                 report(**event)

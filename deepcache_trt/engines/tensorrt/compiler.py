@@ -196,7 +196,7 @@ def _failure(graph: Path, errors: list[str]) -> BackendError:
 def _monitor(trt: Any, send: Send) -> Any:
     """Sends the share of the build that is done. TensorRT nests phases of steps; their lengths are not known."""
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases: dict[str, tuple[int, int]] = {}  # steps done and all, from the outermost phase inwards

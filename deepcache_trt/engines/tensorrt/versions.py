@@ -63,7 +63,7 @@ def severity_level(severity: str, text: str) -> int:
 def logger(trt: Any) -> Any:
     """The process's `trt.ILogger`: passes everything on to Python's logging and keeps errors for `errors_of`."""
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -106,7 +106,7 @@ def is_strongly_typed(trt: Any) -> bool:
 
 
 def _is_before(trt: Any, major: int) -> bool:
-    return trt.__name__ == "tensorrt" and version(trt) < (major,)
+    return bool(trt.__name__ == "tensorrt") and version(trt) < (major,)
 
 
 def precision_flags(trt: Any, network: Any) -> dict[str, bool]:
@@ -144,7 +144,7 @@ def has_progress(trt: Any) -> bool:
 
 def keeps_timings(trt: Any) -> bool:
     """Whether a build measures kernels and can reuse what an earlier one measured; TensorRT-RTX measures none."""
-    return trt.__name__ == "tensorrt"
+    return bool(trt.__name__ == "tensorrt")
 
 
 # Running.
@@ -176,8 +176,8 @@ def create_context(trt: Any, engine: Any, config: Any | None) -> Any | None:
 def workspace_bytes(engine: Any) -> int:
     """Bytes of scratch memory that a context needs, the most over all profiles."""
     if hasattr(engine, "device_memory_size_v2"):  # from 10.1
-        return engine.device_memory_size_v2
-    return engine.device_memory_size
+        return int(engine.device_memory_size_v2)
+    return int(engine.device_memory_size)
 
 
 def give_memory(context: Any, address: int, size: int) -> None:

@@ -1,0 +1,147 @@
+"""Whatever a list calls covered is taken to a picture, or to a refusal that says why: a list alone shows nothing."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from deepcache_trt import DeepCachePipeline
+from deepcache_trt.builder.model_source import random_components
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend
+from deepcache_trt.errors import BackendError, UnsupportedError
+from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.registry import COVERED, FAMILIES, covered_models
+from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.runtime.plan import SHALLOW
+from tests import tiny
+from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
+from tests.runtime.schedulers import FALLBACKS, TABLES, WARNINGS, Case
+
+pytestmark = WARNINGS
+
+MICROS = {**STRAIGHT, **OTHERS}
+
+# A pipeline for each class that is covered, beside the denoiser the attribute that holds it.
+PIPELINES: dict[str, tuple[str, str]] = {
+    "UNet2DConditionModel": ("text", "unet"),
+    "UNet2DModel": ("ddpm", "unet"),
+    "UNetSpatioTemporalConditionModel": ("svd", "unet"),
+    "ControlNetModel": ("sd controlnet", "controlnet"),
+    "AutoencoderKL": ("text", "vae"),
+    "AutoencoderKLTemporalDecoder": ("svd", "vae"),
+    "CLIPTextModel": ("text", "text_encoder"),
+    "CLIPTextModelWithProjection": ("xl", "text_encoder_2"),
+}
+
+
+def new(name: str) -> Any:
+    if name == "text":
+        return DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
+    if name == "xl":
+        return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
+    return cached(MICROS[name], cache_interval=2, components=None)
+
+
+def drawn(name: str, pipe: Any) -> torch.Tensor:
+    if name in ("text", "xl"):
+        return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
+    return draw(pipe, MICROS[name], num_inference_steps=3)
+
+
+@pytest.mark.parametrize("kind", COVERED)
+def test_every_covered_class_draws(kind: str) -> None:
+    name, part = PIPELINES[kind]
+    pipe = new(name)
+    models = covered_models(part, getattr(pipe, part))
+    assert kind in {family.class_name for family in models.values()}
+    assert drawn(name, pipe).isfinite().all()
+    assert pipe.last_run.seconds[part] > 0, "its calls went to engines"
+    assert SHALLOW in pipe.last_run.plan.variants
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.class_name)
+def test_a_family_that_is_not_covered_is_refused_by_name_wherever_it_is_given_over(family: Any) -> None:
+    if family.is_covered:
+        assert family.class_name in PIPELINES
+        return
+    assert family.class_name == "DiTTransformer2DModel", "another one wants a pipeline here"
+    pipe = diffusers.DiTPipeline(tiny.denoiser("dit"), tiny.part("vae"), diffusers.DDIMScheduler())
+    with pytest.raises(UnsupportedError, match="DiTTransformer2DModel, the transformer of DiTPipeline, is not covered"):
+        DeepCachePipeline.from_pipe(pipe)
+    with pytest.raises(UnsupportedError, match="is not covered"):
+        denoiser_of(pipe)
+
+
+@pytest.mark.parametrize("name", sorted({name for family in FAMILIES for name in family.straight}))
+def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -> None:
+    [micro, *_] = [key for key, micro in MICROS.items() if micro.pipeline == name]
+    pipe = cached(MICROS[micro], cache_interval=2)
+    assert draw(pipe, MICROS[micro], num_inference_steps=4).isfinite().all()
+    assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
+
+
+@pytest.mark.parametrize("backend", backends.OWN, ids=lambda backend: f"{backend.name}-{backend.device}")
+def test_every_backend_draws_or_says_why_not(backend: Backend) -> None:
+    pipe = DeepCachePipeline.from_pipe(MICROS["sd"].new(), cache_interval=2, backend=backend.name)
+    runs_here = any(each.name == backend.name and backends.probe(each).works for each in backends.every())
+    if runs_here and (backend.name, "cpu") in {(each.name, each.device) for each in backends.every()}:
+        assert draw(pipe, MICROS["sd"], num_inference_steps=3).isfinite().all()
+        assert set(pipe.last_run.runs) == {"full", "shallow"}
+    else:
+        with pytest.raises(BackendError, match=f"backend '{backend.name}'"):
+            draw(pipe, MICROS["sd"], num_inference_steps=3)
+
+
+def _first_case(name: str) -> Case:
+    return TABLES[name][0] if name in TABLES else FALLBACKS[name].case
+
+
+def outcome(pipe: Any) -> torch.Tensor | type[Exception]:
+    try:
+        return draw(pipe, MICROS["sd"], num_inference_steps=3)
+    except Exception as error:  # noqa: BLE001 - whatever a scheduler refuses with is its answer
+        return type(error)
+
+
+@pytest.mark.parametrize("name", sorted({*TABLES, *FALLBACKS}))
+def test_every_scheduler_draws_or_is_refused_as_plain_diffusers_does(name: str) -> None:
+    kind, options = getattr(diffusers, name), _first_case(name).options
+    plain, ours = MICROS["sd"].new(), cached(MICROS["sd"], cache_interval=1)
+    for pipe in (plain, ours):
+        try:
+            pipe.scheduler = kind(**options)
+        except ImportError as error:
+            pytest.skip(str(error))
+    theirs, found = outcome(plain), outcome(ours)
+    if isinstance(theirs, torch.Tensor):
+        assert isinstance(found, torch.Tensor), found
+        torch.testing.assert_close(found, theirs, rtol=1e-3, atol=1e-3, equal_nan=True)
+    else:
+        assert found is theirs
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_name_of_the_catalogue_has_graphs_with_the_taps_that_its_variants_name_or_is_refused(name: str) -> None:
+    try:
+        components = random_components(name, dtype="float32")
+    except UnsupportedError as refusal:
+        assert "is not covered" in str(refusal)
+        return
+    for component in components:
+        architecture = component.architecture
+        taps = {tap.name for tap in architecture.taps}
+        outputs = {spec.name for spec in architecture.outputs}
+        for branch in range(max(1, len(taps) if architecture.is_denoiser else 1)):
+            for variant in architecture.variants(branch):
+                assert {*variant.consumes, *variant.emits} <= taps, component.title
+                assert set(variant.outputs or ()) <= outputs, component.title
+
+
+def test_no_list_here_is_shorter_than_the_package_s() -> None:
+    assert set(PIPELINES) == set(COVERED)
+    assert all(isinstance(value, Mapping) for value in (TABLES, FALLBACKS))
+    assert all(dataclasses.is_dataclass(family) for family in FAMILIES)
