@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deepcache_trt.commands.options import RandomWeights, StoreFolder
 from deepcache_trt.commands.output import typed_command
 
 
@@ -17,9 +18,7 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="A catalogue name, a folder, or a hub id. [default: the preset's]")
     ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
-    ] = False,
+    random_weights: RandomWeights = False,
     size: Annotated[list[int] | None, typer.Option(help="Pixels, height and width; repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images of a call; repeatable.")] = None,
     interval: Annotated[
@@ -43,12 +42,11 @@ def bench(
     peer_python: Annotated[
         Path | None, typer.Option(help="Python of another environment for the systems beside ours.")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
-    ] = None,
+    store: StoreFolder = None,
 ) -> None:
-    """Time ours, diffusers and the DeepCache package by size, batch and cache plan, each in turn; prints Markdown.
+    """Measure the published table on this machine.
 
+    Times ours, diffusers and the DeepCache package by size, batch and cache plan, each in turn, and prints Markdown.
     What is given replaces that of the preset. Ctrl-C loses no finished cell: the same command goes on.
     """
     from deepcache_trt.benchmarks.bench import chart as bench_chart

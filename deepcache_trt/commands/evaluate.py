@@ -59,7 +59,10 @@ def evaluate(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Compare cached settings with the uncached output of the same seeds, and with fewer steps in the same time."""
+    """Compare cached pictures with uncached ones.
+
+    Each setting with the uncached output of the same seeds, and with what fewer steps give in the same time.
+    """
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
     from deepcache_trt.benchmarks.evaluate.measure import evaluate as measure

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -19,6 +20,15 @@ def typed_command() -> str:
     from deepcache_trt.benchmarks.report import without_paths
 
     return without_paths(shlex.join(["deepcache-trt", *sys.argv[1:]]))
+
+
+def show(*renderables: Any) -> None:
+    """Print tables of rich, or text."""
+    from rich.console import Console
+
+    console = Console()
+    for renderable in renderables:
+        console.print(renderable)
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, title: str, words: int = 1) -> None:

@@ -57,7 +57,10 @@ def tune(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Search the plan that is nearest to the uncached pictures within a budget, and write it as a plan file."""
+    """Search the best plan within a budget.
+
+    That is the one whose pictures are nearest to the uncached ones; it is written as a plan file.
+    """
     _check(macs, speedup, seconds, plot)
     from deepcache_trt.benchmarks.machine import environment
     from deepcache_trt.benchmarks.report import write_json
