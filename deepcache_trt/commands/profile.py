@@ -50,7 +50,7 @@ def profile(
     Operations, parameters and bytes moved, full and shallow; and with a GPU the times that its roofline predicts.
     Counts come from the model's architecture: nothing is downloaded or run, and the prediction is no measurement.
     """
-    from deepcache_trt.benchmarks.counting.model_counts import profile_of
+    from deepcache_trt.benchmarks.counting.model_counts import count_model
     from deepcache_trt.benchmarks.counting.model_report import markdown, report
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
     from deepcache_trt.engines.store import Store, default_root
@@ -65,7 +65,7 @@ def profile(
     chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
     quiet_libraries()
-    counted = profile_of(
+    counts = count_model(
         model,
         dtype=dtype,
         size=size,
@@ -75,5 +75,5 @@ def profile(
         store=Store(store or default_root()),
         progress=shown,
     )
-    found = report(counted, make_plan(params, steps), gpu=chosen, measured=measured)
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else markdown(found))
+    record = report(counts, make_plan(params, steps), gpu=chosen, measured=measured)
+    typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else markdown(record))

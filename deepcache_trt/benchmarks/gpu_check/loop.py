@@ -6,20 +6,22 @@ from typing import Any
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import Bench, draw
+from deepcache_trt.benchmarks.gpu_check.subject import Subject, distance, draw
 from deepcache_trt.builder.trust import TOLERANCE
 
 _INTERVALS = (3, 5, 3)
 _DRAWS = ("first", "second", "third")
 
 
-def loop(bench: Bench) -> list[Row]:
+def loop(subject: Subject) -> list[Row]:
     """Two plans and two schedulers in turn: per step, launched one by one, and as one CUDA graph."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     from deepcache_trt import DeepCachePipeline
 
-    pipe = DeepCachePipeline.from_pipe(bench.pipe, backend=bench.backend, store=bench.target.store.root, components=())
+    pipe = DeepCachePipeline.from_pipe(
+        subject.pipe, backend=subject.backend, store=subject.target.store.root, components=()
+    )
     schedulers = [pipe.scheduler, EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)]
     errors: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -29,37 +31,40 @@ def loop(bench: Bench) -> list[Row]:
             pipe.scheduler = scheduler
             for interval in _INTERVALS:
                 pipe.set_cache_params(cache_interval=interval)
-                expected = _latents(bench, pipe, callback_on_step_end=lambda *given: given[-1])
+                expected = _latents(subject, pipe, callback_on_step_end=lambda *given: given[-1])
                 for number in _DRAWS:  # the first one may launch one by one, and record
                     started = time.perf_counter()
-                    found = _latents(bench, pipe)
+                    latents = _latents(subject, pipe)
                     ways.add(pipe.last_run.way)
                     seconds[number] = time.perf_counter() - started
-                    error = float((found - expected).norm() / expected.norm())
-                    errors[number] = max(error, errors.get(number, 0.0))
+                    errors[number] = max(distance(latents, expected), errors.get(number, 0.0))
         recorded = _recorded(pipe)
     finally:
         pipe.disable_cache()
-    return [_row(bench, errors, seconds, ways, recorded)]
+    return [_row(subject, errors, seconds, ways, recorded)]
 
 
 def _row(
-    bench: Bench, errors: dict[str, float], seconds: dict[str, float], ways: set[str], recorded: dict[str, int] | None
+    subject: Subject,
+    errors: dict[str, float],
+    seconds: dict[str, float],
+    ways: set[str],
+    recorded: dict[str, int] | None,
 ) -> Row:
-    limit = TOLERANCE[bench.dtype]
+    limit = TOLERANCE[subject.dtype]
     detail = ", ".join(f"{number} draw {error:.1e}" for number, error in errors.items())
     detail = f"{detail} of the norm from the pipeline's own loop, limit {limit:g}"
     if recorded is None:
-        detail += "; launched one by one" + ("" if bench.on_gpu else ": no GPU")
+        detail += "; launched one by one" + ("" if subject.on_gpu else ": no GPU")
     else:
         detail += f"; {recorded['units']} units recorded, {recorded['plans']} plans composed of them"
     passed = ways == {"whole loop"} and all(error <= limit for error in errors.values())
     passed = passed and (recorded is None or recorded["units"] > 0)
-    return bench.row("loop", passed, detail, relative_error=errors, seconds=seconds, recorded=recorded)
+    return subject.row("loop", passed, detail, relative_error=errors, seconds=seconds, recorded=recorded)
 
 
-def _latents(bench: Bench, pipe: Any, **call: Any) -> torch.Tensor:
-    return draw(bench, pipe, output_type="latent", **call).float().cpu()
+def _latents(subject: Subject, pipe: Any, **call: Any) -> torch.Tensor:
+    return draw(subject, pipe, output_type="latent", **call).float().cpu()
 
 
 def _recorded(pipe: Any) -> dict[str, int] | None:
