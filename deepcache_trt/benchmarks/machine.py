@@ -34,10 +34,10 @@ def environment() -> dict[str, str]:
     """Everything that a figure depends on, by name; nothing that tells whose machine it is."""
     import torch
 
-    found = {"GPU": NO_GPU}
+    facts = {"GPU": NO_GPU}
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-        found = {
+        facts = {
             "GPU": gpu.name,
             "compute capability": f"{gpu.major}.{gpu.minor}",
             "GPU memory": f"{gpu.total_memory / 2**30:.1f} GiB",
@@ -45,7 +45,7 @@ def environment() -> dict[str, str]:
             "CUDA of torch": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
-    found |= {
+    facts |= {
         "CPU": processor(),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
@@ -53,7 +53,7 @@ def environment() -> dict[str, str]:
         "packages": ", ".join(_versions()),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    return {name: value or "unknown" for name, value in found.items()}
+    return {name: value or "unknown" for name, value in facts.items()}
 
 
 def _versions() -> Iterator[str]:

@@ -83,11 +83,11 @@ def evaluate(
     prompts = prompts_for(model, prompt)
     scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
-    found = measure(pipes, settings, scene, range(seeds), judges, tell)
+    evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
     title = f"Fidelity beside speed: {model}"
     machine = environment()
-    text = markdown(found, title=title, command=typed_command(), environment=machine)
-    record = {"model": model, "backend": backend, "environment": machine, **found.record()}
+    text = markdown(evaluation, title=title, command=typed_command(), environment=machine)
+    record = {"model": model, "backend": backend, "environment": machine, **evaluation.record()}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", record)
@@ -99,9 +99,9 @@ def evaluate(
     elif as_markdown:
         typer.echo(text)
     else:
-        header, lines = table(found)
+        header, lines = table(evaluation)
         print_table(header, lines, title=title)
-        for remark in remarks(found):
+        for remark in remarks(evaluation):
             typer.echo(f"· {remark}")
 
 

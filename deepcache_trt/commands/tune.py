@@ -80,7 +80,7 @@ def tune(
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
     costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
-    found = tuning.search(
+    result = tuning.search(
         _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
         steps=steps,
         branches=branches,
@@ -90,16 +90,16 @@ def tune(
         tell=tell,
     )
     plans = {"uncached": tuning.UNCACHED, "default": tuning.DEFAULT}
-    if found.reuse_within is not None:
-        plans["plain reuse within the budget"] = found.reuse_within.params
-    checked = drawer.check({**plans, "chosen": found.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
+    if result.reuse_within is not None:
+        plans["plain reuse within the budget"] = result.reuse_within.params
+    checked = drawer.check({**plans, "chosen": result.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
     title = f"Plans for {model}, {steps} steps"
     out.mkdir(parents=True, exist_ok=True)
     machine = environment()
     image = out / f"front.{plot}"
-    missing = report.save_plot(found, image, title=title, unit=costs.unit)
+    missing = report.save_plot(result, image, title=title, unit=costs.unit)
     text = report.page(
-        found,
+        result,
         checked,
         title=title,
         command=typed_command(),
@@ -109,8 +109,8 @@ def tune(
     )
     (out / "tune.md").write_text(text, encoding="utf-8")
     facts = {"model": model, "steps": steps, "backend": backend, "environment": machine}
-    write_json(out / "tune.json", facts | report.record(found, costs, checked))
-    write_plan(out / "plan.json", report.plan_file(found, model=model, steps=steps, costs=costs))
+    write_json(out / "tune.json", facts | report.record(result, costs, checked))
+    write_plan(out / "plan.json", report.plan_file(result, model=model, steps=steps, costs=costs))
     print_table(*report.table(checked, costs.unit), title=f"{title}, on seeds that nothing was chosen by", words=2)
     if missing:
         tell(f"no plot: {missing}")

@@ -52,14 +52,14 @@ def open_record(out: Path, settings: Settings, command: str) -> Record:
     fresh |= {"builds": [], "macs": [], "references": [], "cells": []}
     if not out.exists():
         return fresh
-    there = read_record(out)
+    earlier = read_record(out)
     cure = "give another --out, or delete it to measure anew"
     for part in ("settings", "environment"):
-        old, new = ({**each[part], "date": ""} for each in (there, json.loads(json.dumps(fresh))))
+        old, new = ({**each[part], "date": ""} for each in (earlier, json.loads(json.dumps(fresh))))
         changed = [f"{k} {old.get(k)!r} and not {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
         if changed:
             raise DeepCacheError(f"{out} is a result of another run, its {part} has {'; '.join(changed)}; {cure}")
-    return there
+    return earlier
 
 
 def read_record(path: Path) -> Record:
