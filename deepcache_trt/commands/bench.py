@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepcache_trt.commands.options import RandomWeights, StoreFolder
-from deepcache_trt.commands.output import typed_command
+from deepcache_trt.commands.output import check_out, typed_command
 
 
 def bench(
@@ -80,6 +80,7 @@ def bench(
         comparison.check(settings, earlier.settings)
     if chart is not None:
         charts.check(chart)
+    check_out(out)
     quiet_libraries()
     record = measuring.open_record(out, settings, typed_command())
     with shown(f"measuring {len(settings.cells)} cells") as report:

@@ -58,7 +58,8 @@ def build(
 ) -> None:
     """Build a model's engines ahead of time.
 
-    The full and the shallow one, and those of the VAE and the text encoders; what the store has is not built again.
+    Those are the full and the shallow one, and those of the VAE and the text encoders. What the store has already is
+    not built again.
     """
     from deepcache_trt.builder.engines import build_variants
     from deepcache_trt.builder.model_source import ModelSource, find_components, random_components

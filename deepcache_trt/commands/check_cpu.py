@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepcache_trt.commands.options import StoreFolder
-from deepcache_trt.commands.output import tell
+from deepcache_trt.commands.output import check_out, tell
 
 
 def check_cpu(
@@ -35,6 +35,7 @@ def check_cpu(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the workers
     settings = settings_of(model, pixels=size, steps=steps, repeats=repeats)
+    check_out(out)
     rows, text = check(settings, out, store or default_root(), tell)
     typer.echo(text)
     if any(row.passed is False for row in rows):

@@ -11,7 +11,7 @@ from deepcache_trt.commands.output import show
 def doctor(as_json: AsJson = False) -> None:
     """Tell which backends work on this machine.
 
-    And what to install for those that do not.
+    For those that do not it says what to install.
     """
     from rich.markup import escape
     from rich.table import Table

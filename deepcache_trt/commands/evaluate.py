@@ -19,7 +19,7 @@ from deepcache_trt.commands.options import (
     StoreFolder,
     WeightsVariant,
 )
-from deepcache_trt.commands.output import print_table, tell, typed_command
+from deepcache_trt.commands.output import check_out, print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Compare cached pictures with uncached ones.
 
-    Each setting with the uncached output of the same seeds, and with what fewer steps give in the same time.
+    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time.
     """
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
@@ -75,6 +75,8 @@ def evaluate(
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
+    if out is not None:
+        check_out(out / "eval.json")
     quiet_libraries()
     keep_freed_memory()
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
@@ -89,7 +91,6 @@ def evaluate(
     text = markdown(evaluation, title=title, command=typed_command(), environment=machine)
     record = {"model": model, "backend": backend, "environment": machine, **evaluation.record()}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", record)
         (out / "eval.md").write_text(text, encoding="utf-8")
     if as_json:

@@ -3,9 +3,13 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import typer
+
+from deepcache_trt.errors import DeepCacheError
 
 _WIDEST = 1000
 
@@ -13,6 +17,21 @@ _WIDEST = 1000
 def tell(line: str) -> None:
     """A line about what goes on, beside the output."""
     typer.echo(line, err=True)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured for it; its folder is there afterwards.
+
+    Raises:
+        DeepCacheError: there can be no such file.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise DeepCacheError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    if out.is_dir():
+        raise DeepCacheError(f"cannot write {out}: it is a folder; choose another --out")
 
 
 def typed_command() -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.output import typed_command
+from deepcache_trt.commands.output import check_out, typed_command
 
 
 def reuse(
@@ -15,11 +15,12 @@ def reuse(
 ) -> None:
     """Compare forecasts with plain reuse, on digits.
 
-    And skipped calls, at every interval, each with plain reuse that takes as long. Writes and prints Markdown.
+    Skipped calls too, and at every interval; each beside plain reuse that takes as long. Writes and prints Markdown.
     """
     from deepcache_trt.benchmarks.reuse import study
     from deepcache_trt.progress import quiet_libraries
 
+    check_out(out)
     quiet_libraries()
     page = study(steps=steps, seeds=seeds, command=typed_command())
     out.write_text(page, encoding="utf-8")

@@ -17,7 +17,7 @@ from deepcache_trt.commands.options import (
     StoreFolder,
     WeightsVariant,
 )
-from deepcache_trt.commands.output import print_table, tell, typed_command
+from deepcache_trt.commands.output import check_out, print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def tune(
     from deepcache_trt.progress import quiet_libraries
     from deepcache_trt.runtime.plan_file import write_plan
 
+    check_out(out / "plan.json")
     quiet_libraries()
     keep_freed_memory()
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
@@ -94,7 +95,6 @@ def tune(
         plans["plain reuse within the budget"] = result.reuse_within.params
     checked = drawer.check({**plans, "chosen": result.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
     title = f"Plans for {model}, {steps} steps"
-    out.mkdir(parents=True, exist_ok=True)
     machine = environment()
     image = out / f"front.{plot}"
     missing = report.save_plot(result, image, title=title, unit=costs.unit)

@@ -202,6 +202,18 @@ def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
     return environment, rows, facts.get("builds_ahead", False)
 
 
+def check_models(models: Sequence[str]) -> None:
+    """Refuse what is not checked.
+
+    Raises:
+        UnknownNameError: a model that is not of `MODELS`.
+    """
+    for model in models:
+        if model not in MODELS:
+            known = list(MODELS)
+            raise UnknownNameError(f"unknown model {model!r}{did_you_mean(model, known)}; there are {', '.join(known)}")
+
+
 def check(
     stem: Path,
     *,
@@ -220,14 +232,7 @@ def check(
         store: where engines are kept; None: a temporary folder, so that everything is built anew.
         command: what the report says it came from.
         tell: called with a line for each row.
-
-    Raises:
-        UnknownNameError: a model that is not among them.
     """
-    for model in models:
-        if model not in MODELS:
-            known = list(MODELS)
-            raise UnknownNameError(f"unknown model {model!r}{did_you_mean(model, known)}; there are {', '.join(known)}")
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
         folder = Path(temporary)
