@@ -30,6 +30,13 @@ def processor() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+def memory() -> str:
+    """All that there is."""
+    import psutil
+
+    return f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
+
+
 def environment() -> dict[str, str]:
     """Everything that a figure depends on, by name; nothing that tells whose machine it is."""
     import torch

@@ -31,7 +31,7 @@ from deepcache_trt.benchmarks.bench.grid import (
 )
 from deepcache_trt.benchmarks.bench.stage import Stage, count_operations, pipeline_folder
 from deepcache_trt.benchmarks.fidelity.distances import latent_distances
-from deepcache_trt.benchmarks.machine import environment
+from deepcache_trt.benchmarks.machine import environment, memory
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, take_turns
 from deepcache_trt.errors import DeepCacheError, first_line
@@ -47,7 +47,7 @@ def open_record(out: Path, settings: Settings, command: str) -> Record:
     Raises:
         DeepCacheError: the file is something else, or of other settings or another environment.
     """
-    here = {**environment(), "memory": _memory()}
+    here = {**environment(), "memory": memory()}
     fresh: Record = {"settings": settings.record(), "environment": here, "command": command}
     fresh |= {"builds": [], "macs": [], "references": [], "cells": []}
     if not out.exists():
@@ -162,12 +162,6 @@ def _in_words(entry: Mapping[str, Any]) -> str:
         seconds = [sample["seconds"] for sample in outcome["samples"]]
         told.append(f"{outcome['name']} {outcome['error'] or f'{statistics.median(seconds):.3g} s'}")
     return ", ".join(told)
-
-
-def _memory() -> str:
-    import psutil
-
-    return f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
 
 
 def _not_installed(stage: Stage) -> dict[str, str]:

@@ -228,13 +228,10 @@ def check(settings: Settings, out: Path, store: Path, tell: Callable[[str], None
 
 
 def _facts(settings: Settings) -> dict[str, Any]:
-    import psutil
+    from deepcache_trt.benchmarks.machine import environment, memory
 
-    from deepcache_trt.benchmarks.machine import environment
-
-    memory = f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
     caching = {"backend": BACKEND, "interval": INTERVAL, "branch": BRANCH}
-    return {**asdict(settings), **caching, **environment(), "memory": memory}
+    return {**asdict(settings), **caching, **environment(), "memory": memory()}
 
 
 def _record(
