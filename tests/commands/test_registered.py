@@ -1,4 +1,4 @@
-"""Every command is registered, says what it is for, and has another name where it had one before."""
+"""Every command is registered, says what it and each of its options is for, and answers to its other name."""
 
 import subprocess
 import sys
