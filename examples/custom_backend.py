@@ -32,15 +32,18 @@ class PlainEngine(Engine):
         self._bound: dict[str, torch.Tensor] = {}
 
     def bind(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep the tensor, whose memory is the caller's, for the next runs."""
         check_binding(self.inputs.get(name) or self.outputs[name], tensor, "cpu")
         self._bound[name] = tensor
 
     def run(self) -> None:
+        """Fill the bound outputs."""
         arrays = self._session.run([*self.outputs], {name: self._bound[name].numpy() for name in self.inputs})
         for name, array in zip(self.outputs, arrays, strict=True):
             self._bound[name].copy_(torch.from_numpy(array))
 
     def close(self) -> None:
+        """Let go of the tensors."""
         self._bound.clear()
 
 

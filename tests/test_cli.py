@@ -17,8 +17,6 @@ from deepcache_trt import __version__, cli
 from deepcache_trt.engines import backends
 from tests import tiny
 
-COMMANDS = ["build", "generate", "bench", "eval", "tune", "inspect", "profile", "doctor"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -92,16 +90,24 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Without torch.
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
-def test_help_and_version_do_not_wait_for_torch(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("--version", 0),
+        *((f"{command} --help", 0) for command in ("", *cli.COMMANDS)),
+        ("eval --intervall 3", 2),
+        ("check cpu --ouy file.json", 2),
+    ],
+)
+def test_help_version_and_a_mistyped_option_do_not_wait_for_torch(arguments: str, status: int) -> None:
     code = (
-        f"import sys; sys.argv = ['deepcache-trt', *{arguments}]\n"
+        f"import sys; sys.argv = ['deepcache-trt', *{arguments.split()}]\n"
         "from deepcache_trt.cli import main\n"
         "try: main()\n"
         "finally: print(*sys.modules, file=sys.stderr)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0
+    assert ended.returncode == status
     assert not {"torch", "diffusers", "transformers", "onnx", "onnxruntime"} & set(ended.stderr.split())
 
 
@@ -112,9 +118,8 @@ def test_the_version_is_the_packages() -> None:
 def test_help_names_every_command(run: Run) -> None:
     result = run("--help")
     assert result.code == 0
-    assert {line.split()[0] for line in result.out.partition("Commands:")[2].splitlines() if line.strip()} >= {
-        *COMMANDS
-    }
+    named = {line.split()[0] for line in result.out.partition("Commands:")[2].splitlines() if line.strip()}
+    assert named == {command.split()[0] for command in cli.COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--verbose"]])
@@ -141,6 +146,22 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("bench --system our", r"unknown system 'our' \(did you mean 'ours'\?\); there are ours, "),
         ("bench --compare no.json", r"no\.json is no result of `deepcache-trt bench`: .*No such file"),
         ("bench --chart chart.pdf", r"--chart chart\.pdf is neither SVG nor PNG; let its name end in \.svg or \.png"),
+        ("check", r"Missing command; see deepcache-trt check --help"),
+        ("check cup", r"No such command 'cup'.*'cpu'.*; see deepcache-trt check --help"),
+        ("check cpu", r"Missing option '--out'; see deepcache-trt check cpu --help"),
+        (
+            "check cpu --out no.json --model sd51",
+            r"unknown model 'sd51' \(did you mean 'sd15'\?\); there are sd15, ",
+        ),
+        ("check cpu --out no.json --repeats 0", r"'--repeats': .*1; see deepcache-trt check cpu --help"),
+        (
+            "check gpu --out no --models digit",
+            r"unknown model 'digit' \(did you mean 'digits'\?\); there are digits, ",
+        ),
+        ("memory --model sdv", r"unknown model 'sdv' \(did you mean 'svd'\?\); there are sd15, "),
+        ("memory --model sd15 --frames 14", r"--frames 14: sd15 draws images; leave it out"),
+        ("memory --dtype int8", r"'--dtype': .*float16.*; see deepcache-trt memory --help"),
+        ("reuse --stpes 5", r"No such option: --stpes .*--steps.*; see deepcache-trt reuse --help"),
         ("generate one --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\)"),
         ("build --model no/such/folder", r"unknown model 'no/such/folder'; give a folder"),
         ("build --model some/thing --offline", r"cannot get 'some/thing': .*give a local folder"),

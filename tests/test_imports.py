@@ -17,9 +17,10 @@ LAYERS = {"models", "export", "engines", "runtime", "builder", "pipelines"}
 # What each study is made of, and the studies, which know nothing of one another.
 COUNTING, TIMING, FIDELITY = (f"benchmarks.{name}" for name in ("counting", "timing", "fidelity"))
 WRITING = {"benchmarks.report", "benchmarks.machine"}
+ALIAS = "benchmarks.alias"
 MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
 STUDIES = {f"benchmarks.{name}" for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "reuse")}
-BENCHMARKS = MEASURING | STUDIES | {"benchmarks.memory"}
+BENCHMARKS = MEASURING | STUDIES
 ALLOWED = {
     **{leaf: LEAVES - {leaf} for leaf in LEAVES},
     "models": LEAVES,
@@ -29,13 +30,14 @@ ALLOWED = {
     "builder": LEAVES | LAYERS - {"pipelines"},
     "pipelines": LEAVES | LAYERS,
     "benchmarks.__init__": set(),
+    ALIAS: set(),
     "benchmarks.report": LEAVES,
     "benchmarks.machine": LEAVES | {"engines"},
     COUNTING: LEAVES | LAYERS | WRITING,
     TIMING: LEAVES | LAYERS | WRITING,
     FIDELITY: LEAVES | LAYERS | WRITING | {TIMING},
-    **dict.fromkeys(STUDIES, LEAVES | LAYERS | MEASURING),
-    "benchmarks.memory": {COUNTING},
+    **dict.fromkeys(STUDIES, LEAVES | LAYERS | MEASURING | {ALIAS}),
+    "benchmarks.memory": {ALIAS},
     "commands": LEAVES | LAYERS | BENCHMARKS,
     "cli": LEAVES | LAYERS | BENCHMARKS | {"commands"},
     "__init__": {"pipelines"},

@@ -103,7 +103,7 @@ def _first_case(name: str) -> Case:
 def outcome(pipe: Any) -> torch.Tensor | type[Exception]:
     try:
         return draw(pipe, MICROS["sd"], num_inference_steps=3)
-    except Exception as error:  # noqa: BLE001 - whatever a scheduler refuses with is its answer
+    except Exception as error:
         return type(error)
 
 
@@ -124,13 +124,17 @@ def test_every_scheduler_draws_or_is_refused_as_plain_diffusers_does(name: str) 
         assert found is theirs
 
 
+# Without a mid block there is no tensor that the first up layer could be given.
+UNCOVERED = ("bk-sdm-small", "bk-sdm-tiny")
+
+
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_name_of_the_catalogue_has_graphs_with_the_taps_that_its_variants_name_or_is_refused(name: str) -> None:
-    try:
-        components = random_components(name, dtype="float32")
-    except UnsupportedError as refusal:
-        assert "is not covered" in str(refusal)
+    if name in UNCOVERED:
+        with pytest.raises(UnsupportedError, match="is not covered"):
+            random_components(name, dtype="float32")
         return
+    components = random_components(name, dtype="float32")
     for component in components:
         architecture = component.architecture
         taps = {tap.name for tap in architecture.taps}

@@ -45,7 +45,8 @@ def draw(pipe: Any, *, steps: int, seed: int) -> list["Image.Image"]:
     import torch
 
     generators = [torch.Generator().manual_seed(seed + digit) for digit in range(len(DIGITS))]
-    return pipe(list(DIGITS), num_inference_steps=steps, generator=generators).images
+    images: list[Image.Image] = pipe(list(DIGITS), num_inference_steps=steps, generator=generators).images
+    return images
 
 
 def compare(

@@ -28,14 +28,21 @@ def processor() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+def memory() -> str:
+    """All that there is."""
+    import psutil
+
+    return f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
+
+
 def environment() -> dict[str, str]:
     """Everything that a figure depends on, by name; nothing that tells whose machine it is."""
     import torch
 
-    found = {"GPU": NO_GPU}
+    facts = {"GPU": NO_GPU}
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-        found = {
+        facts = {
             "GPU": gpu.name,
             "compute capability": f"{gpu.major}.{gpu.minor}",
             "GPU memory": f"{gpu.total_memory / 2**30:.1f} GiB",
@@ -43,7 +50,7 @@ def environment() -> dict[str, str]:
             "CUDA of torch": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
-    found |= {
+    facts |= {
         "CPU": processor(),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
@@ -51,7 +58,7 @@ def environment() -> dict[str, str]:
         "packages": ", ".join(_versions()),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    return {name: value or "unknown" for name, value in found.items()}
+    return {name: value or "unknown" for name, value in facts.items()}
 
 
 def _versions() -> Iterator[str]:

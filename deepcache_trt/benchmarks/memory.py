@@ -1,6 +1,6 @@
-"""`python -m deepcache_trt.benchmarks.memory`: what a generation holds in memory, see `counting.memory`."""
+"""`python -m deepcache_trt.benchmarks.memory`: another name of `deepcache-trt memory`, see `counting.memory`."""
 
-from deepcache_trt.benchmarks.counting.memory import main
+from deepcache_trt.benchmarks.alias import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("memory")

@@ -1,21 +1,18 @@
-"""What is better than plain reuse, and from which interval on, on the bundled digits.
+"""What is better than plain reuse, and from which interval on, on the bundled digits: `deepcache-trt reuse`.
 
-    python -m deepcache_trt.benchmarks.reuse --out docs/reuse.md
-
-draws the digits 0–9 with every interval, with and without a forecast and with calls left out, all on the same engines
-and in turn, and compares each with plain reuse *at equal time*: the error that plain reuse would have if its interval
-could be chosen to take just as long, between the intervals that there are.
+It draws the digits 0–9 with every interval, with and without a forecast and with calls left out, all on the same
+engines and in turn, and compares each with plain reuse *at equal time*: the error that plain reuse would have if its
+interval could be chosen to take just as long, between the intervals that there are.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepcache_trt.benchmarks.alias import run_command
 from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.runtime.plan import CacheParams
@@ -155,25 +152,15 @@ def report(results: Sequence[Result], *, steps: int, command: str, where: str) -
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure and write the page."""
+def study(*, steps: int, seeds: int, command: str) -> str:
+    """Measure the digits with every setting; returns the page, which says that `command` wrote it."""
     from deepcache_trt import DeepCachePipeline
-    from deepcache_trt.progress import quiet_libraries
 
-    parser = argparse.ArgumentParser(description="Compare forecasts and skipped calls with plain reuse, on digits.")
-    parser.add_argument("--out", type=Path, default=Path("reuse.md"), help="the Markdown file to write")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--seeds", type=int, default=7, help="batches of ten digits")
-    options = parser.parse_args()
-    quiet_libraries()
     pipe = DeepCachePipeline.from_pretrained("digits", components=("unet",))
     pipe.set_progress_bar_config(disable=True)
-    results = measure(pipe, settings(), steps=options.steps, seeds=range(options.seeds))
-    command = f"python -m deepcache_trt.benchmarks.reuse --steps {options.steps} --seeds {options.seeds}"
-    page = report(results, steps=options.steps, command=command, where=processor())
-    options.out.write_text(page, encoding="utf-8")
-    print(page)
+    results = measure(pipe, settings(), steps=steps, seeds=range(seeds))
+    return report(results, steps=steps, command=command, where=processor())
 
 
 if __name__ == "__main__":
-    main()
+    run_command("reuse")

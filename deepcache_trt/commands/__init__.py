@@ -1,1 +1,1 @@
-"""The commands that have a file of their own; `cli` registers them."""
+"""One file a command, whose function of the same name it is; `cli` registers them."""

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.output import typed_command
+from deepcache_trt.commands.options import RandomWeights, StoreFolder
+from deepcache_trt.commands.output import check_out, typed_command
 
 
 def bench(
@@ -17,9 +18,7 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="A catalogue name, a folder, or a hub id. [default: the preset's]")
     ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
-    ] = False,
+    random_weights: RandomWeights = False,
     size: Annotated[list[int] | None, typer.Option(help="Pixels, height and width; repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images of a call; repeatable.")] = None,
     interval: Annotated[
@@ -43,27 +42,26 @@ def bench(
     peer_python: Annotated[
         Path | None, typer.Option(help="Python of another environment for the systems beside ours.")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
-    ] = None,
+    store: StoreFolder = None,
 ) -> None:
-    """Time ours, diffusers and the DeepCache package by size, batch and cache plan, each in turn; prints Markdown.
+    """Measure the published table on this machine.
 
+    Times ours, diffusers and the DeepCache package by size, batch and cache plan, each in turn, and prints Markdown.
     What is given replaces that of the preset. Ctrl-C loses no finished cell: the same command goes on.
     """
-    from deepcache_trt.benchmarks.bench import chart as bench_chart
-    from deepcache_trt.benchmarks.bench import compare as bench_compare
-    from deepcache_trt.benchmarks.bench import grid
-    from deepcache_trt.benchmarks.bench import measure as running
-    from deepcache_trt.benchmarks.bench import page as bench_page
+    from deepcache_trt.benchmarks.bench import chart as charts
+    from deepcache_trt.benchmarks.bench import compare as comparison
+    from deepcache_trt.benchmarks.bench import measure as measuring
+    from deepcache_trt.benchmarks.bench import page, presets
+    from deepcache_trt.benchmarks.bench.figures import Figures
     from deepcache_trt.benchmarks.bench.report import markdown
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.plan_file import read_plan
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the systems
-    settings = grid.settings_of(
-        grid.preset(preset),
+    settings = presets.settings_of(
+        presets.preset(preset),
         model=model,
         random_weights=random_weights or None,
         steps=steps,
@@ -77,15 +75,16 @@ def bench(
         dtype=dtype,
         repeats=repeats,
     )
-    earlier = None if compare is None else running.read_record(compare)
+    earlier = None if compare is None else Figures(measuring.read_record(compare))
     if earlier is not None:
-        bench_compare.check(settings, earlier)
+        comparison.check(settings, earlier.settings)
     if chart is not None:
-        bench_chart.check(chart)
+        charts.check(chart)
+    check_out(out)
     quiet_libraries()
-    record = running.open_record(out, settings, typed_command())
+    record = measuring.open_record(out, settings, typed_command())
     with shown(f"measuring {len(settings.cells)} cells") as report:
-        running.measure(
+        measuring.measure(
             record,
             settings,
             out,
@@ -94,10 +93,11 @@ def bench(
             tell=lambda line: None if sys.stderr.isatty() else typer.echo(line, err=True),
             peer_python=str(peer_python or ""),
         )
-    typer.echo(markdown(record))
+    figures = Figures(record)
+    typer.echo(markdown(figures))
     if chart is not None:
-        bench_chart.draw(record, chart)
+        charts.draw(figures, chart)
     if docs is not None:
-        bench_page.write(docs, [record], chart=chart, earlier=earlier)
+        page.write(docs, [figures], chart=chart, earlier=earlier)
     if earlier is not None:
-        typer.echo(bench_compare.compare(record, earlier))
+        typer.echo(comparison.compare(figures, earlier))

@@ -19,7 +19,7 @@ from deepcache_trt.commands.options import (
     StoreFolder,
     WeightsVariant,
 )
-from deepcache_trt.commands.output import print_table, tell, typed_command
+from deepcache_trt.commands.output import check_out, print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def evaluate(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Compare cached settings with the uncached output of the same seeds, and with fewer steps in the same time."""
+    """Compare cached pictures with uncached ones.
+
+    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time.
+    """
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
     from deepcache_trt.benchmarks.evaluate.measure import evaluate as measure
@@ -72,6 +75,8 @@ def evaluate(
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
+    if out is not None:
+        check_out(out / "eval.json")
     quiet_libraries()
     keep_freed_memory()
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
@@ -80,13 +85,12 @@ def evaluate(
     prompts = prompts_for(model, prompt)
     scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
-    found = measure(pipes, settings, scene, range(seeds), judges, tell)
+    evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
     title = f"Fidelity beside speed: {model}"
     machine = environment()
-    text = markdown(found, title=title, command=typed_command(), environment=machine)
-    record = {"model": model, "backend": backend, "environment": machine, **found.record()}
+    text = markdown(evaluation, title=title, command=typed_command(), environment=machine)
+    record = {"model": model, "backend": backend, "environment": machine, **evaluation.record()}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", record)
         (out / "eval.md").write_text(text, encoding="utf-8")
     if as_json:
@@ -96,9 +100,9 @@ def evaluate(
     elif as_markdown:
         typer.echo(text)
     else:
-        header, lines = table(found)
+        header, lines = table(evaluation)
         print_table(header, lines, title=title)
-        for remark in remarks(found):
+        for remark in remarks(evaluation):
             typer.echo(f"· {remark}")
 
 

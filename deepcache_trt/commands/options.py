@@ -16,6 +16,14 @@ Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", help="Repeatable: a batch. [default: the ten digits, or an astronaut]")
 ]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: the pipeline's]")]
+Interval = Annotated[int | None, typer.Option(help="One step in this many is full; 1 caches nothing. [default: 3]")]
+SkipMode = Annotated[str | None, typer.Option(help="uniform, quad or quad_center. [default: uniform]")]
+SkipInterval = Annotated[
+    int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
+]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
+]
 Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
 WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]

@@ -1,4 +1,4 @@
-"""`deepcache-trt profile`."""
+"""`deepcache-trt profile`: what caching can save, before anything is built."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deepcache_trt.commands.options import AsJson, StoreFolder
+from deepcache_trt.commands.options import AsJson, Interval, SkipInterval, SkipMode, StoreFolder
 
 
 def profile(
@@ -24,11 +24,9 @@ def profile(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps that averages are taken over.")] = 50,
     plan: Annotated[Path | None, typer.Option(help="A plan file, instead of the next three.")] = None,
-    interval: Annotated[int | None, typer.Option(help="One step in this many is full. [default: 3]")] = None,
-    skip_mode: Annotated[str | None, typer.Option(help="uniform, quad or quad_center. [default: uniform]")] = None,
-    skip_interval: Annotated[
-        int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
-    ] = None,
+    interval: Interval = None,
+    skip_mode: SkipMode = None,
+    skip_interval: SkipInterval = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], typer.Option(help="Of weights and activations.")
     ] = "float16",
@@ -47,11 +45,12 @@ def profile(
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count operations, parameters and bytes moved of a model, full and shallow; predict times by a GPU's roofline.
+    """Count what a model's variants cost.
 
+    Operations, parameters and bytes moved, full and shallow; and with a GPU the times that its roofline predicts.
     Counts come from the model's architecture: nothing is downloaded or run, and the prediction is no measurement.
     """
-    from deepcache_trt.benchmarks.counting.model_counts import profile_of
+    from deepcache_trt.benchmarks.counting.model_counts import count_model
     from deepcache_trt.benchmarks.counting.model_report import markdown, report
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
     from deepcache_trt.engines.store import Store, default_root
@@ -66,7 +65,7 @@ def profile(
     chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
     quiet_libraries()
-    counted = profile_of(
+    counts = count_model(
         model,
         dtype=dtype,
         size=size,
@@ -76,5 +75,5 @@ def profile(
         store=Store(store or default_root()),
         progress=shown,
     )
-    found = report(counted, make_plan(params, steps), gpu=chosen, measured=measured)
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else markdown(found))
+    record = report(counts, make_plan(params, steps), gpu=chosen, measured=measured)
+    typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else markdown(record))

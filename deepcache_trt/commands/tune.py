@@ -17,7 +17,7 @@ from deepcache_trt.commands.options import (
     StoreFolder,
     WeightsVariant,
 )
-from deepcache_trt.commands.output import print_table, tell, typed_command
+from deepcache_trt.commands.output import check_out, print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ def tune(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Search the plan that is nearest to the uncached pictures within a budget, and write it as a plan file."""
+    """Search the best plan within a budget.
+
+    That is the one whose pictures are nearest to the uncached ones; it is written as a plan file.
+    """
     _check(macs, speedup, seconds, plot)
     from deepcache_trt.benchmarks.machine import environment
     from deepcache_trt.benchmarks.report import write_json
@@ -70,6 +73,7 @@ def tune(
     from deepcache_trt.progress import quiet_libraries
     from deepcache_trt.runtime.plan_file import write_plan
 
+    check_out(out / "plan.json")
     quiet_libraries()
     keep_freed_memory()
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
@@ -77,7 +81,7 @@ def tune(
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
     costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
-    found = tuning.search(
+    result = tuning.search(
         _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
         steps=steps,
         branches=branches,
@@ -87,16 +91,15 @@ def tune(
         tell=tell,
     )
     plans = {"uncached": tuning.UNCACHED, "default": tuning.DEFAULT}
-    if found.reuse_within is not None:
-        plans["plain reuse within the budget"] = found.reuse_within.params
-    checked = drawer.check({**plans, "chosen": found.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
+    if result.reuse_within is not None:
+        plans["plain reuse within the budget"] = result.reuse_within.params
+    checked = drawer.check({**plans, "chosen": result.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
     title = f"Plans for {model}, {steps} steps"
-    out.mkdir(parents=True, exist_ok=True)
     machine = environment()
     image = out / f"front.{plot}"
-    missing = report.save_plot(found, image, title=title, unit=costs.unit)
+    missing = report.save_plot(result, image, title=title, unit=costs.unit)
     text = report.page(
-        found,
+        result,
         checked,
         title=title,
         command=typed_command(),
@@ -106,8 +109,8 @@ def tune(
     )
     (out / "tune.md").write_text(text, encoding="utf-8")
     facts = {"model": model, "steps": steps, "backend": backend, "environment": machine}
-    write_json(out / "tune.json", facts | report.record(found, costs, checked))
-    write_plan(out / "plan.json", report.plan_file(found, model=model, steps=steps, costs=costs))
+    write_json(out / "tune.json", facts | report.record(result, costs, checked))
+    write_plan(out / "plan.json", report.plan_file(result, model=model, steps=steps, costs=costs))
     print_table(*report.table(checked, costs.unit), title=f"{title}, on seeds that nothing was chosen by", words=2)
     if missing:
         tell(f"no plot: {missing}")

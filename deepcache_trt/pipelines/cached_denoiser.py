@@ -92,7 +92,7 @@ class CachedDenoiser(LiveComponent):
             UnsupportedError: the pipeline's denoiser is not covered.
             UnknownNameError: no such branch.
         """
-        super().__init__(pipe, _part_of_denoiser(pipe), options, name=name, progress=progress)
+        super().__init__(pipe, part_of_denoiser(pipe), options, name=name, progress=progress)
         self.generation: Generation | None = None  # the last one of this call of the pipeline
         self._few_calls: set[Plan] = set()  # of which the log has told
         self._backward_loop: Callable[..., Any] | None = None  # in the place of the pipeline's own
@@ -228,11 +228,11 @@ class CachedDenoiser(LiveComponent):
 
 
 def denoiser_of(pipe: Any) -> Any:
-    """The model that a pipeline calls at every step; raises as `_part_of_denoiser`."""
-    return getattr(pipe, _part_of_denoiser(pipe))
+    """The model that a pipeline calls at every step; raises as `part_of_denoiser`."""
+    return getattr(pipe, part_of_denoiser(pipe))
 
 
-def _part_of_denoiser(pipe: Any) -> str:
+def part_of_denoiser(pipe: Any) -> str:
     """The attribute that holds the denoiser.
 
     Raises:

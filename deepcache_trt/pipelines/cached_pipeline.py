@@ -115,6 +115,11 @@ class DeepCachePipeline:
         """How the next image will be cached."""
         return self._denoiser().params
 
+    @property
+    def engine_options(self) -> EngineOptions:
+        """Which engines it uses, and where they are kept."""
+        return self._denoiser().options
+
     def enable_cache(self) -> None:
         """Run the denoiser on engines again after `disable_cache`."""
         self._cache_enabled = True

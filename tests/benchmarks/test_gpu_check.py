@@ -14,7 +14,7 @@ import pytest
 from deepcache_trt.benchmarks.gpu_check import checks as gpu_checks
 from deepcache_trt.benchmarks.gpu_check.check import Job, plan_jobs, run_child, run_job, time_limit
 from deepcache_trt.benchmarks.gpu_check.report import CHECKS, WORKS, Row, markdown, read_rows, write_report
-from deepcache_trt.benchmarks.gpu_check.subject import Bench
+from deepcache_trt.benchmarks.gpu_check.subject import Subject
 from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError
@@ -210,14 +210,14 @@ def test_a_signal_is_named() -> None:
 def run_with(folder: Path, monkeypatch: pytest.MonkeyPatch, *, until: float, **checks: object) -> list[tuple[str, str]]:
     for name, found in checks.items():
 
-        def check(bench: Bench, name: str = name, found: object = found) -> list[Row]:
+        def check(subject: Subject, name: str = name, found: object = found) -> list[Row]:
             if isinstance(found, Exception):
                 raise found
-            return [bench.row(name, bool(found))]
+            return [subject.row(name, bool(found))]
 
         monkeypatch.setitem(gpu_checks._RUN, name, check)
-    bench = Bench(backend="torch", device="cpu", model="digits", store=Store(folder), until=until)
-    gpu_checks.run_checks(bench, list(checks), folder / "rows.json")
+    subject = Subject(backend="torch", device="cpu", model="digits", store=Store(folder), until=until)
+    gpu_checks.run_checks(subject, list(checks), folder / "rows.json")
     return [(row.status, row.detail) for row in read_rows(folder / "rows.json")]
 
 

@@ -1,11 +1,10 @@
 """A benchmark's record as a chart: seconds of each system, a panel for each size and batch."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.bench.figures import Figures
-from deepcache_trt.benchmarks.bench.grid import Cell
+from deepcache_trt.benchmarks.bench.grid import Cell, label_of
 from deepcache_trt.errors import BackendError, DeepCacheError
 
 FORMATS = (".svg", ".png")
@@ -29,14 +28,13 @@ def check(path: Path) -> None:
         raise BackendError("a chart needs matplotlib; pip install 'deepcache-trt[eval]'") from error
 
 
-def draw(record: Mapping[str, Any], path: Path) -> None:
-    """Write the chart of a record, as SVG with text that can be searched, or as PNG."""
+def draw(figures: Figures, path: Path) -> None:
+    """Write the chart of a result, as SVG with text that can be searched, or as PNG."""
     check(path)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figures = Figures(record)
     rows, across = figures.rows, min(_ACROSS, len(figures.rows))
     down = -(-len(rows) // across)
     with mpl.rc_context({"svg.fonttype": "none"}):
@@ -61,11 +59,11 @@ def _draw_row(panel: Any, figures: Figures, row: Cell) -> None:
     width = 0.8 / len(figures.names)
     for place, name in enumerate(figures.names):
         medians = [(i, figures.median(cell, name)) for i, cell in enumerate(cells)]
-        there = [
+        points = [
             (i + (place - (len(figures.names) - 1) / 2) * width, value) for i, value in medians if value is not None
         ]
-        label = f"{name} (plain: diffusers)" if name == "DeepCache package" else name
-        bars = panel.bar([x for x, _ in there], [value for _, value in there], width, label=label, color=f"C{place}")
+        places, heights = [x for x, _ in points], [value for _, value in points]
+        bars = panel.bar(places, heights, width, label=label_of(name), color=f"C{place}")
         panel.bar_label(bars, fmt="%.3g", fontsize="x-small")
     panel.set_xticks(range(len(cells)), [cell.column for cell in cells])
     panel.set_title(row.row, fontsize="medium")
@@ -74,7 +72,7 @@ def _draw_row(panel: Any, figures: Figures, row: Cell) -> None:
 
 
 def _legend(panels: Any) -> tuple[list[Any], list[str]]:
-    found = {
+    handles = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    return list(found.values()), list(found)
+    return list(handles.values()), list(handles)

@@ -1,9 +1,7 @@
 """What `deepcache-trt bench` measures: the cells of a grid, the systems, the settings; values only."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import product
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
@@ -16,8 +14,32 @@ PLAIN = CacheParams(cache_interval=1)
 OURS, DEEPCACHE, DIFFUSERS, COMPILED = "ours", "deepcache", "diffusers", "compiled"
 SYSTEMS = (OURS, DEEPCACHE, DIFFUSERS, COMPILED)
 
+# The others, and what draws the reference, as they are shown.
+NAMES = {DEEPCACHE: "DeepCache package", DIFFUSERS: "diffusers", COMPILED: "diffusers, torch.compile"}
+REFERENCE = "diffusers float32"
+
 # What steps are supposed to cost when the time that is left is estimated.
 _COST = {FULL: 1, SHALLOW: 0.15, SKIP: 0}
+
+
+def ours_on(backend: str) -> str:
+    """Ours on a backend, as it is shown."""
+    return f"{OURS} ({backend})"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a system that is shown by this name is ours."""
+    return name.startswith(OURS)
+
+
+def baseline_of(name: str) -> str:
+    """The system whose plain column a system's speed-ups are over: its own; the package's is that of diffusers."""
+    return NAMES[DIFFUSERS] if name == NAMES[DEEPCACHE] else name
+
+
+def label_of(name: str) -> str:
+    """A system as a row of the table is headed: with the system of its plain column, where that is another."""
+    return name if baseline_of(name) == name else f"{name} (plain: {baseline_of(name)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +100,10 @@ def interval_params(interval: int, branch: int) -> CacheParams:
     return CacheParams(cache_interval=interval, cache_branch_id=branch)
 
 
+# Those of the published table.
+COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that a benchmark's figures depend on, beside the machine.
@@ -110,7 +136,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.systems:
-            _check_name("system", name, SYSTEMS)
+            check_name("system", name, SYSTEMS)
         for option, values in (
             ("--size", self.sizes),
             ("--batch", self.batches),
@@ -167,145 +193,13 @@ def cell_from(record: Mapping[str, Any]) -> Cell:
     return Cell(**{**record, "params": CacheParams(**record["params"])})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named grid; the fields are those of `Settings`, and None is left to the machine."""
-
-    model: str
-    random_weights: bool
-    steps: int
-    sizes: tuple[int, ...]
-    batches: tuple[int, ...]
-    caching: tuple[CacheParams, ...]
-    systems: tuple[str, ...]
-    repeats: int
-    dtype: str | None = None
-    device: str | None = None
-
-
-# Those of the published table.
-COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))
-
-PRESETS = {
-    "a5000": Preset(
-        model="sd21",
-        random_weights=False,
-        steps=50,
-        sizes=(512, 768, 1024),
-        batches=(8, 4, 1),
-        caching=COLUMNS,
-        systems=SYSTEMS,
-        repeats=5,
-    ),
-    "cpu": Preset(
-        model="sd21",
-        random_weights=True,
-        steps=9,
-        sizes=(128,),
-        batches=(2, 1),
-        caching=COLUMNS,
-        systems=SYSTEMS,
-        repeats=16,
-        dtype="bfloat16",
-        device="cpu",
-    ),
-    "smoke": Preset(
-        model="digits",
-        random_weights=False,
-        steps=10,
-        sizes=(64,),
-        batches=(1,),
-        caching=(interval_params(3, 0),),
-        systems=(OURS, DEEPCACHE, DIFFUSERS),
-        repeats=5,
-        dtype="float32",
-        device="cpu",
-    ),
-}
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name.
+def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not among the known ones.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: it is not.
     """
-    _check_name("preset", name, tuple(PRESETS))
-    return PRESETS[name]
-
-
-def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise UnknownNameError(
             f"unknown {kind} {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}"
         )
-
-
-def settings_of(
-    preset: Preset,
-    *,
-    model: str | None = None,
-    random_weights: bool | None = None,
-    steps: int | None = None,
-    sizes: Sequence[int] | None = None,
-    batches: Sequence[int] | None = None,
-    intervals: Sequence[int] | None = None,
-    branches: Sequence[int] | None = None,
-    plans: Sequence[CacheParams] | None = None,
-    systems: Sequence[str] | None = None,
-    backends: Sequence[str] | None = None,
-    dtype: str | None = None,
-    repeats: int | None = None,
-) -> Settings:
-    """A preset with what is given in place of its own, on this machine's best device.
-
-    Every interval has every branch, and plans are columns beside them; a call that gives none of these has the preset's
-    columns.
-
-    Raises:
-        UnknownNameError: no such system, backend or dtype.
-        BackendError: a backend that does not work here, or not in that precision.
-        DeepCacheError: a number that makes no grid.
-    """
-    from deepcache_trt.engines import backends as known
-
-    caching = preset.caching
-    if intervals or branches:
-        own = [(params.cache_interval, params.cache_branch_id) for params in preset.caching]
-        both = product(intervals or [interval for interval, _ in own], branches or [branch for _, branch in own])
-        caching = tuple(interval_params(interval, branch) for interval, branch in both)
-    elif plans:
-        caching = ()
-    wanted = list(backends or ["auto"])
-    device = preset.device or known.best_device(wanted[0])
-    precision = known.dtype_or_default(dtype or preset.dtype, device)
-    settings = Settings(
-        model=model or preset.model,
-        random_weights=preset.random_weights if random_weights is None else random_weights,
-        dtype=precision,
-        device=device,
-        steps=preset.steps if steps is None else steps,
-        sizes=tuple(dict.fromkeys(sizes or preset.sizes)),
-        batches=tuple(dict.fromkeys(batches or preset.batches)),
-        caching=tuple(dict.fromkeys((*caching, *(plans or ())))),
-        systems=tuple(dict.fromkeys(systems or preset.systems)),
-        backends=tuple(dict.fromkeys(known.resolve(name, device).name for name in wanted)),
-        repeats=preset.repeats if repeats is None else repeats,
-    )
-    for backend in settings.backends:
-        known.find(backend, device).check_dtype(precision)
-    return settings
-
-
-def differences(new: Settings, old: Settings, *, ignoring: Sequence[str] = ()) -> list[str]:
-    """What two settings disagree about, in words."""
-    return [
-        f"{field.name} {getattr(old, field.name)} against {getattr(new, field.name)}"
-        for field in fields(Settings)
-        if field.name not in ignoring and getattr(old, field.name) != getattr(new, field.name)
-    ]
-
-
-def minutes(seconds: float) -> str:
-    """A duration for a person: "40 s", "12 min"."""
-    return f"{math.ceil(seconds)} s" if seconds < 100 else f"{seconds / 60:.0f} min"

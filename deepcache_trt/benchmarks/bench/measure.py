@@ -6,7 +6,7 @@ The record is a dictionary for JSON with "settings", "environment", "command", "
 
 import datetime
 import json
-import re
+import math
 import statistics
 import tempfile
 import time
@@ -18,10 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, OURS, Cell, Settings, cell_from, minutes, settings_from
-from deepcache_trt.benchmarks.bench.stage import NAMES, REFERENCE, Stage, count_operations, name_of, pipeline_folder
+from deepcache_trt.benchmarks.bench.grid import (
+    DEEPCACHE,
+    NAMES,
+    OURS,
+    REFERENCE,
+    Cell,
+    Settings,
+    cell_from,
+    ours_on,
+    settings_from,
+)
+from deepcache_trt.benchmarks.bench.stage import Stage, count_operations, pipeline_folder
 from deepcache_trt.benchmarks.fidelity.distances import latent_distances
-from deepcache_trt.benchmarks.machine import environment
+from deepcache_trt.benchmarks.machine import environment, memory
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, take_turns
 from deepcache_trt.errors import DeepCacheError, first_line
@@ -30,9 +40,6 @@ from deepcache_trt.progress import Report
 Record = dict[str, Any]
 Tell = Callable[[str], None]
 
-# How processes tell that there was not enough memory, on the host or on a GPU; also that of `turns`.
-_NO_MEMORY = re.compile(r"out of memory|OutOfMemory|MemoryError|can't allocate memory|SIGKILL|not started: ", re.I)
-
 
 def open_record(out: Path, settings: Settings, command: str) -> Record:
     """The record in the file, if it is of these settings in this environment; else a new one where there is none.
@@ -40,19 +47,19 @@ def open_record(out: Path, settings: Settings, command: str) -> Record:
     Raises:
         DeepCacheError: the file is something else, or of other settings or another environment.
     """
-    here = {**environment(), "memory": _memory()}
+    here = {**environment(), "memory": memory()}
     fresh: Record = {"settings": settings.record(), "environment": here, "command": command}
     fresh |= {"builds": [], "macs": [], "references": [], "cells": []}
     if not out.exists():
         return fresh
-    found = read_record(out)
+    earlier = read_record(out)
     cure = "give another --out, or delete it to measure anew"
     for part in ("settings", "environment"):
-        old, new = ({**each[part], "date": ""} for each in (found, json.loads(json.dumps(fresh))))
+        old, new = ({**each[part], "date": ""} for each in (earlier, json.loads(json.dumps(fresh))))
         changed = [f"{k} {old.get(k)!r} and not {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
         if changed:
             raise DeepCacheError(f"{out} is a result of another run, its {part} has {'; '.join(changed)}; {cure}")
-    return found
+    return earlier
 
 
 def read_record(path: Path) -> Record:
@@ -62,11 +69,11 @@ def read_record(path: Path) -> Record:
         DeepCacheError: there is none, or the file is something else.
     """
     try:
-        found: Record = json.loads(path.read_text(encoding="utf-8"))
-        _ = settings_from(found["settings"]), found["environment"]["CPU"], found["cells"]
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        _ = settings_from(record["settings"]), record["environment"]["CPU"], record["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeepCacheError(f"{path} is no result of `deepcache-trt bench`: {first_line(error)}") from error
-    return found
+    return record
 
 
 def measure(
@@ -115,11 +122,12 @@ def _prepare(record: Record, row: Cell, stage: Stage, out: Path, meter: "_Meter"
             done = {"row": row.record(), "backend": backend, "error": outcome.error, "seconds": outcome.load_seconds}
             record["builds"].append({**done, "built": outcome.first.get("built")})
             if outcome.error:
-                refused[name_of(OURS, backend)] = f"its engines cannot be built: {outcome.error}"
-        record["macs"] += count_operations(stage, row, record["macs"])
+                refused[ours_on(backend)] = f"its engines cannot be built: {outcome.error}"
+        if row.pixels not in {entry["pixels"] for entry in record["macs"]}:
+            record["macs"] += count_operations(stage, row)
     (outcome,) = take_turns([stage.reference(row)], meter.say)
-    record["references"] = [each for each in record["references"] if each["row"] != row.record()]
-    record["references"].append({"row": row.record(), **_without_samples(outcome)})
+    drawn = {"row": row.record(), "name": outcome.name, "error": outcome.error, "seconds": outcome.first_call_seconds}
+    record["references"] = [*(each for each in record["references"] if each["row"] != drawn["row"]), drawn]
     write_json(out, record)
     return refused
 
@@ -127,18 +135,20 @@ def _prepare(record: Record, row: Cell, stage: Stage, out: Path, meter: "_Meter"
 def _measure_cell(cell: Cell, stage: Stage, refused: Mapping[str, str], meter: "_Meter") -> dict[str, Any]:
     """The entry of a cell: its outcomes, and how far their latents are from the reference's."""
     unable = {**refused, **_not_installed(stage)}
-    chosen = [system for system in stage.systems(cell) if system.name not in unable]
+    systems = stage.systems(cell)
+    chosen = [system for system in systems if system.name not in unable]
     meter.begin(cell, events=len(chosen) + sum(system.rounds for system in chosen))
     outcomes = {name: Outcome(name=name, error=error) for name, error in unable.items()}
-    outcomes |= {outcome.name: outcome for outcome in (take_turns(chosen, meter.count) if chosen else [])}
+    if chosen:
+        outcomes |= {outcome.name: outcome for outcome in take_turns(chosen, meter.count)}
     alone = []
     for system in chosen if len(chosen) > 1 else ():
-        if is_out_of_memory(outcomes[system.name]):  # others were in memory beside it
+        if outcomes[system.name].is_out_of_memory:  # others were in memory beside it
             outcomes[system.name] = take_turns([system], meter.say)[0]
             alone.append(system.name)
     return {
         "cell": cell.record(),
-        "outcomes": [asdict(outcomes[system.name]) for system in stage.systems(cell)],
+        "outcomes": [asdict(outcomes[system.name]) for system in systems],
         "alone": alone,
         "fidelity": _distances(cell, stage, outcomes),
         "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -152,21 +162,6 @@ def _in_words(entry: Mapping[str, Any]) -> str:
         seconds = [sample["seconds"] for sample in outcome["samples"]]
         told.append(f"{outcome['name']} {outcome['error'] or f'{statistics.median(seconds):.3g} s'}")
     return ", ".join(told)
-
-
-def _without_samples(outcome: Outcome) -> dict[str, Any]:
-    return {"name": outcome.name, "error": outcome.error, "seconds": outcome.first_call_seconds}
-
-
-def _memory() -> str:
-    import psutil
-
-    return f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
-
-
-def is_out_of_memory(outcome: Outcome) -> bool:
-    """Whether a system had too little memory, or was killed, which is how a host that has none left says so."""
-    return bool(_NO_MEMORY.search(outcome.error))
 
 
 def _not_installed(stage: Stage) -> dict[str, str]:
@@ -217,4 +212,9 @@ class _Meter:
         if not self._done:
             return ""
         seconds = (time.monotonic() - self._started) / self._done * (self._total - self._done)
-        return f"about {minutes(seconds)} left" if seconds else "all done"
+        return f"about {duration(seconds)} left" if seconds else "all done"
+
+
+def duration(seconds: float) -> str:
+    """For a person: "40 s", "12 min"."""
+    return f"{math.ceil(seconds)} s" if seconds < 100 else f"{seconds / 60:.0f} min"

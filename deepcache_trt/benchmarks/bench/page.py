@@ -8,11 +8,11 @@ writes it from results of `deepcache-trt bench`, none of them included; that com
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deepcache_trt.benchmarks.bench.compare import compare
+from deepcache_trt.benchmarks.bench.figures import Figures
 from deepcache_trt.benchmarks.bench.measure import read_record
 from deepcache_trt.benchmarks.bench.published import Counts, arithmetic, count_published
 from deepcache_trt.benchmarks.bench.report import markdown
@@ -28,38 +28,30 @@ on, when, and by which command. Repeat it with `deepcache-trt bench --preset cpu
 _NOTHING = "Nothing has been measured for this page yet."
 
 
-def page(
-    records: Sequence[Mapping[str, Any]], counts: Counts, *, chart: str = "", earlier: Mapping[str, Any] | None = None
-) -> str:
+def page(results: Sequence[Figures], counts: Counts, *, chart: str = "", earlier: Figures | None = None) -> str:
     """The page.
 
     Args:
-        records: of `bench.measure`.
+        results: one section each.
         counts: of `published.count_published`.
-        chart: where that of the first record is, as the page has to say it; "": there is none.
-        earlier: a record that each of them is compared with.
+        chart: where that of the first result is, as the page has to say it; "": there is none.
+        earlier: a result that each of them is compared with.
 
     Raises:
         DeepCacheError: they cannot be compared.
     """
     measured = []
-    for record in records:
-        measured += [markdown(record).rstrip(), *([] if earlier is None else [compare(record, earlier)])]
+    for figures in results:
+        measured += [markdown(figures).rstrip(), *([] if earlier is None else [compare(figures, earlier)])]
     measured = measured or [_NOTHING]
     pictures = [f"![Seconds of a call, by size, batch and plan]({chart})"] if chart else []
     return "\n\n".join([_HEAD, *pictures, *measured, arithmetic(counts)]) + "\n"
 
 
-def write(
-    path: Path,
-    records: Sequence[Mapping[str, Any]],
-    *,
-    chart: Path | None = None,
-    earlier: Mapping[str, Any] | None = None,
-) -> None:
+def write(path: Path, results: Sequence[Figures], *, chart: Path | None = None, earlier: Figures | None = None) -> None:
     """Count the operations and write the page; that takes a minute."""
     picture = "" if chart is None else Path(os.path.relpath(chart, path.parent)).as_posix()
-    text = page(records, count_published(), chart=picture, earlier=earlier)
+    text = page(results, count_published(), chart=picture, earlier=earlier)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -72,9 +64,9 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, metavar="OTHER.json", help="a result of the same, run another time")
     parser.add_argument("results", type=Path, nargs="*", metavar="RESULT.json")
     options = parser.parse_args()
-    records = [read_record(path) for path in options.results]
-    earlier = options.compare and read_record(options.compare)
-    write(options.out, records, chart=options.chart, earlier=earlier)
+    results = [Figures(read_record(path)) for path in options.results]
+    earlier = None if options.compare is None else Figures(read_record(options.compare))
+    write(options.out, results, chart=options.chart, earlier=earlier)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ Counts = Mapping[tuple[int, int], Mapping[str, Macs]]
 
 
 def published_speedup(cell: Cell) -> float | None:
-    """What was published for a cell, over the same row without caching; None: there is no such cell."""
-    return SECONDS[cell.plain] / SECONDS[cell] if cell in SECONDS else None
+    """What was published for a cell with caching, over the same row without; None: there is no such cell."""
+    return SECONDS[cell.plain] / SECONDS[cell] if cell in SECONDS and not cell.is_plain else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def allowed_speedup(macs: Mapping[str, Macs], plan: Plan) -> Allowed:
     """
     calls = Counter(plan.variants)
     return Allowed(
-        whole=ideal_speedup({name: found.weights + found.attention for name, found in macs.items()}, calls),
-        weights=ideal_speedup({name: found.weights for name, found in macs.items()}, calls),
+        whole=ideal_speedup({name: count.total for name, count in macs.items()}, calls),
+        weights=ideal_speedup({name: count.weights for name, count in macs.items()}, calls),
     )
 
 
@@ -112,8 +112,8 @@ def arithmetic(counts: Counts) -> str:
     """
     lines = []
     for cell, seconds in SECONDS.items():
-        found = published_speedup(cell)
-        if cell == cell.plain or found is None:
+        speedup = published_speedup(cell)
+        if speedup is None:
             continue
         allowed = _allowed(counts, cell)
         lines.append(
@@ -123,9 +123,9 @@ def arithmetic(counts: Counts) -> str:
                 cell.column,
                 f"{SECONDS[cell.plain]:.2f}",
                 f"{seconds:.2f}",
-                f"{found:.2f}×",
+                f"{speedup:.2f}×",
                 f"{allowed.whole:.2f}×",
-                f"{100 * found / allowed.whole:.0f} %",
+                f"{100 * speedup / allowed.whole:.0f} %",
                 f"{allowed.weights:.2f}×",
             ]
         )
@@ -160,9 +160,9 @@ def _allowed(counts: Counts, cell: Cell) -> Allowed:
 
 def _summary(counts: Counts) -> str:
     shares = {
-        cell: found / _allowed(counts, cell).whole
+        cell: speedup / _allowed(counts, cell).whole
         for cell in SECONDS
-        if cell != cell.plain and (found := published_speedup(cell)) is not None
+        if (speedup := published_speedup(cell)) is not None
     }
     (least, lowest), (most, highest) = (end(shares.items(), key=lambda item: item[1]) for end in (min, max))
     return (

@@ -1,21 +1,17 @@
-"""A benchmark's record as Markdown, in the layout in which DeepCache's table is published."""
+"""A benchmark's result as Markdown, in the layout in which DeepCache's table is published."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from deepcache_trt.benchmarks.bench.figures import LOOP, SECONDS, Figures
-from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, OURS, Cell, cell_from
-from deepcache_trt.benchmarks.bench.measure import is_out_of_memory
+from deepcache_trt.benchmarks.bench.grid import REFERENCE, Cell, is_ours, label_of
 from deepcache_trt.benchmarks.bench.published import HARDWARE, MODEL, STEPS, published_speedup
-from deepcache_trt.benchmarks.bench.stage import NAMES, REFERENCE
 from deepcache_trt.benchmarks.report import gib, markdown_table
 from deepcache_trt.benchmarks.timing.turns import Outcome, spread
 
 
-def markdown(record: Mapping[str, Any]) -> str:
-    """The report of a record of `bench.measure`, finished or not."""
-    figures = Figures(record)
+def markdown(figures: Figures) -> str:
+    """The report of a result, finished or not."""
     settings = figures.settings
     weights = "seeded weights" if settings.random_weights else "its own weights"
     drawn = f"{settings.steps} steps of DDIM with guidance, {settings.dtype}"
@@ -27,7 +23,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     missing = len(settings.cells) - len(figures.outcomes)
     sections = [
         f"## {settings.model} on {figures.hardware}",
-        f"`{record['command']}`, {_when(record)}: {settings.model} with {weights}, {drawn}. Every system ran in a "
+        f"`{figures.command}`, {_when(figures)}: {settings.model} with {weights}, {drawn}. Every system ran in a "
         f"process of its own, one call in turn, {settings.repeats} after the first; medians.{kept}",
         f"**{missing} of {len(settings.cells)} cells are not measured yet.**" if missing else "",
         "### Seconds of a call, speed-up over the plain column, and fidelity",
@@ -40,16 +36,15 @@ def markdown(record: Mapping[str, Any]) -> str:
         _details(figures),
         "*Image* is a whole call; text encoder, loop and decoder are its parts. *Share*: the speed-up of the loop over "
         "that which operations allow. *Peak* is the most memory that the process held, pages of mapped files included.",
-        _builds(record),
-        _failures(figures, record),
+        _builds(figures),
+        _failures(figures),
         markdown_table(["", ""], [[name, value] for name, value in _facts(figures).items()]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _when(record: Mapping[str, Any]) -> str:
-    ends = [entry["ended"] for entry in record["cells"]]
-    return f"{record['environment']['date']} to {ends[-1]}" if ends else str(record["environment"]["date"])
+def _when(figures: Figures) -> str:
+    return f"{figures.began} to {figures.ended}" if figures.ended else figures.began
 
 
 def _grid(figures: Figures) -> str:
@@ -58,13 +53,11 @@ def _grid(figures: Figures) -> str:
     for row in figures.rows:
         cells = [replace(row, params=column.params) for column in columns]
         head = [f"{row.pixels}", f"{row.batch}"]
-        lines += [[*head, _label(name), *(_result(figures, cell, name) for cell in cells)] for name in figures.names]
+        lines += [[*head, label_of(name), *(_result(figures, cell, name) for cell in cells)] for name in figures.names]
         allowed = [figures.allowed(cell) for cell in cells]
         if any(allowed):
             lines.append([*head, "*operations allow*", *map(_times, allowed)])
-        published = [
-            published_speedup(cell) if _is_published(figures) and not cell.is_plain else None for cell in cells
-        ]
+        published = [published_speedup(cell) if _is_published(figures) else None for cell in cells]
         if any(published):
             lines.append([*head, f"*published, {HARDWARE}*", *map(_times, published)])
     return markdown_table(["pixels", "batch", "", *(column.column for column in columns)], lines)
@@ -74,28 +67,22 @@ def _is_published(figures: Figures) -> bool:
     return (figures.settings.model, figures.settings.steps) == (MODEL, STEPS)
 
 
-def _label(name: str) -> str:
-    return f"{name} (plain: diffusers)" if name == NAMES[DEEPCACHE] else name
-
-
 def _result(figures: Figures, cell: Cell, name: str) -> str:
     outcome = figures.outcome(cell, name)
     if outcome is None:
         return "" if cell not in figures.outcomes else "–"
     if outcome.error:
         return _verdict(outcome)
-    speedup = figures.speedup(cell, name)
     decibels = figures.distances[cell].get(outcome.name, {}).get("psnr_db")
-    told = [f"{figures.median(cell, name):.3g} s"]
-    told += [] if cell.is_plain else [_times(speedup)]
-    told += [f"{decibels:.1f} dB" if decibels is not None else ""]
+    told = [f"{figures.median(cell, name):.3g} s", _times(figures.speedup(cell, name))]
+    told += [] if decibels is None else [f"{decibels:.1f} dB"]
     return ", ".join(filter(None, told))
 
 
 def _verdict(outcome: Outcome) -> str:
     if outcome.error.startswith("not installed"):
         return "not installed"
-    return "out of memory" if is_out_of_memory(outcome) else "failed"
+    return "out of memory" if outcome.is_out_of_memory else "failed"
 
 
 def _ahead(figures: Figures) -> str:
@@ -104,11 +91,11 @@ def _ahead(figures: Figures) -> str:
         return ""
     peers = list(dict.fromkeys(margin.peer for margin in margins))
     pairs = dict.fromkeys((margin.cell, margin.ours) for margin in margins)
-    ratio = {(margin.cell, margin.ours, margin.peer): margin.ratio for margin in margins}
+    ratios = {(margin.cell, margin.ours, margin.peer): margin.ratio for margin in margins}
 
     def shown(cell: Cell, ours: str, peer: str) -> str:
-        found = ratio.get((cell, ours, peer))
-        return "–" if found is None else f"{found.median:.2f}× ({found.low:.2f} – {found.high:.2f})"
+        ratio = ratios.get((cell, ours, peer))
+        return "–" if ratio is None else f"{ratio.median:.2f}× ({ratio.low:.2f} – {ratio.high:.2f})"
 
     least = min(margins, key=lambda margin: margin.ratio.median)
     behind = [margin for margin in margins if margin.ratio.median <= 1]
@@ -136,18 +123,17 @@ def _details(figures: Figures) -> str:
         for name, outcome in outcomes.items():
             if outcome.error:
                 continue
-            seconds, found = spread(outcome.figures(SECONDS)), figures.distances[cell].get(name, {})
+            seconds, distances = spread(outcome.figures(SECONDS)), figures.distances[cell].get(name, {})
             parts = [figures.median(cell, name, f"{part}_seconds") for part in ("text", "loop", "decoder")]
-            gain = None if cell.is_plain else figures.speedup(cell, name, LOOP)
-            share = None if gain is None else figures.share(cell, name)
+            speedup, share = figures.speedup(cell, name, LOOP), figures.share(cell, name)
             lines.append(
                 [
                     *(cell.title, name, _number(outcome.load_seconds), _number(outcome.first.get("capture_seconds"))),
                     *(_number(outcome.first_call_seconds), f"{seconds.median:.3g}"),
                     f"{seconds.low:.3g} – {seconds.high:.3g}",
                     *(map(_number, parts)),
-                    *(_times(gain), "" if share is None else f"{100 * share:.0f} %"),
-                    *(_number(found.get("error")), _number(found.get("psnr_db"))),
+                    *(_times(speedup), "" if share is None else f"{100 * share:.0f} %"),
+                    *(_number(distances.get("error")), _number(distances.get("psnr_db"))),
                     *(gib(outcome.peak_bytes), gib(outcome.first["gpu_bytes"]) if "gpu_bytes" in outcome.first else ""),
                 ]
             )
@@ -155,15 +141,15 @@ def _details(figures: Figures) -> str:
     return markdown_table(_without(header, empty), [_without(line, empty) for line in lines])
 
 
-def _builds(record: Mapping[str, Any]) -> str:
+def _builds(figures: Figures) -> str:
     lines = [
         [
-            cell_from(build["row"]).row,
-            build["backend"],
-            _number(build["seconds"]),
-            ", ".join(build["built"] or ()) or ("" if build["error"] else "the store had them all"),
+            build.row.row,
+            build.backend,
+            _number(build.seconds),
+            ", ".join(build.built) or ("" if build.error else "the store had them all"),
         ]
-        for build in record["builds"]
+        for build in figures.builds
     ]
     table = markdown_table(["engines for", "backend", "s", "built"], lines)
     return (
@@ -173,7 +159,7 @@ def _builds(record: Mapping[str, Any]) -> str:
     )
 
 
-def _failures(figures: Figures, record: Mapping[str, Any]) -> str:
+def _failures(figures: Figures) -> str:
     failed = [
         f"- {cell.title}, {name}: {outcome.error}"
         for cell, outcomes in figures.outcomes.items()
@@ -181,14 +167,12 @@ def _failures(figures: Figures, record: Mapping[str, Any]) -> str:
         if outcome.error
     ]
     failed += [
-        f"- {cell_from(each['row']).row}, {each['name']}: {each['error']}"
-        for each in record["references"]
-        if each["error"]
+        f"- {row.row}, {outcome.name}: {outcome.error}" for row, outcome in figures.references.items() if outcome.error
     ]
     failed += [
-        f"- {cell_from(entry['cell']).title}: {', '.join(entry['alone'])} did not fit beside the others and ran alone"
-        for entry in record["cells"]
-        if entry["alone"]
+        f"- {cell.title}: {', '.join(names)} did not fit beside the others and ran alone"
+        for cell, names in figures.alone.items()
+        if names
     ]
     return "\n".join(["### What failed", "", *failed]) if failed else ""
 
@@ -198,7 +182,7 @@ def _facts(figures: Figures) -> dict[str, str]:
         name: ", ".join(f"{package} {version}" for package, version in outcome.first["packages"].items())
         for outcomes in figures.outcomes.values()
         for name, outcome in outcomes.items()
-        if not name.startswith(OURS) and "packages" in outcome.first
+        if not is_ours(name) and "packages" in outcome.first
     }
     return {**figures.environment, **{f"packages of {name}": packages for name, packages in others.items()}}
 

@@ -2,31 +2,28 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.benchmarks.bench.grid import COMPILED, DEEPCACHE, DIFFUSERS, OURS, Cell, Settings
+from deepcache_trt.benchmarks.bench.grid import (
+    COMPILED,
+    DEEPCACHE,
+    DIFFUSERS,
+    NAMES,
+    OURS,
+    REFERENCE,
+    Cell,
+    Settings,
+    ours_on,
+)
 from deepcache_trt.benchmarks.timing import our_system, systems
+from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
 from deepcache_trt.runtime.plan_file import fields_of
-
-# Systems, as they are shown; ours has the backend after it.
-NAMES = {DEEPCACHE: "DeepCache package", DIFFUSERS: "diffusers", COMPILED: "diffusers, torch.compile"}
-REFERENCE = "diffusers float32"
-
-
-def name_of(system: str, backend: str = "") -> str:
-    """A system as tables call it."""
-    return f"ours ({backend})" if system == OURS else NAMES[system]
-
-
-def baseline_of(name: str) -> str:
-    """The system whose plain column a system's speed-ups are over: its own; the package's is that of diffusers."""
-    return NAMES[DIFFUSERS] if name == NAMES[DEEPCACHE] else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +44,8 @@ class Stage:
     latents: Path
     python: str
 
-    def picture(self, cell: Cell, name: str, dtype: str) -> systems.Picture:
-        """What a system draws; its latents have a file of their own for each cell."""
-        return systems.Picture(
-            folder=self.folder,
-            dtype=dtype,
-            pixels=cell.pixels,
-            steps=self.settings.steps,
-            latents=str(self.latents_file(cell, name)),
-            batch=cell.batch,
-            device=self.settings.device,
-        )
-
     def latents_file(self, cell: Cell, name: str) -> Path:
-        """Where a system's latents are put."""
+        """Where a system's latents are put: each has a file of its own for each cell."""
         return self.latents / (re.sub(r"[^a-z0-9]+", "-", f"{cell.column} {name}".lower()) + ".npy")
 
     def builders(self, row: Cell) -> dict[str, System]:
@@ -68,8 +53,8 @@ class Stage:
         return {
             backend: systems.system(
                 our_system.build,
-                self.picture(row, "build", self.settings.dtype),
-                name=f"building for {name_of(OURS, backend)}",
+                self._picture(row, "build"),
+                name=f"building for {ours_on(backend)}",
                 rounds=0,
                 backend=backend,
                 branches=self.settings.branches,
@@ -81,26 +66,13 @@ class Stage:
 
     def reference(self, row: Cell) -> System:
         """What draws the picture of a row that all others are compared with."""
-        system = systems.system(systems.diffusers, self.picture(row, REFERENCE, "float32"), name=REFERENCE, rounds=0)
-        return replace(system, python=self.python)
+        picture = replace(self._picture(row, REFERENCE), dtype="float32")
+        return systems.system(systems.diffusers, picture, name=REFERENCE, rounds=0, python=self.python)
 
     def systems(self, cell: Cell) -> list[System]:
         """The systems that can draw a cell: the package caches only, diffusers does not."""
-        asked, chosen = self.settings.systems, []
-        for backend in self.settings.backends if OURS in asked else ():
-            chosen.append(
-                systems.system(
-                    our_system.ours,
-                    self.picture(cell, name_of(OURS, backend), self.settings.dtype),
-                    name=name_of(OURS, backend),
-                    rounds=self.settings.repeats,
-                    backend=backend,
-                    params=fields_of(cell.params),
-                    store=str(self.store),
-                    keep_torch_weights=False,
-                    exact=not self._runs_model(backend),
-                )
-            )
+        asked = self.settings.systems
+        chosen = [self._ours(cell, backend) for backend in self.settings.backends if OURS in asked]
         if cell.is_plain:
             if {DIFFUSERS, DEEPCACHE} & set(asked):
                 chosen.append(self._peer(cell, DIFFUSERS, systems.diffusers))
@@ -111,20 +83,45 @@ class Stage:
             chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, **caching))
         return chosen
 
+    def _ours(self, cell: Cell, backend: str) -> System:
+        name = ours_on(backend)
+        return systems.system(
+            our_system.ours,
+            self._picture(cell, name),
+            name=name,
+            rounds=self.settings.repeats,
+            backend=backend,
+            params=fields_of(cell.params),
+            store=str(self.store),
+            keep_torch_weights=False,
+            exact=not self._runs_model(backend),
+        )
+
     def _runs_model(self, backend: str) -> bool:
         return backends.find(backend, self.settings.device).runs_model
 
     def _peer(self, cell: Cell, kind: str, factory: Callable[..., Any], **caching: int) -> System:
-        name = NAMES[kind]
-        picture = self.picture(cell, name, self.settings.dtype)
-        system = systems.system(factory, picture, name=name, rounds=self.settings.repeats, **caching)
-        return replace(system, python=self.python)
+        name, rounds = NAMES[kind], self.settings.repeats
+        return systems.system(
+            factory, self._picture(cell, name), name=name, rounds=rounds, python=self.python, **caching
+        )
+
+    def _picture(self, cell: Cell, name: str) -> Picture:
+        return Picture(
+            folder=self.folder,
+            dtype=self.settings.dtype,
+            pixels=cell.pixels,
+            steps=self.settings.steps,
+            latents=str(self.latents_file(cell, name)),
+            batch=cell.batch,
+            device=self.settings.device,
+        )
 
 
-def count_operations(stage: Stage, row: Cell, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
     """Multiply-accumulate operations of one run of each variant for one image of a row, from the graph in the store.
 
-    Each entry has "pixels", "branch" and, by variant, "weights" and "attention"; rows that are `known` have none.
+    Each entry has "pixels", "branch" and, by variant, "weights" and "attention".
     """
     import onnx
 
@@ -137,8 +134,6 @@ def count_operations(stage: Stage, row: Cell, known: Sequence[Mapping[str, Any]]
     from deepcache_trt.export.cut import cut
     from deepcache_trt.progress import logged
 
-    if any(entry["pixels"] == row.pixels for entry in known):
-        return []
     source = ModelSource(model=stage.folder)
     (component,) = find_components(source, dtype=stage.settings.dtype, parts=("unet",))
     path = graph_artefact(component, Store(stage.store), logged).folder / GRAPH
@@ -163,18 +158,18 @@ def pipeline_folder(settings: Settings, store: Path) -> str:
 
     if settings.random_weights and (settings.model not in CATALOGUE or CATALOGUE[settings.model].parts):
         return random_pipeline(settings.model, settings.dtype, Store(store), prompts=True)
-    found = str(resolve(settings.model))
-    if not Path(found).is_dir():
+    folder = str(resolve(settings.model))
+    if not Path(folder).is_dir():
         from diffusers import DiffusionPipeline
 
         try:
-            found = DiffusionPipeline.download(found, use_safetensors=True)
+            folder = DiffusionPipeline.download(folder, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"cannot get {found!r}: {first_line(error)}; check the name, the network and your access, "
+                f"cannot get {folder!r}: {first_line(error)}; check the name, the network and your access, "
                 f"give a local folder, or use --random-weights"
             ) from error
-    parts = json.loads((Path(found) / "model_index.json").read_text(encoding="utf-8"))
+    parts = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
     if not {"unet", "vae", "text_encoder", "tokenizer"} <= set(parts):
         raise CheckpointError(f"{settings.model} draws no images from a prompt with a U-Net, which is what is compared")
-    return found
+    return folder

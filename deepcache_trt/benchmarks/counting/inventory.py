@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def inventory(store: Store) -> dict[str, Any]:
     """Every artefact of the store with its sizes; engines with their operations at their first profile's best shape."""
-    found: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
+    rows: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
     for artefact in store.list():
         row = {"key": artefact.key, "folder": str(artefact.folder), "bytes": artefact.size, **artefact.about}
         if artefact.kind == "engines":
             row |= _macs(artefact, store)
-        found[artefact.kind].append(row)
-    return {"store": str(store.root), **found}
+        rows[artefact.kind].append(row)
+    return {"store": str(store.root), **rows}
 
 
 def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
@@ -38,19 +38,19 @@ def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
     return {"macs": {"sizes": sizes, "weights": macs.weights, "attention": macs.attention}}
 
 
-def inventory_tables(found: dict[str, Any]) -> list["Table | str"]:
+def inventory_tables(held: dict[str, Any]) -> list["Table | str"]:
     """The same as tables of rich."""
     from rich.markup import escape
     from rich.table import Table
 
-    if not (found["graphs"] or found["engines"]):
-        return [f"The store {found['store']} is empty; fill it with:", "    deepcache-trt build --model digits"]
-    graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {found['store']}")
-    for row in found["graphs"]:
+    if not (held["graphs"] or held["engines"]):
+        return [f"The store {held['store']} is empty; fill it with:", "    deepcache-trt build --model digits"]
+    graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {held['store']}")
+    for row in held["graphs"]:
         facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
         graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
     engines = Table("engine", "model", "variant", "backend", "for", "batch", "pixels", "GMACs", "MB")
-    for row in found["engines"]:
+    for row in held["engines"]:
         model, variant = f"{row['model']} {row['component']}", _variant(row)
         backend = f"{row['backend']} {row['dtype']}{_check(row)}"
         figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))

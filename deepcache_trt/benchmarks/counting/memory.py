@@ -1,10 +1,9 @@
-"""What a generation holds in memory, by shapes alone: `python -m deepcache_trt.benchmarks.memory`.
+"""What a generation holds in memory, by shapes alone: `deepcache-trt memory`.
 
 Nothing is computed and no weights are needed. What an engine takes for its activations while it runs is its compiler's
 affair and not in it.
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,15 +107,26 @@ def generation(
     if frames is not None and own is None:
         raise DeepCacheError(f"--frames {frames}: {model} draws images; leave it out")
     shapes = shapes_from_text([size] if size else [], [str(batch)])
-    found = {}
+    components = {}
     for name, part in parts.items():
         config = {**part.config, **({"num_frames": frames} if frames and name == "unet" else {})}
         component = from_architecture(part.model_class(), config, name=model, part=name, dtype=dtype)
         sizes = profiles_for(component, shapes)[0].at("opt")
         if own is not None and name == "vae":
             sizes["batch"] = frames or own
-        found[name] = held_by(component, branch, sizes)
-    return found
+        components[name] = held_by(component, branch, sizes)
+    return components
+
+
+def generations(
+    model: str, *, size: str | None, batch: int, frames: Sequence[int], dtype: str, branch: int
+) -> dict[str, dict[str, Held]]:
+    """Columns of `table`: one for each number of frames, or a single one, of the model's own; else see `generation`."""
+    columns: dict[str, int | None] = {f"{count} frames": count for count in frames} or {model: None}
+    return {
+        title: generation(model, size=size, batch=batch, frames=count, dtype=dtype, branch=branch)
+        for title, count in columns.items()
+    }
 
 
 def table(columns: Mapping[str, Mapping[str, Held]]) -> str:
@@ -132,31 +142,3 @@ def table(columns: Mapping[str, Mapping[str, Held]]) -> str:
     lines = [f"| MB | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     lines += [f"| {name} | {' | '.join(f'{count / 1e6:,.1f}' for count in counts)} |" for name, counts in rows.items()]
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description="What the engines of a generation hold, by shapes alone.")
-    parser.add_argument("--model", default="svd", help="a name of the catalogue")
-    parser.add_argument("--size", help="pixels, as 576x1024; default: the model's own")
-    parser.add_argument("--batch", type=int, default=1, help="images or videos at a time, with guidance")
-    parser.add_argument("--frames", type=int, nargs="+", help="of a video; a column for each; default: the model's")
-    parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"))
-    parser.add_argument("--branch", type=int, default=0)
-    options = parser.parse_args(arguments)
-    columns = {}
-    for frames in options.frames or [None]:
-        title = options.model if frames is None else f"{frames} frames"
-        columns[title] = generation(
-            options.model,
-            size=options.size,
-            batch=options.batch,
-            frames=frames,
-            dtype=options.dtype,
-            branch=options.branch,
-        )
-    print(table(columns))
-
-
-if __name__ == "__main__":
-    main()

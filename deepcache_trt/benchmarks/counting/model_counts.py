@@ -40,7 +40,7 @@ class Shallow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class ModelCounts:
     """The variants of a denoiser at one shape.
 
     Attributes:
@@ -63,7 +63,7 @@ class Profile:
         return {spec.name: spec.resolve(self.sizes) for spec in self.component.architecture.inputs}
 
 
-def profile_of(
+def count_model(
     model: str,
     *,
     dtype: str,
@@ -73,7 +73,7 @@ def profile_of(
     branches: Sequence[int],
     store: Store,
     progress: Progress,
-) -> Profile:
+) -> ModelCounts:
     """Count the variants of a model's denoiser.
 
     Args:
@@ -99,7 +99,7 @@ def profile_of(
         check_branch(component.architecture, branch, model)
     graph = _graph(component, store, progress)
     with progress("counting"):
-        return Profile(
+        return ModelCounts(
             component=component,
             sizes=sizes,
             full=cost_of(cut(graph, Variant(name=FULL)), sizes),

@@ -1,11 +1,11 @@
-"""A profile for people, as Markdown, and for programs, as JSON; a prediction is called one in both."""
+"""What a model costs, for people, as Markdown, and for programs, as JSON; a prediction is called one in both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from deepcache_trt.benchmarks.counting.cost import Cost
-from deepcache_trt.benchmarks.counting.model_counts import Profile, per_step
+from deepcache_trt.benchmarks.counting.model_counts import ModelCounts, per_step
 from deepcache_trt.benchmarks.counting.roofline import Gpu, predict
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
 
@@ -26,43 +26,43 @@ PREDICTED = (
 
 
 def report(
-    profile: Profile, plan: Plan, *, gpu: Gpu | None = None, measured: Mapping[str, float] | None = None
+    counts: ModelCounts, plan: Plan, *, gpu: Gpu | None = None, measured: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """The profile as JSON.
+    """What was counted, as JSON.
 
     Args:
-        profile: what was counted.
+        counts: what was counted.
         plan: of the generation that averages are taken over.
         gpu: whose roofline is asked for; None: no prediction.
         measured: seconds of one run on that GPU, by the variant's name.
     """
-    component, variants = profile.component, _variants(profile)
-    found = {
+    component, variants = counts.component, _variants(counts)
+    record = {
         "model": component.name,
         "component": component.part,
         "class": component.model_class.__name__,
         "dtype": component.dtype,
-        "inputs": {name: list(shape) for name, shape in profile.inputs.items()},
-        "not_cached": profile.refused,
+        "inputs": {name: list(shape) for name, shape in counts.inputs.items()},
+        "not_cached": counts.refused,
         "counted": COUNTED,
         "moved": MOVED,
-        "variants": [_variant(name, branch, cost, profile) for name, branch, cost in variants],
-        "generation": _generation(profile, plan),
+        "variants": [_variant(name, branch, cost, counts) for name, branch, cost in variants],
+        "generation": _generation(counts, plan),
     }
     if gpu is not None:
         rows = [_predicted(name, branch, cost, gpu, measured or {}) for name, branch, cost in variants]
-        found["prediction"] = {"is": PREDICTED, "gpu": asdict(gpu), "variants": rows, **_per_step(rows, plan)}
-    return found
+        record["prediction"] = {"is": PREDICTED, "gpu": asdict(gpu), "variants": rows, **_per_step(rows, plan)}
+    return record
 
 
-def _variants(profile: Profile) -> list[tuple[str, int | None, Cost]]:
+def _variants(counts: ModelCounts) -> list[tuple[str, int | None, Cost]]:
     return [
-        (FULL, None, profile.full),
-        *((SHALLOW, branch, shallow.cost) for branch, shallow in profile.shallow.items()),
+        (FULL, None, counts.full),
+        *((SHALLOW, branch, shallow.cost) for branch, shallow in counts.shallow.items()),
     ]
 
 
-def _variant(name: str, branch: int | None, cost: Cost, profile: Profile) -> dict[str, Any]:
+def _variant(name: str, branch: int | None, cost: Cost, counts: ModelCounts) -> dict[str, Any]:
     return {
         "name": name,
         "branch": branch,
@@ -70,7 +70,7 @@ def _variant(name: str, branch: int | None, cost: Cost, profile: Profile) -> dic
         "macs": asdict(cost.macs),
         "bytes": {
             "weights": cost.weights,
-            "tap": None if branch is None else profile.shallow[branch].tap,
+            "tap": None if branch is None else counts.shallow[branch].tap,
             "least": cost.least,
             "layers": cost.layers,
             "unfused": cost.unfused,
@@ -78,10 +78,10 @@ def _variant(name: str, branch: int | None, cost: Cost, profile: Profile) -> dic
     }
 
 
-def _generation(profile: Profile, plan: Plan) -> dict[str, Any]:
-    full = profile.full.macs
+def _generation(counts: ModelCounts, plan: Plan) -> dict[str, Any]:
+    full = counts.full.macs
     rows = []
-    for branch, shallow in profile.shallow.items():
+    for branch, shallow in counts.shallow.items():
         cached = shallow.cost.macs
         weights = per_step(plan, full.weights, cached.weights)
         total = per_step(plan, full.total, cached.total)
@@ -125,19 +125,19 @@ def _per_step(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
     return {"steps": steps}
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """What `report` found, for a person."""
-    shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in found["inputs"].items())
-    parts = [f"{found['model']} {found['component']} ({found['class']}, {found['dtype']}) at {shapes}"]
-    if found["not_cached"]:
-        parts.append(f"Not cached: {found['not_cached']}.")
-    parts += [_variants_table(found["variants"]), COUNTED, MOVED]
-    if found["generation"]["branches"]:
-        parts += [_in_words(found["generation"]), _generation_table(found)]
-    if "prediction" in found:
-        gpu = found["prediction"]["gpu"]
+def markdown(record: Mapping[str, Any]) -> str:
+    """A record of `report`, for a person."""
+    shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in record["inputs"].items())
+    parts = [f"{record['model']} {record['component']} ({record['class']}, {record['dtype']}) at {shapes}"]
+    if record["not_cached"]:
+        parts.append(f"Not cached: {record['not_cached']}.")
+    parts += [_variants_table(record["variants"]), COUNTED, MOVED]
+    if record["generation"]["branches"]:
+        parts += [_in_words(record["generation"]), _generation_table(record)]
+    if "prediction" in record:
+        gpu = record["prediction"]["gpu"]
         peak = f"{gpu['tflops']:g} TFLOPS, {gpu['bandwidth']:g} GB/s; {gpu['source']}"
-        parts += [f"**Prediction** for {gpu['name']} ({peak})", _prediction_table(found["prediction"]), PREDICTED]
+        parts += [f"**Prediction** for {gpu['name']} ({peak})", _prediction_table(record["prediction"]), PREDICTED]
     return "\n\n".join(parts)
 
 
@@ -163,11 +163,11 @@ def _in_words(generation: Mapping[str, Any]) -> str:
     return f"A generation of {generation['steps']} steps, {', '.join(counts)}; on average a step costs:"
 
 
-def _generation_table(found: Mapping[str, Any]) -> str:
-    whole = found["variants"][0]["macs"]
+def _generation_table(record: Mapping[str, Any]) -> str:
+    whole = record["variants"][0]["macs"]
     rows: list[tuple[str, ...]] = []
     rows.append(("uncached", _giga(whole["weights"]), _giga(whole["attention"]), "1.00×", "1.00×"))
-    for row in found["generation"]["branches"]:
+    for row in record["generation"]["branches"]:
         macs, speedup = row["macs_per_step"], row["speedup"]
         averages = (_giga(macs[kind]) for kind in ("weights", "attention"))
         rows.append((f"k={row['branch']}", *averages, *(f"{speedup[kind]:.2f}×" for kind in ("weights", "all"))))

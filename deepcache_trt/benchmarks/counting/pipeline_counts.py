@@ -1,5 +1,6 @@
 """What calls of a cached pipeline cost."""
 
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -9,9 +10,9 @@ from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import GRAPH, graph_artefact
 from deepcache_trt.engines.store import Store, default_root
+from deepcache_trt.pipelines.cached_denoiser import part_of_denoiser
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import SKIP
-from deepcache_trt.tensors import axis_sizes
 
 
 def macs_of(pipe: Any) -> dict[str, int]:
@@ -19,12 +20,9 @@ def macs_of(pipe: Any) -> dict[str, int]:
 
     A skipped call has none. Guidance doubles the batch, and so the count.
     """
-    # What a pipeline says about its last run has no shapes.
-    denoiser = pipe._cached_denoiser
-    session = denoiser.first_call.session
-    specs = {name: spec for engine in session.engines.values() for name, spec in engine.inputs.items()}
-    sizes = axis_sizes(specs, {name: tuple(session.buffers[name].shape) for name in specs})
-    component = from_model(denoiser.model, name=denoiser.name, part=denoiser.part)
-    store = Store(denoiser.options.store or default_root())
+    part = part_of_denoiser(pipe)
+    component = from_model(getattr(pipe, part), name=type(pipe).__name__, part=part)
+    store = Store(Path(pipe.engine_options.store or default_root()))
     graph = onnx.load(graph_artefact(component, store, logged).folder / GRAPH, load_external_data=False)
-    return {**variant_macs(graph, variants_of(component, denoiser.branch), sizes), SKIP: 0}
+    variants = variants_of(component, pipe.cache_params.cache_branch_id)
+    return {**variant_macs(graph, variants, pipe.last_run.sizes), SKIP: 0}

@@ -1,8 +1,6 @@
-"""`python -m deepcache_trt.benchmarks.cpu_check`."""
+"""`python -m deepcache_trt.benchmarks.cpu_check`: another name of `deepcache-trt check cpu`."""
 
-import sys
-
-from deepcache_trt.benchmarks.cpu_check.check import main
+from deepcache_trt.benchmarks.alias import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("check", "cpu")

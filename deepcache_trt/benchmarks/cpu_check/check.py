@@ -1,17 +1,10 @@
-"""One command that measures what this package gains on a CPU, and against whom.
-
-    python -m deepcache_trt.benchmarks.cpu_check --out results/cpu-check.json
+"""What this package gains on a CPU, and against whom: `deepcache-trt check cpu`.
 
 Real-size Stable Diffusion 1.5 with seeded weights at 256 × 256, guidance on: our OpenVINO engines, the DeepCache
 package on eager diffusers, and diffusers alone, eager and compiled. The systems run in groups that fit into memory
-together; every figure compares systems of one group. Writes JSON after every group and prints Markdown at the end; exit
-code 1 if a figure is not as required. Needs no network, and an otherwise idle machine.
+together; every figure compares systems of one group. Needs no network, and an otherwise idle machine.
 """
 
-import argparse
-import os
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,9 +22,12 @@ from deepcache_trt.benchmarks.cpu_check.rows import (
 from deepcache_trt.benchmarks.fidelity.distances import latent_distances
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, System, take_turns
+from deepcache_trt.errors import UnknownNameError, did_you_mean
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 BACKEND, INTERVAL, BRANCH = "openvino", 5, 0
+
+# What each model is drawn at where nothing else is asked for.
 PIXELS = {"sd15": 256, "digits": 64}
 
 # Systems.
@@ -41,7 +37,6 @@ COMPILED, PLAIN, REFERENCE = "compiled diffusers bf16", "diffusers bf16", "diffu
 
 # Groups. The first one leaves the engines in the store, so that what is timed and weighed later only loads them.
 BUILD, CACHED, WHOLE, TRUTH = "build", "cached", "uncached", "reference"
-
 
 Groups = Mapping[str, Sequence[Outcome]]
 
@@ -61,6 +56,18 @@ class Settings:
     pixels: int
     steps: int
     repeats: int
+
+
+def settings_of(model: str, *, pixels: int | None, steps: int, repeats: int) -> Settings:
+    """The settings of a check; without `pixels` those of the model.
+
+    Raises:
+        UnknownNameError: a model that is not in `PIXELS`.
+    """
+    if model not in PIXELS:
+        known = list(PIXELS)
+        raise UnknownNameError(f"unknown model {model!r}{did_you_mean(model, known)}; there are {', '.join(known)}")
+    return Settings(model=model, pixels=pixels or PIXELS[model], steps=steps, repeats=repeats)
 
 
 def plan_groups(settings: Settings, folders: Mapping[str, str], store: Path, latents: Path) -> dict[str, list[System]]:
@@ -133,20 +140,20 @@ def make_rows(groups: Groups, macs: Mapping[str, int]) -> list[Row]:
         macs: of a run of each variant; empty: unknown.
     """
 
-    def found(group: str, name: str) -> Outcome:
-        there = {outcome.name: outcome for outcome in groups.get(group, ())}
-        return there.get(name, Outcome(name=name, error="not measured"))
+    def outcome_of(group: str, name: str) -> Outcome:
+        outcomes = {outcome.name: outcome for outcome in groups.get(group, ())}
+        return outcomes.get(name, Outcome(name=name, error="not measured"))
 
-    cached, whole = found(CACHED, OURS), found(WHOLE, OURS)
-    package_float, plain = found(CACHED, PACKAGE_FLOAT), found(WHOLE, PLAIN)
+    cached, whole = outcome_of(CACHED, OURS), outcome_of(WHOLE, OURS)
+    package_float, plain = outcome_of(CACHED, PACKAGE_FLOAT), outcome_of(WHOLE, PLAIN)
     return [
         outside_row(_OUTSIDE, whole),
         speed_row(_AGAINST_PACKAGE, package_float, cached),
-        speed_row(_EQUAL_HALF, found(CACHED, PACKAGE), cached),
-        speed_row(_EQUAL_FLOAT, package_float, found(CACHED, OURS_FLOAT)),
-        speed_row(_AGAINST_COMPILED, found(WHOLE, COMPILED), whole),
+        speed_row(_EQUAL_HALF, outcome_of(CACHED, PACKAGE), cached),
+        speed_row(_EQUAL_FLOAT, package_float, outcome_of(CACHED, OURS_FLOAT)),
+        speed_row(_AGAINST_COMPILED, outcome_of(WHOLE, COMPILED), whole),
         speed_row(_AGAINST_PLAIN, plain, whole),
-        ideal_row(_IDEAL, found(WHOLE, UNCACHED), whole, macs),
+        ideal_row(_IDEAL, outcome_of(WHOLE, UNCACHED), whole, macs),
         memory_row(_MEMORY, whole, plain),
     ]
 
@@ -174,9 +181,9 @@ def measure_distances(folder: Path, names: Iterable[str]) -> dict[str, dict[str,
     import numpy as np
 
     files = {name: latents_file(folder, name) for name in (REFERENCE, *names)}
-    there = {name: np.load(file) for name, file in files.items() if file.exists()}
-    reference = there.pop(REFERENCE, None)
-    return {} if reference is None else {name: latent_distances(reference, latents) for name, latents in there.items()}
+    latents = {name: np.load(file) for name, file in files.items() if file.exists()}
+    reference = latents.pop(REFERENCE, None)
+    return {} if reference is None else {name: latent_distances(reference, each) for name, each in latents.items()}
 
 
 def pipeline_folders(model: str, store: Path) -> dict[str, str]:
@@ -191,13 +198,14 @@ def pipeline_folders(model: str, store: Path) -> dict[str, str]:
     return {dtype: random_pipeline(model, dtype, Store(store)) for dtype in dtypes}
 
 
-def check(settings: Settings, out: Path, store: Path) -> tuple[list[Row], str]:
+def check(settings: Settings, out: Path, store: Path, tell: Callable[[str], None]) -> tuple[list[Row], str]:
     """Run every group; returns the rows, and the report as Markdown.
 
     Args:
         settings: of the check.
-        out: the JSON file.
+        out: the JSON file, which is written after every group.
         store: where engines and seeded weights are kept.
+        tell: called with a line about each step.
     """
     facts = _facts(settings)
     groups: dict[str, list[Outcome]] = {}
@@ -207,24 +215,22 @@ def check(settings: Settings, out: Path, store: Path) -> tuple[list[Row], str]:
     with tempfile.TemporaryDirectory(prefix="cpu-check-") as temporary:
         latents = Path(temporary)
         for group, systems in plan_groups(settings, folders, store, latents).items():
-            _tell(f"group {group}: {', '.join(system.name for system in systems)}")
-            groups[group] = take_turns(systems, _tell)
+            tell(f"group {group}: {', '.join(system.name for system in systems)}")
+            groups[group] = take_turns(systems, tell)
             if group == BUILD and not groups[group][0].error:
                 macs = count_variants(folders["bfloat16"], store, settings.pixels)
             rows = make_rows(groups, macs)
-            distances = measure_distances(latents, {outcome.name for found in groups.values() for outcome in found})
+            names = {outcome.name for outcomes in groups.values() for outcome in outcomes}
+            distances = measure_distances(latents, names)
             write_json(out, _record(facts, rows, groups, distances) | {"macs": macs})
     return rows, markdown(facts, rows, groups, distances)
 
 
 def _facts(settings: Settings) -> dict[str, Any]:
-    import psutil
+    from deepcache_trt.benchmarks.machine import environment, memory
 
-    from deepcache_trt.benchmarks.machine import environment
-
-    memory = f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
     caching = {"backend": BACKEND, "interval": INTERVAL, "branch": BRANCH}
-    return {**asdict(settings), **caching, **environment(), "memory": memory}
+    return {**asdict(settings), **caching, **environment(), "memory": memory()}
 
 
 def _record(
@@ -234,38 +240,5 @@ def _record(
         "environment": dict(facts),
         "rows": [row.record() for row in rows],
         "fidelity": dict(distances),
-        "groups": {group: [asdict(outcome) for outcome in found] for group, found in groups.items()},
+        "groups": {group: [asdict(outcome) for outcome in outcomes] for group, outcomes in groups.items()},
     }
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def main() -> int:
-    """Check this machine's CPU."""
-    parser = argparse.ArgumentParser(description="Measure what caching on OpenVINO gains on this CPU.")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
-    parser.add_argument("--model", choices=PIXELS, default="sd15", help="sd15 has seeded weights. [default: sd15]")
-    parser.add_argument("--size", type=int, help="pixels. [default: 256; digits: 64]")
-    parser.add_argument("--steps", type=int, default=20, help="of denoising. [default: 20]")
-    parser.add_argument("--repeats", type=int, default=5, help="timed images of each system. [default: 5]")
-    parser.add_argument("--threads", type=int, help="of every system. [default: one for each core]")
-    parser.add_argument("--store", type=Path, help="where engines are kept. [default: the user's]")
-    options = parser.parse_args()
-    if options.repeats < 1:
-        parser.error(f"--repeats must be at least 1, not {options.repeats}")
-    if options.threads:
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported, here and in the workers
-    from deepcache_trt.engines.store import default_root
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the workers
-    pixels = options.size or PIXELS[options.model]
-    settings = Settings(model=options.model, pixels=pixels, steps=options.steps, repeats=options.repeats)
-    try:
-        rows, text = check(settings, options.out, options.store or default_root())
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
-    print(text)
-    return 0 if all(row.passed is not False for row in rows) else 1

@@ -1,4 +1,4 @@
-"""The rows of `cpu_check`: what is required, what was measured, and what explains it; values in, values out."""
+"""The rows of a CPU check: what is required, what was measured, and what explains it; values in, values out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -214,5 +214,5 @@ def _memory(outcome: Outcome) -> list[str]:
 
 
 def _distance(distances: Mapping[str, Mapping[str, float | None]], name: str) -> list[str]:
-    found = distances.get(name, {})
-    return ["" if (value := found.get(figure)) is None else f"{value:.3g}" for figure in ("max_abs", "psnr_db")]
+    figures = distances.get(name, {})
+    return ["" if (value := figures.get(figure)) is None else f"{value:.3g}" for figure in ("max_abs", "psnr_db")]

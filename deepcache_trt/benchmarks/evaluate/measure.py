@@ -110,7 +110,7 @@ def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -
         seconds: of the denoising loop of each in every round, by name. Each round gives a ratio, so that a slow moment
             of the machine falls on both sides of it.
     """
-    found: dict[str, Contender] = {}
+    by_name: dict[str, Contender] = {}
     reference, uncached, *settings = first
     for setting in settings:
         for system, whole in ((PLAIN, reference), (ENGINES, uncached)):
@@ -120,9 +120,9 @@ def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -
             if steps >= whole.steps:  # no rival, but what is compared with anyway
                 continue
             name = _uncached_name(system, steps)
-            there = found.get(name, Contender(name=name, system=system, steps=steps))
-            found[name] = replace(there, rival_of=(*there.rival_of, setting.name))
-    return list(found.values())
+            rival = by_name.get(name, Contender(name=name, system=system, steps=steps))
+            by_name[name] = replace(rival, rival_of=(*rival.rival_of, setting.name))
+    return list(by_name.values())
 
 
 def evaluate(
@@ -145,47 +145,47 @@ def evaluate(
     """
     first = contenders(settings, scene.steps)
     tell("timing, to know how many steps the rivals have")
-    loops = {one.name: [_draw(pipes, one, scene, seeds[0]).loop_seconds] for one in first}
+    loops = {contender.name: [_draw(pipes, contender, scene, seeds[0]).loop_seconds] for contender in first}
     for _ in range(_TIMING_ROUNDS):
-        for one in first:
-            loops[one.name].append(_draw(pipes, one, scene, seeds[0]).loop_seconds)
+        for contender in first:
+            loops[contender.name].append(_draw(pipes, contender, scene, seeds[0]).loop_seconds)
     against = rivals(first, {name: times[1:] for name, times in loops.items()})
-    for one in against:
-        _draw(pipes, one, scene, seeds[0])
+    for contender in against:
+        _draw(pipes, contender, scene, seeds[0])
     everyone = [*first, *against]
-    samples: dict[str, dict[str, list[float | None]]] = {one.name: {} for one in everyone}
+    samples: dict[str, dict[str, list[float | None]]] = {contender.name: {} for contender in everyone}
     for number, seed in enumerate(seeds, start=1):
         tell(f"seed {number} of {len(seeds)}")
         reference: Drawn | None = None
-        for one in everyone:
-            drawn = _draw(pipes, one, scene, seed)
+        for contender in everyone:
+            drawn = _draw(pipes, contender, scene, seed)
             reference = reference or drawn
             figures: dict[str, float | None] = {"loop_seconds": drawn.loop_seconds, "seconds": drawn.seconds}
-            figures |= judges.judge(one.name, seed, scene.prompts, reference, drawn)
+            figures |= judges.judge(contender.name, seed, scene.prompts, reference, drawn)
             for figure, value in figures.items():
-                samples[one.name].setdefault(figure, []).append(value)
+                samples[contender.name].setdefault(figure, []).append(value)
     verdict = judges.conclude()
     macs = {branch: macs_of(pipe) for branch, pipe in pipes.cached.items() if pipe.last_run is not None}
     rows = [
         Row(
-            contender=one,
-            macs_share=_macs(one, macs) / _macs(first[0], macs),
-            samples={figure: tuple(values) for figure, values in samples[one.name].items()},
-            scores=verdict.scores.get(one.name, {}),
+            contender=contender,
+            macs_share=_macs(contender, macs) / _macs(first[0], macs),
+            samples={figure: tuple(values) for figure, values in samples[contender.name].items()},
+            scores=verdict.scores.get(contender.name, {}),
         )
-        for one in everyone
+        for contender in everyone
     ]
     return Evaluation(scene=scene, seeds=tuple(seeds), rows=tuple(rows), absent=verdict.absent, notes=verdict.notes)
 
 
-def _draw(pipes: Pipes, one: Contender, scene: Scene, seed: int) -> Drawn:
+def _draw(pipes: Pipes, contender: Contender, scene: Scene, seed: int) -> Drawn:
     pipe = pipes.plain
-    if one.system == ENGINES:
-        pipe = pipes.cached[one.params.cache_branch_id]
-        pipe.set_cache_params(**asdict(one.params))
-    return draw(pipe, replace(scene, steps=one.steps), seed)
+    if contender.system == ENGINES:
+        pipe = pipes.cached[contender.params.cache_branch_id]
+        pipe.set_cache_params(**asdict(contender.params))
+    return draw(pipe, replace(scene, steps=contender.steps), seed)
 
 
-def _macs(one: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
-    calls = macs[one.params.cache_branch_id]
-    return sum(calls[variant] for variant in make_plan(one.params, one.steps).variants)
+def _macs(contender: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
+    calls = macs[contender.params.cache_branch_id]
+    return sum(calls[variant] for variant in make_plan(contender.params, contender.steps).variants)

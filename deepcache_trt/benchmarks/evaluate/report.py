@@ -35,14 +35,16 @@ def table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def _in_groups(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    found = []
+    grouped = []
     for row in rows:
         name = row.contender.name
         if row.contender.rival_of:
             continue
-        found.append((row, name))
-        found += [(other, f"  same time: {other.contender.name}") for other in rows if name in other.contender.rival_of]
-    return found
+        grouped.append((row, name))
+        grouped += [
+            (rival, f"  same time: {rival.contender.name}") for rival in rows if name in rival.contender.rival_of
+        ]
+    return grouped
 
 
 def _value(row: Row, figure: str) -> float | None:

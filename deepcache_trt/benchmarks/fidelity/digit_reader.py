@@ -42,7 +42,8 @@ def to_eight(pictures: np.ndarray) -> np.ndarray:
     grey = pictures.mean(axis=1)
     count, height, width = grey.shape
     areas = grey.reshape(count, _SIDE, height // _SIDE, _SIDE, width // _SIDE)
-    return _INK * (1 - areas.mean(axis=(2, 4)))
+    shown: np.ndarray = _INK * (1 - areas.mean(axis=(2, 4)))
+    return shown
 
 
 class DigitReader:
@@ -63,7 +64,8 @@ class DigitReader:
 
     def read(self, images: np.ndarray) -> np.ndarray:
         """The digits (N,) that images (N, 8, 8) in 0…16 show."""
-        return self._classifier.predict(_flat(images))
+        digits: np.ndarray = self._classifier.predict(_flat(images))
+        return digits
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
         """The share of images (N, 8, 8) that are read as the digits (N,) that were asked for."""
@@ -81,7 +83,8 @@ class DigitReader:
         return self._margins(self._train.images)
 
     def _margins(self, images: np.ndarray) -> np.ndarray:
-        return self._classifier.decision_function(_flat(images))
+        margins: np.ndarray = self._classifier.decision_function(_flat(images))
+        return margins
 
 
 def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:

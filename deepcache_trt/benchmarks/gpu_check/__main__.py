@@ -1,8 +1,6 @@
-"""`python -m deepcache_trt.benchmarks.gpu_check`."""
+"""`python -m deepcache_trt.benchmarks.gpu_check`: another name of `deepcache-trt check gpu`."""
 
-import sys
-
-from deepcache_trt.benchmarks.gpu_check.check import main
+from deepcache_trt.benchmarks.alias import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("check", "gpu")

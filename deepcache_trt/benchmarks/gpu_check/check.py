@@ -1,16 +1,12 @@
-"""One command for a GPU machine: which backends work there, what they compute and how fast.
-
-    python -m deepcache_trt.benchmarks.gpu_check --out results/gpu-check --minutes 10
+"""Which backends work on a GPU machine, what they compute and how fast: `deepcache-trt check gpu`.
 
 Every backend checks every model in a process of its own, so that one that crashes, hangs or runs out of memory costs
-its own rows and no others. Needs no network. Writes JSON and Markdown after every row; exit code 1 if a check failed.
+its own rows and no others. Needs no network. JSON and Markdown are written after every row.
 """
 
-import argparse
 import functools
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,10 +20,10 @@ from typing import Any
 
 from deepcache_trt.benchmarks.gpu_check.report import BUILD, CHECKS, WORKS, Row, read_rows, write_report
 from deepcache_trt.benchmarks.machine import NO_GPU
-from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.benchmarks.timing import children
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import Backend
+from deepcache_trt.errors import UnknownNameError, did_you_mean
 
 MODELS = ("digits", "sd15")
 
@@ -182,15 +178,15 @@ def _tell_new(out: Path, rows: list[Row], tell: Callable[[Row], None]) -> None:
 class Report:
     """The rows so far, on disk after each one."""
 
-    def __init__(self, stem: Path, environment: Mapping[str, Any]) -> None:
+    def __init__(self, stem: Path, environment: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self.rows: list[Row] = []
-        self._stem, self._environment = stem, environment
+        self._stem, self._environment, self._tell = stem, environment, tell
 
-    def tell(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         """Add a row, and say so."""
         self.rows.append(row)
         write_report(self._stem, self._environment, self.rows)
-        print(row, file=sys.stderr, flush=True)
+        self._tell(str(row))
 
 
 def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
@@ -211,7 +207,27 @@ def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
     return environment, rows, facts.get("builds_ahead", False)
 
 
-def check(stem: Path, *, minutes: float, models: Sequence[str], store: Path | None, command: str) -> list[Row]:
+def check_models(models: Sequence[str]) -> None:
+    """Refuse what is not checked.
+
+    Raises:
+        UnknownNameError: a model that is not of `MODELS`.
+    """
+    for model in models:
+        if model not in MODELS:
+            known = list(MODELS)
+            raise UnknownNameError(f"unknown model {model!r}{did_you_mean(model, known)}; there are {', '.join(known)}")
+
+
+def check(
+    stem: Path,
+    *,
+    minutes: float,
+    models: Sequence[str],
+    store: Path | None,
+    command: str,
+    tell: Callable[[str], None],
+) -> list[Row]:
     """Look around, run every job and write the report.
 
     Args:
@@ -220,42 +236,25 @@ def check(stem: Path, *, minutes: float, models: Sequence[str], store: Path | No
         models: of `MODELS`; none: all that this machine can take.
         store: where engines are kept; None: a temporary folder, so that everything is built anew.
         command: what the report says it came from.
+        tell: called with a line for each row.
     """
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
         folder = Path(temporary)
-        environment, found, builds_ahead = look_around(folder)
-        report = Report(stem, environment | {"command": without_paths(command), "minutes allowed": f"{minutes:g}"})
-        for row in found:
-            report.tell(row)
-        working = [(row.backend, row.device) for row in found if row.status != "missing"]
+        environment, backend_rows, builds_ahead = look_around(folder)
+        report = Report(stem, environment | {"command": command, "minutes allowed": f"{minutes:g}"}, tell)
+        for row in backend_rows:
+            report.add(row)
+        working = [(row.backend, row.device) for row in backend_rows if row.status != "missing"]
         has_gpu = any(device == "cuda" for _, device in working)
         jobs = plan_jobs(working, models or (MODELS if has_gpu else MODELS[:1]), builds_ahead=builds_ahead)
         for number, job in enumerate(jobs):
             seconds_left = until - time.monotonic()
             seconds = time_limit(seconds_left, len(jobs) - number)
             if job.model != MODELS[0] and job.device == "cpu":
-                report.tell(job.row(job.checks[0], "missing", "a model of real size is checked on a GPU only"))
+                report.add(job.row(job.checks[0], "missing", "a model of real size is checked on a GPU only"))
             elif seconds is None:
-                report.tell(
-                    job.row(job.checks[0], "skipped", f"{max(seconds_left, 0):.0f} s left; give more --minutes")
-                )
+                report.add(job.row(job.checks[0], "skipped", f"{max(seconds_left, 0):.0f} s left; give more --minutes"))
             else:
-                run_job(job, functools.partial(job.command, store or folder / "store"), folder, seconds, report.tell)
+                run_job(job, functools.partial(job.command, store or folder / "store"), folder, seconds, report.add)
     return report.rows
-
-
-def main() -> int:
-    """Check this machine."""
-    parser = argparse.ArgumentParser(description="Check every backend that works on this machine.")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="writes FILE.json and FILE.md")
-    parser.add_argument("--minutes", type=float, default=10, help="for everything; what no longer fits is skipped")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=(), help="default: digits; on a GPU sd15 too")
-    parser.add_argument("--store", type=Path, help="where engines are kept; default: a temporary folder")
-    options = parser.parse_args()
-    stem = options.out.with_suffix("") if options.out.suffix in (".json", ".md") else options.out
-    command = shlex.join(["python", "-m", "deepcache_trt.benchmarks.gpu_check", *sys.argv[1:]])
-    rows = check(stem, minutes=options.minutes, models=options.models, store=options.store, command=command)
-    failed = sum(row.status == "fail" for row in rows)
-    print(f"{failed} of {len(rows)} rows failed; wrote {stem}.json and {stem}.md", file=sys.stderr)
-    return 1 if failed else 0

@@ -18,14 +18,14 @@ def backend_rows() -> list[Row]:
     """Which backends work here, and what to install for the others."""
     return [
         Row(
-            backend=found.name,
-            device=found.device,
+            backend=probed.name,
+            device=probed.device,
             model="",
             check=WORKS,
-            status="pass" if found.works else "missing",
-            detail=found.detail,
+            status="pass" if probed.works else "missing",
+            detail=probed.detail,
         )
-        for found in backends.probe_all()
+        for probed in backends.probe_all()
     ]
 
 

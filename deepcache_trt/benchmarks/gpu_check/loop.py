@@ -3,23 +3,27 @@
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import Bench, draw
+from deepcache_trt.benchmarks.gpu_check.subject import Subject, distance, draw
 from deepcache_trt.builder.trust import TOLERANCE
+from deepcache_trt.runtime.cuda_graph import Recorded
 
 _INTERVALS = (3, 5, 3)
 _DRAWS = ("first", "second", "third")
 
 
-def loop(bench: Bench) -> list[Row]:
+def loop(subject: Subject) -> list[Row]:
     """Two plans and two schedulers in turn: per step, launched one by one, and as one CUDA graph."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     from deepcache_trt import DeepCachePipeline
 
-    pipe = DeepCachePipeline.from_pipe(bench.pipe, backend=bench.backend, store=bench.target.store.root, components=())
+    pipe = DeepCachePipeline.from_pipe(
+        subject.pipe, backend=subject.backend, store=subject.target.store.root, components=()
+    )
     schedulers = [pipe.scheduler, EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)]
     errors: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -29,40 +33,40 @@ def loop(bench: Bench) -> list[Row]:
             pipe.scheduler = scheduler
             for interval in _INTERVALS:
                 pipe.set_cache_params(cache_interval=interval)
-                expected = _latents(bench, pipe, callback_on_step_end=lambda *given: given[-1])
+                expected = _latents(subject, pipe, callback_on_step_end=lambda *given: given[-1])
                 for number in _DRAWS:  # the first one may launch one by one, and record
                     started = time.perf_counter()
-                    found = _latents(bench, pipe)
+                    latents = _latents(subject, pipe)
                     ways.add(pipe.last_run.way)
                     seconds[number] = time.perf_counter() - started
-                    error = float((found - expected).norm() / expected.norm())
-                    errors[number] = max(error, errors.get(number, 0.0))
-        recorded = _recorded(pipe)
+                    error = distance(latents, expected)
+                    errors[number] = float(np.maximum(error, errors.get(number, 0.0)))  # NaN stays, unlike in max()
+        recorded = pipe.last_run.recorded
     finally:
         pipe.disable_cache()
-    return [_row(bench, errors, seconds, ways, recorded)]
+    return [_row(subject, errors, seconds, ways, recorded)]
 
 
 def _row(
-    bench: Bench, errors: dict[str, float], seconds: dict[str, float], ways: set[str], recorded: dict[str, int] | None
+    subject: Subject,
+    errors: dict[str, float],
+    seconds: dict[str, float],
+    ways: set[str],
+    recorded: Recorded | None,
 ) -> Row:
-    limit = TOLERANCE[bench.dtype]
+    limit = TOLERANCE[subject.dtype]
     detail = ", ".join(f"{number} draw {error:.1e}" for number, error in errors.items())
     detail = f"{detail} of the norm from the pipeline's own loop, limit {limit:g}"
     if recorded is None:
-        detail += "; launched one by one" + ("" if bench.on_gpu else ": no GPU")
+        detail += "; launched one by one" + ("" if subject.on_gpu else ": no GPU")
     else:
-        detail += f"; {recorded['units']} units recorded, {recorded['plans']} plans composed of them"
+        detail += f"; {recorded.units} units recorded, {recorded.plans} plans composed of them"
+    counts = None if recorded is None else {"units": recorded.units, "plans": recorded.plans}
     passed = ways == {"whole loop"} and all(error <= limit for error in errors.values())
-    passed = passed and (recorded is None or recorded["units"] > 0)
-    return bench.row("loop", passed, detail, relative_error=errors, seconds=seconds, recorded=recorded)
+    passed = passed and (recorded is None or recorded.units > 0)
+    return subject.row("loop", passed, detail, relative_error=errors, seconds=seconds, recorded=counts)
 
 
-def _latents(bench: Bench, pipe: Any, **call: Any) -> torch.Tensor:
-    return draw(bench, pipe, output_type="latent", **call).float().cpu()
-
-
-def _recorded(pipe: Any) -> dict[str, int] | None:
-    """How many units are recorded for the shape, and how many plans are composed of them; None: no CUDA graphs."""
-    graphs = pipe._cached_denoiser.session.shape.graphs
-    return None if graphs is None else graphs.counts
+def _latents(subject: Subject, pipe: Any, **call: Any) -> torch.Tensor:
+    latents: torch.Tensor = draw(subject, pipe, output_type="latent", **call)
+    return latents.float().cpu()

@@ -135,8 +135,8 @@ def _matrix(rows: Sequence[Row]) -> str:
 
 
 def _cell(rows: Sequence[Row], model: str, check: str, place: str) -> str:
-    found = {row.status for row in rows if (row.model, row.check, row.place) == (model, check, place)}
-    return next((_SYMBOLS[status] for status in ("fail", "pass", "missing", "skipped") if status in found), "")
+    statuses = {row.status for row in rows if (row.model, row.check, row.place) == (model, check, place)}
+    return next((_SYMBOLS[status] for status in ("fail", "pass", "missing", "skipped") if status in statuses), "")
 
 
 def _steps(rows: Sequence[Row]) -> str:

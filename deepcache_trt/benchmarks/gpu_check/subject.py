@@ -57,7 +57,7 @@ WORKLOADS = {
 }
 
 
-class Bench:
+class Subject:
     """A model and its engines on one backend; what takes time is made when it is first asked for."""
 
     def __init__(self, *, backend: str, device: str, model: str, store: Store, until: float) -> None:
@@ -207,26 +207,32 @@ def record(engine: Engine) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def draw(bench: Bench, pipe: Any, **call: Any) -> Any:
+def distance(computed: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖computed − expected‖ / ‖expected‖, wherever they are."""
+    computed, expected = computed.float(), expected.float()
+    return float((computed - expected).norm() / expected.norm().clamp(min=1e-20))
+
+
+def draw(subject: Subject, pipe: Any, **call: Any) -> Any:
     """One image of the workload, always from the same seed; `call` is more of what the pipeline takes."""
-    size = bench.workload.pixels
+    size = subject.workload.pixels
     return pipe(
-        **_prompt(bench),
+        **_prompt(subject),
         height=size,
         width=size,
-        num_inference_steps=bench.workload.steps,
+        num_inference_steps=subject.workload.steps,
         generator=torch.Generator().manual_seed(0),
         **call,
     ).images[0]
 
 
-def _prompt(bench: Bench) -> dict[str, Any]:
-    if bench.model == "digits":
+def _prompt(subject: Subject) -> dict[str, Any]:
+    if subject.model == "digits":
         return {"prompt": "a handwritten seven"}
-    width = bench.pipe.unet.config.cross_attention_dim
+    width = subject.pipe.unet.config.cross_attention_dim
     generator = torch.Generator().manual_seed(0)
-    positive, negative = torch.randn((2, 1, PROMPT_TOKENS, width), generator=generator).to(bench.pipe.unet.dtype)
-    return {"prompt_embeds": positive.to(bench.device), "negative_prompt_embeds": negative.to(bench.device)}
+    positive, negative = torch.randn((2, 1, PROMPT_TOKENS, width), generator=generator).to(subject.pipe.unet.dtype)
+    return {"prompt_embeds": positive.to(subject.device), "negative_prompt_embeds": negative.to(subject.device)}
 
 
 def _float(tensors: Tensors) -> Tensors:

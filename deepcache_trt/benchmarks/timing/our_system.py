@@ -1,14 +1,14 @@
 """Ours as one of the systems that are compared: see `systems`."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.timing.systems import Drawing, Picture
-from deepcache_trt.engines.engine import Engine
+from deepcache_trt.pipelines.whole_loop import Run
 from deepcache_trt.progress import quiet_libraries
+from deepcache_trt.runtime.plan import FULL, SHALLOW
 
 
 def ours(
@@ -20,7 +20,8 @@ def ours(
     keep_torch_weights: bool,
     exact: bool = False,
 ) -> Callable[[], dict[str, Any]]:
-    """Our pipeline; beside what all give it has the figures of `_engine_figures`.
+    """Our pipeline; beside what all give it has the figures of `_engine_figures`, and after the
+    first one "capture_seconds" of recording CUDA graphs, where there are any.
 
     Args:
         picture: as a dictionary.
@@ -38,16 +39,15 @@ def ours(
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}
     drawing = Drawing(chosen, DeepCachePipeline, options)
-    runs: dict[str, list[float]] = {}  # of the last call, by variant
+    is_first = True
 
     def draw() -> dict[str, Any]:
-        for seconds in runs.values():
-            seconds.clear()
-        figures = drawing()
-        if not runs:
-            runs.update(_timed_engines(drawing.pipe))
-            return figures | _recording_figures(drawing.pipe)
-        return figures | _engine_figures(drawing.pipe, runs)
+        nonlocal is_first
+        figures, run = drawing(), drawing.pipe.last_run
+        if not is_first:
+            return figures | _engine_figures(run)
+        is_first = False
+        return figures | ({} if run.recorded is None else {"capture_seconds": run.recorded.seconds})
 
     return draw
 
@@ -82,42 +82,16 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     return lambda: {"built": built}
 
 
-def _timed_engines(pipe: Any) -> dict[str, list[float]]:
-    """From now on, the seconds of each run of a variant's engine."""
-    runs: dict[str, list[float]] = {}
-    # What a pipeline says about its last run has no single engine.
-    for variant, engine in pipe._cached_denoiser.first_call.session.engines.items():
-        runs[variant] = []
-        engine.run = _timed(engine, runs[variant])
-    return runs
-
-
-def _recording_figures(pipe: Any) -> dict[str, Any]:
-    """ "capture_seconds" of recording CUDA graphs, where there are any."""
-    graphs = pipe._cached_denoiser.first_call.session.shape.graphs
-    return {} if graphs is None else {"capture_seconds": graphs.recording_seconds}
-
-
-def _timed(engine: Engine, seconds: list[float]) -> Callable[[], None]:
-    run = engine.run
-
-    def timed() -> None:
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-
-    return timed
-
-
-def _engine_figures(pipe: Any, runs: Mapping[str, list[float]]) -> dict[str, Any]:
-    """What the engines did in the last image.
+def _engine_figures(run: Run) -> dict[str, Any]:
+    """What the engines did in one image.
 
     "way", and with "last_run_" before them the pipeline's own account of its seconds; "engines_seconds" of all calls of
     the denoiser; and of each variant how often it ran and the median of its runs.
     """
-    figures: dict[str, Any] = {f"last_run_{name}_seconds": value for name, value in pipe.last_run.seconds.items()}
-    figures |= {"way": pipe.last_run.way, "engines_seconds": sum(sum(seconds) for seconds in runs.values())}
-    for variant, seconds in runs.items():
+    figures: dict[str, Any] = {f"last_run_{name}_seconds": value for name, value in run.seconds.items()}
+    figures |= {"way": run.way, "engines_seconds": sum(map(sum, run.runs.values()))}
+    for variant in (FULL, SHALLOW):
+        seconds = run.runs.get(variant, ())
         figures[f"{variant}_runs"] = len(seconds)
         figures[f"{variant}_seconds"] = statistics.median(seconds) if seconds else None
     return figures

@@ -54,7 +54,9 @@ class Picture:
     prompt: str = "a handwritten seven"
 
 
-def system(factory: Callable[..., Any], picture: Picture, *, name: str, rounds: int, **arguments: Any) -> System:
+def system(
+    factory: Callable[..., Any], picture: Picture, *, name: str, rounds: int, python: str = "", **arguments: Any
+) -> System:
     """A system of this module.
 
     Args:
@@ -62,6 +64,7 @@ def system(factory: Callable[..., Any], picture: Picture, *, name: str, rounds: 
         picture: what it draws.
         name: of the system.
         rounds: images after the first.
+        python: the interpreter of another environment for it; "": this one.
         arguments: of the factory, beside the picture.
     """
     return System(
@@ -69,6 +72,7 @@ def system(factory: Callable[..., Any], picture: Picture, *, name: str, rounds: 
         factory=f"{factory.__module__}:{factory.__name__}",
         arguments={"picture": asdict(picture), **arguments},
         rounds=rounds,
+        python=python,
     )
 
 

@@ -6,6 +6,7 @@ One that fails or dies gives its reason as its result, and the others go on.
 
 import json
 import os
+import re
 import select
 import signal
 import statistics
@@ -29,6 +30,9 @@ _GOODBYE_SECONDS = 20
 
 # Figures of /proc/<pid>/status, in kB: the most that was resident at any moment, and what of it is no file's now.
 _PEAK, _ANONYMOUS = "VmHWM", "RssAnon"
+
+# How processes tell that there was not enough memory, on the host or on a GPU; and how `Worker.prepare` does.
+_NO_MEMORY = re.compile(r"out of memory|OutOfMemory|MemoryError|can't allocate memory|SIGKILL|not started: ", re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,11 @@ class Outcome:
     peak_bytes: int | None = None
     peak_anonymous_bytes: int | None = None
     available_bytes: int | None = None
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether it had too little, or was killed, which is how a host that has none left says so."""
+        return bool(_NO_MEMORY.search(self.error))
 
     def figures(self, name: str) -> list[float]:
         """One figure of each sample, in order; empty where the system did not come through."""
@@ -222,13 +231,13 @@ class Worker:
     def _answer(self, process: "subprocess.Popen[str]") -> str:
         """The next line; "" when the process is gone. Its own children may still hold the pipe then."""
         assert process.stdout is not None
-        there: list[Any] = []
-        while not there and process.poll() is None:
+        readable: list[Any] = []
+        while not readable and process.poll() is None:
             self._look_at_memory(process.pid)
-            there, _, _ = select.select([process.stdout], [], [], _POLL_SECONDS)
+            readable, _, _ = select.select([process.stdout], [], [], _POLL_SECONDS)
         self._look_at_memory(process.pid)
-        there, _, _ = select.select([process.stdout], [], [], 0)
-        return process.stdout.readline() if there else ""
+        readable, _, _ = select.select([process.stdout], [], [], 0)
+        return process.stdout.readline() if readable else ""
 
     def _look_at_memory(self, process: int) -> None:
         try:

@@ -84,7 +84,10 @@ class Drawer:
             self.draw(CacheParams(cache_interval=self._scene.steps, cache_branch_id=branch), 0)
             macs[branch] = macs_of(pipe)
         full = next(iter(macs.values()))[FULL]
-        calls = {name: {kind: count / full for kind, count in found.items()} for name, found in macs.items()}
+        calls = {
+            branch: {variant: count / full for variant, count in by_variant.items()}
+            for branch, by_variant in macs.items()
+        }
         return Costs(
             unit=MACS,
             whole=full * self._scene.steps / len(self._scene.prompts),

@@ -15,26 +15,26 @@ from deepcache_trt.runtime.plan_file import PlanFile
 PLOT = "plot"
 
 
-def plan_file(found: Search, *, model: str, steps: int, costs: Costs) -> PlanFile:
+def plan_file(search: Search, *, model: str, steps: int, costs: Costs) -> PlanFile:
     """The best plan, and what it was found for."""
     about = {
         "model": model,
         "steps": steps,
-        "cost": round(found.best.cost, 4),
+        "cost": round(search.best.cost, 4),
         "cost_of": f"{costs.unit} over those of the uncached image",
-        "error": round(found.best.error, 5),
+        "error": round(search.best.error, 5),
         "found_by": "deepcache-trt tune",
     }
-    return PlanFile(params=found.best.params, about=about)
+    return PlanFile(params=search.best.params, about=about)
 
 
-def record(found: Search, costs: Costs, checked: Mapping[str, Checked]) -> dict[str, Any]:
+def record(search: Search, costs: Costs, checked: Mapping[str, Checked]) -> dict[str, Any]:
     """For JSON."""
     calls = [{"branch": branch, "forecast": forecast, **calls} for (branch, forecast), calls in costs.calls.items()]
     return {
         "costs": {"unit": costs.unit, "uncached_image": costs.whole, "calls_over_a_full_one": calls},
-        **asdict(found),
-        "checked": {name: asdict(one) for name, one in checked.items()},
+        **asdict(search),
+        "checked": {name: asdict(plan) for name, plan in checked.items()},
     }
 
 
@@ -44,18 +44,18 @@ def table(checked: Mapping[str, Checked], unit: str) -> tuple[list[str], list[li
     lines = [
         [
             name,
-            in_words(one.params),
-            f"{one.cost:.1%}",
-            f"{_mean(one.errors):.4f}",
-            f"{sorted(one.loop_seconds)[len(one.loop_seconds) // 2]:.3g}",
+            in_words(plan.params),
+            f"{plan.cost:.1%}",
+            f"{_mean(plan.errors):.4f}",
+            f"{sorted(plan.loop_seconds)[len(plan.loop_seconds) // 2]:.3g}",
         ]
-        for name, one in checked.items()
+        for name, plan in checked.items()
     ]
     return header, lines
 
 
 def page(
-    found: Search,
+    search: Search,
     checked: Mapping[str, Checked],
     *,
     title: str,
@@ -66,12 +66,12 @@ def page(
 ) -> str:
     """The page of one search."""
     header, lines = table(checked, unit)
-    considered, drawn = found.considered
-    front = [[in_words(one.params), f"{one.cost:.1%}", f"{one.error:.4f}"] for one in found.front]
+    considered, drawn = search.considered
+    front = [[in_words(result.params), f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
     sections = [
         f"# {title}",
         f"Written by `{command}`.",
-        f"The budget is {found.budget:.1%} of the uncached {unit}. Of {considered} plans, {drawn} were drawn from all "
+        f"The budget is {search.budget:.1%} of the uncached {unit}. Of {considered} plans, {drawn} were drawn from all "
         "seeds. *Error* is the distance of the final latents from the uncached ones over their norm, the mean over "
         "seeds.",
         "## On seeds that nothing was chosen by",
@@ -85,13 +85,13 @@ def page(
     return "\n\n".join(sections) + "\n"
 
 
-def save_plot(found: Search, path: Path, *, title: str, unit: str) -> str:
+def save_plot(search: Search, path: Path, *, title: str, unit: str) -> str:
     """Plot the front beside plain reuse; returns why it was not, with the cure, or "" where it was."""
-    _, absent = available({PLOT: lambda: _save_plot(found, path, title=title, unit=unit)})
+    _, absent = available({PLOT: lambda: _save_plot(search, path, title=title, unit=unit)})
     return absent.get(PLOT, "")
 
 
-def _save_plot(found: Search, path: Path, *, title: str, unit: str) -> None:
+def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -99,12 +99,18 @@ def _save_plot(found: Search, path: Path, *, title: str, unit: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     looks: tuple[tuple[str, Sequence[Result], dict[str, Any]], ...] = (
-        ("plain reuse, by its interval", _lowest(found.reuse), {"color": "#888888", "marker": "o", "linestyle": "--"}),
-        ("best plans", found.front, {"color": "#1a5fb4", "marker": "s", "drawstyle": "steps-post"}),
+        ("plain reuse, by its interval", _lowest(search.reuse), {"color": "#888888", "marker": "o", "linestyle": "--"}),
+        ("best plans", search.front, {"color": "#1a5fb4", "marker": "s", "drawstyle": "steps-post"}),
     )
     for name, results, look in looks:
-        axes.plot([100 * one.cost for one in results], [one.error for one in results], label=name, markersize=4, **look)
-    for result in _lowest(found.reuse):
+        axes.plot(
+            [100 * result.cost for result in results],
+            [result.error for result in results],
+            label=name,
+            markersize=4,
+            **look,
+        )
+    for result in _lowest(search.reuse):
         axes.annotate(
             str(result.params.cache_interval),
             (100 * result.cost, result.error),
@@ -113,15 +119,15 @@ def _save_plot(found: Search, path: Path, *, title: str, unit: str) -> None:
             fontsize=9,
             color="#666666",
         )
-    axes.axvline(100 * found.budget, color="#c01c28", linewidth=1, linestyle=":", label="budget")
+    axes.axvline(100 * search.budget, color="#c01c28", linewidth=1, linestyle=":", label="budget")
     axes.plot(
-        [100 * found.best.cost],
-        [found.best.error],
+        [100 * search.best.cost],
+        [search.best.error],
         color="#c01c28",
         marker="*",
         markersize=14,
         linestyle="",
-        label=f"chosen: {in_words(found.best.params)}",
+        label=f"chosen: {in_words(search.best.params)}",
     )
     axes.set(
         title=title,
@@ -137,7 +143,7 @@ def _save_plot(found: Search, path: Path, *, title: str, unit: str) -> None:
 
 def _lowest(results: Sequence[Result]) -> list[Result]:
     """Of those of one cost the best, from the cheapest on."""
-    best = {round(one.cost, 6): one for one in sorted(results, key=lambda one: -one.error)}
+    best = {round(result.cost, 6): result for result in sorted(results, key=lambda result: -result.error)}
     return [best[cost] for cost in sorted(best)]
 
 

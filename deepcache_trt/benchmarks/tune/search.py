@@ -86,7 +86,7 @@ ErrorOf = Callable[[CacheParams, int], float]
 
 def candidates(steps: int, branches: Sequence[int]) -> list[CacheParams]:
     """Everything that is considered, each plan once."""
-    found: dict[Any, CacheParams] = {}
+    distinct: dict[Any, CacheParams] = {}
     for kind in _kinds(steps, branches):
         for interval in INTERVALS:
             params = replace(kind, cache_interval=interval)
@@ -95,8 +95,8 @@ def candidates(steps: int, branches: Sequence[int]) -> list[CacheParams]:
             except DeepCacheError:  # a schedule that has no such number of distinct steps
                 continue
             branch = params.cache_branch_id if SHALLOW in plan.variants else branches[0]
-            found.setdefault((branch, plan), replace(params, cache_branch_id=branch))
-    return list(found.values())
+            distinct.setdefault((branch, plan), replace(params, cache_branch_id=branch))
+    return list(distinct.values())
 
 
 def _kinds(steps: int, branches: Sequence[int]) -> Iterator[CacheParams]:
@@ -120,13 +120,13 @@ def kind_of(params: CacheParams) -> CacheParams:
     return replace(params, cache_interval=1)
 
 
-def within(budget: float, found: Iterable[CacheParams], costs: Costs, steps: int) -> list[CacheParams]:
+def within(budget: float, plans: Iterable[CacheParams], costs: Costs, steps: int) -> list[CacheParams]:
     """Of each kind the most faithful that the budget buys: the shortest interval.
 
     Raises:
         DeepCacheError: nothing is as cheap as that.
     """
-    everything = [(costs.share(params, steps), params) for params in found]
+    everything = [(costs.share(params, steps), params) for params in plans]
     best: dict[CacheParams, tuple[float, CacheParams]] = {}
     for cost, params in everything:
         kind = kind_of(params)
@@ -142,30 +142,30 @@ def within(budget: float, found: Iterable[CacheParams], costs: Costs, steps: int
 
 
 def halve(
-    found: Sequence[CacheParams], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
+    plans: Sequence[CacheParams], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
 ) -> dict[CacheParams, tuple[float, ...]]:
     """Successive halving: all are drawn from the first seed, and with every rung fewer from twice as many.
 
     Returns:
         The errors of the last ones for all seeds, the best first.
     """
-    errors: dict[CacheParams, tuple[float, ...]] = dict.fromkeys(found, ())
+    errors: dict[CacheParams, tuple[float, ...]] = dict.fromkeys(plans, ())
     done = 0
     while done < len(seeds):
         rung = seeds[done : max(1, 2 * done)]
         tell(f"{len(errors)} candidates, seeds {', '.join(map(str, rung))}")
-        errors = {one: (*before, *(error_of(one, seed) for seed in rung)) for one, before in errors.items()}
+        errors = {plan: (*before, *(error_of(plan, seed) for seed in rung)) for plan, before in errors.items()}
         done += len(rung)
-        ranked = sorted(errors, key=lambda one: statistics.mean(errors[one]))
+        ranked = sorted(errors, key=lambda plan: statistics.mean(errors[plan]))
         left = max(_FINALISTS, round(_KEPT * len(ranked))) if done < len(seeds) else len(ranked)
-        errors = {one: errors[one] for one in ranked[:left]}
+        errors = {plan: errors[plan] for plan in ranked[:left]}
     return errors
 
 
 def pareto(results: Iterable[Result]) -> list[Result]:
     """Those than which none is both cheaper and better, from the cheapest on."""
     front: list[Result] = []
-    for result in sorted(results, key=lambda one: (one.cost, one.error)):
+    for result in sorted(results, key=lambda result: (result.cost, result.error)):
         if not front or result.error < front[-1].error:
             front.append(result)
     return front
@@ -222,15 +222,15 @@ def search(
     """
     everything = candidates(steps, branches)
     drawn = halve(within(budget, everything, costs, steps), error_of, seeds, tell)
-    finalists = [Result(params=one, cost=costs.share(one, steps), errors=errors) for one, errors in drawn.items()]
+    finalists = [Result(params=plan, cost=costs.share(plan, steps), errors=errors) for plan, errors in drawn.items()]
     kinds = dict.fromkeys([kind_of(DEFAULT), *(kind_of(result.params) for result in finalists)][: _SWEPT + 1])
-    swept = [one for one in everything if kind_of(one) in kinds and one not in drawn]
+    swept = [plan for plan in everything if kind_of(plan) in kinds and plan not in drawn]
     tell(f"{len(swept)} more for the front")
     results = [
         *finalists,
         *(
-            Result(params=one, cost=costs.share(one, steps), errors=tuple(error_of(one, seed) for seed in seeds))
-            for one in swept
+            Result(params=plan, cost=costs.share(plan, steps), errors=tuple(error_of(plan, seed) for seed in seeds))
+            for plan in swept
         ),
     ]
     return Search(

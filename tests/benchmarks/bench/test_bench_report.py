@@ -25,11 +25,16 @@ CACHED = Cell(pixels=512, batch=8, params=interval_params(5, 0))
 ALLOWED = 100 * 50 / (10 * 100 + 40 * 10)
 
 
+def result(*about: Any, **changes: Any) -> Figures:
+    """What a made-up record says; see `bench_records.record`."""
+    return Figures(record(*about, **changes))
+
+
 # Figures.
 
 
 def test_a_speed_up_is_over_the_plain_column_and_the_packages_over_that_of_diffusers() -> None:
-    figures = Figures(record())
+    figures = result()
     assert figures.speedup(CACHED, OURS) == pytest.approx(8 / 2)
     assert figures.speedup(CACHED, PACKAGE) == pytest.approx(12 / 4)
     assert figures.median(WHOLE, PACKAGE) == 12
@@ -37,14 +42,14 @@ def test_a_speed_up_is_over_the_plain_column_and_the_packages_over_that_of_diffu
 
 
 def test_the_share_is_that_of_the_loop_in_what_operations_allow() -> None:
-    figures = Figures(record())
+    figures = result()
     assert figures.allowed(CACHED) == pytest.approx(ALLOWED)
     assert figures.share(CACHED, OURS) == pytest.approx((7 / 1) / ALLOWED)
     assert figures.allowed(WHOLE) is None
 
 
 def test_a_margin_is_of_the_same_cell_and_its_spread_that_of_the_rounds() -> None:
-    found = {(margin.cell, margin.peer): margin.ratio for margin in Figures(record()).margins}
+    found = {(margin.cell, margin.peer): margin.ratio for margin in result().margins}
     assert {peer for cell, peer in found if cell == WHOLE} == {EAGER, COMPILED}
     assert found[CACHED, PACKAGE].median == pytest.approx(2)
     assert len(found) == 2 + 1 + 1
@@ -58,7 +63,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_the_table_has_the_published_layout_with_operations_and_published_figures_beside() -> None:
-    text = lines(markdown(record()))
+    text = lines(markdown(result()))
     assert "| pixels | batch |  | plain | I=3 B=0 | I=5 B=0 |" in text
     assert "| 512 | 8 | ours (openvino) | 8 s, 31.2 dB | 3.2 s, 2.50×, 31.2 dB | 2 s, 4.00×, 31.2 dB |" in text
     assert "| 512 | 8 | DeepCache package (plain: diffusers) | 12 s | 6 s, 2.00× | 4 s, 3.00× |" in text
@@ -69,14 +74,14 @@ def test_the_table_has_the_published_layout_with_operations_and_published_figure
 
 @pytest.mark.parametrize("changed", [{"model": "sd15"}, {"steps": 49}])
 def test_only_the_same_model_and_steps_have_a_published_figure(changed: dict[str, Any]) -> None:
-    text = markdown(record(settings=replace(SETTINGS, **changed)))
+    text = markdown(result(settings=replace(SETTINGS, **changed)))
     assert "A5000" not in text
 
 
 @pytest.mark.parametrize(("device", "hardware"), [("cpu", "A made-up CPU, 2 threads"), ("cuda", "A made-up GPU")])
 def test_a_report_names_the_hardware_that_it_was_measured_on(device: str, hardware: str) -> None:
     environment = {**ENVIRONMENT, "GPU": "A made-up GPU"}
-    text = lines(markdown(record(settings=replace(SETTINGS, device=device), environment=environment)))
+    text = lines(markdown(result(settings=replace(SETTINGS, device=device), environment=environment)))
     assert text[0] == f"## sd21 on {hardware}"
     assert "`deepcache-trt bench --preset made-up`, 2030-01-01 00:00 UTC to 2030-01-01 00:10 UTC" in text[2]
 
@@ -92,11 +97,11 @@ def test_a_report_names_the_hardware_that_it_was_measured_on(device: str, hardwa
     ],
 )
 def test_the_verdict_is_that_of_every_cell(ours: float, verdict: str) -> None:
-    assert verdict in markdown(record({**SECONDS, "I=5 B=0": {OURS: ours, PACKAGE: 4.0}}))
+    assert verdict in markdown(result({**SECONDS, "I=5 B=0": {OURS: ours, PACKAGE: 4.0}}))
 
 
 def test_parts_of_a_call_and_its_memory_have_a_line_each() -> None:
-    text = lines(markdown(record()))
+    text = lines(markdown(result()))
     header = next(line for line in text if "first call, s" in line)
     assert "capture" not in header  # there is no GPU whose graphs could have been recorded
     assert (
@@ -118,13 +123,13 @@ def test_parts_of_a_call_and_its_memory_have_a_line_each() -> None:
     ],
 )
 def test_what_failed_says_so_in_its_cell_and_why_below(error: str, verdict: str) -> None:
-    text = lines(markdown(record(errors={("I=5 B=0", PACKAGE): error})))
+    text = lines(markdown(result(errors={("I=5 B=0", PACKAGE): error})))
     assert f"| 512 | 8 | DeepCache package (plain: diffusers) | 12 s | 6 s, 2.00× | {verdict} |" in text
     assert f"- 512 px, batch 8, I=5 B=0, DeepCache package: {error}" in text
 
 
 def test_an_unfinished_grid_says_how_much_is_missing() -> None:
-    unfinished = record({"plain": SECONDS["plain"]})
+    unfinished = result({"plain": SECONDS["plain"]})
     text = markdown(unfinished)
     assert "**2 of 3 cells are not measured yet.**" in text
     assert "| 512 | 8 | ours (openvino) | 8 s, 31.2 dB |  |  |" in lines(text)
@@ -134,7 +139,7 @@ def test_an_unfinished_grid_says_how_much_is_missing() -> None:
 
 
 def test_a_slower_machine_changes_seconds_and_neither_speed_ups_nor_margins() -> None:
-    text = compare(record(factor=1.25), record())
+    text = compare(result(factor=1.25), result())
     assert "Differ: seconds by at most 25.0 %; speed-up over plain by at most 0.0 %; " in text
     assert "| 512 px, batch 8, I=5 B=0 | ours (openvino) | 1.250 | 1.000 |  |" in lines(text)
     assert "| 512 px, batch 8, I=5 B=0 | DeepCache package | 1.250 | 1.000 | 1.000 |" in lines(text)
@@ -142,7 +147,7 @@ def test_a_slower_machine_changes_seconds_and_neither_speed_ups_nor_margins() ->
 
 
 def test_other_hardware_is_told() -> None:
-    text = compare(record(environment={**ENVIRONMENT, "CPU": "Another CPU"}), record())
+    text = compare(result(environment={**ENVIRONMENT, "CPU": "Another CPU"}), result())
     assert "**Not the same hardware:** CPU A made-up CPU, 2 threads → Another CPU." in text
 
 
@@ -156,7 +161,7 @@ def test_other_hardware_is_told() -> None:
 )
 def test_results_of_different_things_are_not_compared(settings: Settings, seconds: Any, message: str) -> None:
     with pytest.raises(DeepCacheError, match=message):
-        compare(record(seconds, settings=settings), record())
+        compare(result(seconds, settings=settings), result())
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -170,7 +175,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(tmp_path
 
 def test_more_repeats_and_fewer_systems_may_be_compared() -> None:
     changed = replace(SETTINGS, repeats=9, systems=("ours",))
-    assert "by at most 0.0 %" in compare(record(settings=changed), record())
+    assert "by at most 0.0 %" in compare(result(settings=changed), result())
 
 
 # The chart.
@@ -178,7 +183,7 @@ def test_more_repeats_and_fewer_systems_may_be_compared() -> None:
 
 def test_the_chart_names_cells_systems_figures_and_hardware(tmp_path: Path) -> None:
     chart = tmp_path / "new" / "chart.svg"
-    bench_chart.draw(record(), chart)
+    bench_chart.draw(result(), chart)
     text = chart.read_text(encoding="utf-8")
     for shown in ("512 px, batch 8", "plain", "I=3 B=0", "I=5 B=0", OURS, COMPILED, "A made-up CPU", ">3.2<", ">12<"):
         assert shown in text
@@ -189,7 +194,7 @@ def test_a_chart_of_many_rows_with_failures_is_a_picture(tmp_path: Path) -> None
 
     chart = tmp_path / "chart.png"
     settings = replace(SETTINGS, sizes=(256, 512), batches=(8, 4))
-    bench_chart.draw(record(settings=settings, errors={("plain", COMPILED): "out of memory"}), chart)
+    bench_chart.draw(result(settings=settings, errors={("plain", COMPILED): "out of memory"}), chart)
     with Image.open(chart) as image:
         assert image.width > image.height > 600
 
@@ -208,10 +213,10 @@ def test_what_cannot_be_drawn_is_refused_with_the_cure(monkeypatch: pytest.Monke
 def test_the_page_has_what_was_measured_and_the_arithmetic() -> None:
     macs = {name: Macs(weights=count, attention=1) for name, count in (("full", 40), ("shallow", 10))}
     counts = {(pixels, branch): macs for pixels in (512, 768, 1024) for branch in (0, 1)}
-    text = page([record()], counts, chart="chart.svg")
+    text = page([result()], counts, chart="chart.svg")
     assert "](chart.svg)" in text
     assert "÷ another" not in text
-    assert "how many times as long as ours by at most 0.0 %" in page([record()], counts, earlier=record(factor=1.25))
+    assert "how many times as long as ours by at most 0.0 %" in page([result()], counts, earlier=result(factor=1.25))
     assert text.startswith("# Benchmarks\n")
     assert "\n## sd21 on A made-up CPU, 2 threads\n" in text
     assert "\n## What arithmetic allows in the published table\n" in text

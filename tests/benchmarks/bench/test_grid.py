@@ -7,19 +7,10 @@ from typing import Any
 import pytest
 
 from deepcache_trt.benchmarks.bench import published
-from deepcache_trt.benchmarks.bench.grid import (
-    PLAIN,
-    PRESETS,
-    SYSTEMS,
-    Cell,
-    cell_from,
-    differences,
-    interval_params,
-    minutes,
-    preset,
-    settings_from,
-    settings_of,
-)
+from deepcache_trt.benchmarks.bench.compare import differences
+from deepcache_trt.benchmarks.bench.grid import PLAIN, SYSTEMS, Cell, cell_from, interval_params, settings_from
+from deepcache_trt.benchmarks.bench.measure import duration
+from deepcache_trt.benchmarks.bench.presets import PRESETS, preset, settings_of
 from deepcache_trt.errors import BackendError, DeepCacheError, UnknownNameError
 from deepcache_trt.runtime.plan import CacheParams
 
@@ -130,4 +121,4 @@ def test_a_cell_has_the_published_heading_and_costs_less_the_more_it_caches() ->
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (41, "41 s"), (100, "2 min"), (3000, "50 min")])
 def test_a_duration_is_told_roughly(seconds: float, told: str) -> None:
-    assert minutes(seconds) == told
+    assert duration(seconds) == told

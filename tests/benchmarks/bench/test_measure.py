@@ -23,6 +23,7 @@ from deepcache_trt.benchmarks.bench.stage import Stage
 from deepcache_trt.benchmarks.timing import our_system, systems
 from deepcache_trt.benchmarks.timing.seeded import random_pipeline
 from deepcache_trt.benchmarks.timing.systems import Picture
+from deepcache_trt.benchmarks.timing.turns import Outcome
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, DeepCacheError
 from deepcache_trt.models.catalogue import resolve
@@ -106,7 +107,7 @@ def test_what_fails_is_a_result_of_its_cell_and_the_rest_is_measured(
     assert titles(record) == CELLS
     first = {outcome["name"]: outcome for outcome in record["cells"][0]["outcomes"]}
     assert first["other"]["error"] == error
-    assert bench.is_out_of_memory(bench.Outcome(name="other", error=error)) is is_memory
+    assert Outcome(name="other", error=error).is_out_of_memory is is_memory
     assert record["cells"][0]["alone"] == (["other"] if is_memory else [])
     assert len(first["diffusers"]["samples"]) == 2
     assert [outcome["error"] for entry in record["cells"][1:] for outcome in entry["outcomes"]] == [""] * 6

@@ -1,11 +1,13 @@
 """What a generation is said to hold is what a session holds."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepcache_trt.benchmarks.counting.memory import Held, generation, held_by, main, table
+from deepcache_trt.benchmarks.counting.memory import Held, generation, held_by, table
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.errors import DeepCacheError, ShapeError, UnknownNameError
 from deepcache_trt.models.architecture import CallForm
@@ -78,8 +80,9 @@ def test_a_column_for_each_generation() -> None:
 
 
 @pytest.mark.slow
-def test_what_the_readme_says_of_stable_video_diffusion(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--model", "svd", "--size", "576x1024", "--frames", "14", "25"])
-    printed = capsys.readouterr().out.splitlines()
+def test_what_the_readme_says_of_stable_video_diffusion() -> None:
+    options = ["--model", "svd", "--size", "576x1024", "--frames", "14", "25"]
+    command = [sys.executable, "-m", "deepcache_trt.benchmarks.memory", *options]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert "| unet: tap_0 | 165.2 | 294.9 |" in printed
     assert "| **all** | 3,431.1 | 3,605.5 |" in printed

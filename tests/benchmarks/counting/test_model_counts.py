@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from deepcache_trt.benchmarks.counting import model_counts as module
 from deepcache_trt.benchmarks.counting.macs import count_macs
-from deepcache_trt.benchmarks.counting.model_counts import per_step, profile_of
+from deepcache_trt.benchmarks.counting.model_counts import count_model, per_step
 from deepcache_trt.benchmarks.counting.model_report import markdown
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.graphs import GRAPH, graph_artefact
@@ -170,13 +170,13 @@ def test_what_has_no_answer_is_refused_before_anything_is_exported(
     monkeypatch.setattr(module, "onnx_from_config", exported)
     asked = {"dtype": "float16", "size": None, "batch": 1, "tokens": None, "branches": [0], **changes}
     with pytest.raises(error or InterruptedError, match=message or "exporting"):
-        profile_of(model, **asked, store=Store(tmp_path), progress=logged)
+        count_model(model, **asked, store=Store(tmp_path), progress=logged)
 
 
 def test_a_folder_without_a_denoiser_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(CheckpointError, match="neither a unet nor a transformer"):
-        profile_of(
+        count_model(
             str(tmp_path),
             dtype="float16",
             size=None,

@@ -1,0 +1,101 @@
+"""`deepcache-trt build`: engines ahead of time."""
+
+from typing import Annotated, Any
+
+import typer
+
+from deepcache_trt.commands.options import (
+    AllowPickle,
+    Backend,
+    Branch,
+    Dtype,
+    Model,
+    Offline,
+    RandomWeights,
+    Revision,
+    StoreFolder,
+    WeightsVariant,
+)
+from deepcache_trt.errors import DeepCacheError
+
+
+def build(
+    model: Model,
+    backend: Backend = "auto",
+    branch: Branch = 0,
+    dtype: Dtype = None,
+    component: Annotated[
+        list[str] | None, typer.Option(help="unet, vae, text_encoder, …; may be repeated. [default: all]")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Compute capability of a GPU elsewhere, as sm86 (an A5000); tensorrt-rtx only.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pixels that TensorRT builds for: 1024, 768x1024 (height x width), 512-1024; repeatable. "
+            "[default: the model's]"
+        ),
+    ] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Images of one call that it builds for: 1, 1-4; repeatable. [default: 1]")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Let TensorRT's engines take other weights, for LoRAs.")
+    ] = False,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Of TensorRT's builder. [default: TensorRT's]")
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB of scratch memory that TensorRT may use. [default: all]")
+    ] = None,
+    store: StoreFolder = None,
+    random_weights: RandomWeights = False,
+    revision: Revision = None,
+    variant: WeightsVariant = None,
+    offline: Offline = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Build a model's engines ahead of time.
+
+    Those are the full and the shallow one, and those of the VAE and the text encoders. What the store has already is
+    not built again.
+    """
+    from deepcache_trt.builder.engines import build_variants
+    from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
+    from deepcache_trt.builder.shapes import shapes_from_text
+    from deepcache_trt.builder.target import Target
+    from deepcache_trt.engines import backends
+    from deepcache_trt.engines.backend import BuildOptions
+    from deepcache_trt.engines.store import Store, default_root
+    from deepcache_trt.progress import quiet_libraries, shown
+
+    quiet_libraries()
+    device = backends.best_device(backend) if target is None else "cuda"
+    chosen = Target(
+        backend=backends.resolve(backend, device) if target is None else backends.resolve_ahead(backend, target),
+        store=Store(store or default_root()),
+        shapes=shapes_from_text(size or (), batch or ()),
+        capability=target,
+        options=BuildOptions(
+            optimization_level=optimization_level,
+            workspace_bytes=None if workspace is None else int(workspace * 2**30),
+            refittable=refit,
+        ),
+    )
+    given: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
+    given |= {"--optimization-level": optimization_level, "--workspace": workspace}
+    ignored = [option for option, value in given.items() if value is not None]
+    if ignored and not chosen.backend.compiled:
+        raise DeepCacheError(f"backend '{chosen.backend}' takes every shape as it is; leave {', '.join(ignored)} out")
+    dtype, parts = backends.dtype_or_default(dtype, device), component or ()
+    if random_weights:
+        components = random_components(model, dtype=dtype, parts=parts)
+    else:
+        source = ModelSource(
+            model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle
+        )
+        components = find_components(source, dtype=dtype, parts=parts)
+    for part in components:
+        for name, artefact in build_variants(part, branch, chosen, progress=shown).items():
+            typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.dtype}) in {artefact.folder}")
