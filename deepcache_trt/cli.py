@@ -10,7 +10,7 @@ import typer
 from deepcache_trt import __version__
 from deepcache_trt.errors import DeepCacheError
 
-# Every command as it is typed, and its file in `commands`, whose function of the same name it is.
+# Every command as it is typed, and its module in `commands`, whose function of the same name it is.
 COMMANDS = {
     "build": "build",
     "generate": "generate",
@@ -22,8 +22,8 @@ COMMANDS = {
     "reuse": "reuse",
     "inspect": "inspect",
     "doctor": "doctor",
-    "check cpu": "check_cpu",
-    "check gpu": "check_gpu",
+    "check cpu": "check.cpu",
+    "check gpu": "check.gpu",
 }
 
 # The first word of those that have two.
@@ -48,9 +48,10 @@ def _app() -> typer.Typer:
     for name, about in GROUPS.items():
         groups[name] = typer.Typer(help=about)
         app.add_typer(groups[name], name=name)
-    for typed, file in COMMANDS.items():
+    for typed, path in COMMANDS.items():
         group, _, name = typed.rpartition(" ")
-        groups[group].command(name)(getattr(import_module(f"deepcache_trt.commands.{file}"), file))
+        module = import_module(f"deepcache_trt.commands.{path}")
+        groups[group].command(name)(getattr(module, path.rpartition(".")[2]))
     return app
 
 

@@ -4,6 +4,7 @@ The model is built from its *config* on fake tensors, so tracing needs no weight
 stay initializers without data, named as in the state dict; `export.weights` points them into a checkpoint.
 """
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir
-import onnxscript.optimizer
-import sympy
 import torch
-from onnx_ir.passes import common as passes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.export.tidy import tidy
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.registry import architecture_of
@@ -28,12 +27,6 @@ from deepcache_trt.tensors import TensorSpec, resolve_dim
 # Latents of 512 are images of 4096 pixels.
 MAX_LATENT_SIZE = 512
 MAX_SEQUENCE = 4096
-
-# The location of a weight before `weights.bind` has given it one.
-UNBOUND = "unbound"
-
-# Enough for shape arithmetic and the timestep's frequency table, too little for a weight.
-_FOLD_LIMIT = 1024
 
 
 def model_from_config(model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -101,11 +94,7 @@ def onnx_from_config(
     with progress("translating to ONNX"), _quiet():
         graph = _translate(exported, model)
     with progress("optimizing the graph"), _quiet():
-        _read_sizes_off_first_inputs(graph, architecture)
-        _optimize(graph)
-        _name_axes(graph, architecture)
-        _give_buffers(graph, model, config, dtype)
-        _leave_weights_out(graph)
+        tidy(graph, architecture, _buffers_of(model, config, dtype))
     return graph
 
 
@@ -183,109 +172,31 @@ def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -
     return graph
 
 
-def _read_sizes_off_first_inputs(model: onnx_ir.Model, architecture: Architecture) -> None:
-    """Take every size from the first input that has its axis; torch takes any, and each cut would keep it."""
-    specs = dict(zip(model.graph.inputs, architecture.inputs, strict=True))
-    first: dict[str | int, tuple[onnx_ir.Value, int]] = {}
-    for value, spec in specs.items():
-        for position, dim in enumerate(spec.shape):
-            first.setdefault(dim, (value, position))
-    for node in list(model.graph):
-        read = node.inputs[0] if node.op_type == "Shape" else None
-        if read not in specs:
-            continue
-        start, end = (node.attributes.get_int(name, 0) for name in ("start", "end"))
-        if end != start + 1:
-            continue  # several sizes: a reshape of this very input
-        axis, _, divisor = str(specs[read].shape[start]).partition("/")
-        if axis not in first:
-            continue  # a multiple, as of a control image, which nothing else is measured by
-        value, position = first[axis]
-        nodes = [onnx_ir.node("Shape", [value], {"start": position, "end": position + 1})]
-        if divisor:
-            by = onnx_ir.node("Constant", [], {"value_ints": [int(divisor)]})
-            nodes += [by, onnx_ir.node("Div", [nodes[0].outputs[0], by.outputs[0]])]
-        model.graph.insert_before(node, nodes)
-        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
+def _buffers_of(fake: Any, config: Mapping[str, Any], dtype: str) -> Callable[[str], torch.Tensor | None]:
+    """The values of non-persistent buffers, from a model of this config that has them, which is made when it is needed.
 
-
-def _optimize(model: onnx_ir.Model) -> None:
-    """Fold and clean; the pattern rewriter of `optimize_ir` is left out, which takes minutes on SDXL for few nodes."""
-    passes.InlinePass()(model)
-    onnxscript.optimizer.fold_constants(
-        model, onnx_shape_inference=True, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
-    )
-    for clean in (
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.ClearMetadataAndDocStringPass(),
-    ):
-        clean(model)
-
-
-def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
-    """Name inputs and outputs, and write every symbolic shape in terms of batch, height, width and sequence."""
-    known: dict[sympy.Symbol, sympy.Expr] = {}
-    for value, spec in zip(model.graph.inputs, architecture.inputs, strict=True):
-        value.name = spec.name
-        for dim, axis in zip(value.shape or (), spec.shape, strict=True):
-            if isinstance(axis, str) and axis.isidentifier() and not isinstance(dim, int):
-                traced = sympy.sympify(dim.value)
-                (symbol,) = traced.free_symbols
-                known[symbol] = sympy.solve(traced - sympy.Symbol(axis, integer=True, positive=True), symbol)[0]
-    names = [*(spec.name for spec in architecture.outputs), *(tap.name for tap in architecture.taps)]
-    for value, name in zip(model.graph.outputs, names, strict=True):
-        value.name = name
-    renamed: dict[str, str | int] = {}
-    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    for value in values:
-        if value.shape is not None:
-            value.shape = onnx_ir.Shape([_rename(dim, known, renamed) for dim in value.shape])
-
-
-def _rename(
-    dim: int | onnx_ir.SymbolicDim, known: Mapping[sympy.Symbol, sympy.Expr], renamed: dict[str, str | int]
-) -> int | str | None:
-    if isinstance(dim, int) or dim.value is None:
-        return dim if isinstance(dim, int) else None
-    if dim.value not in renamed:
-        expression = sympy.simplify(sympy.sympify(dim.value).subs(known))
-        renamed[dim.value] = int(expression) if expression.is_Integer else str(expression)
-    return renamed[dim.value]
-
-
-def _give_buffers(graph: onnx_ir.Model, fake: Any, config: Mapping[str, Any], dtype: str) -> None:
-    """Store the values of non-persistent buffers, which no checkpoint has, in the graph."""
+    What is returned raises UnsupportedError for a name that no checkpoint and no buffer has.
+    """
     stored = set(fake.state_dict())
-    initializers = graph.graph.initializers
-    missing = [name for name, value in initializers.items() if value.const_value is None and name not in stored]
-    if not missing:
-        return
-    from accelerate import init_empty_weights
 
-    with init_empty_weights(include_buffers=False):
-        buffers = dict(model_from_config(type(fake), config).named_buffers())
-    for name in missing:
-        if name not in buffers:
+    @functools.cache
+    def real() -> dict[str, torch.Tensor]:
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            return dict(model_from_config(type(fake), config).named_buffers())
+
+    def buffer(name: str) -> torch.Tensor | None:
+        if name in stored:
+            return None
+        if name not in real():
             raise UnsupportedError(
                 f"the graph reads {name!r}, which is in no checkpoint and no buffer of {type(fake).__name__}"
             )
-        buffer = buffers[name].to(getattr(torch, dtype)) if buffers[name].is_floating_point() else buffers[name]
-        initializers[name].const_value = onnx_ir.tensor(buffer.numpy(), name=name)
+        value = real()[name]
+        return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
 
-
-def _leave_weights_out(graph: onnx_ir.Model) -> None:
-    """Declare every weight as external data that is nowhere yet: name, dtype and shape are what the graph knows."""
-    for name, value in graph.graph.initializers.items():
-        if value.const_value is None:
-            assert value.shape is not None
-            assert value.dtype is not None
-            value.const_value = onnx_ir.ExternalTensor(
-                UNBOUND, 0, 0, value.dtype, shape=value.shape, name=name, base_dir=""
-            )
+    return buffer
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from deepcache_trt.errors import CheckpointError
-from deepcache_trt.export.trace import UNBOUND
+from deepcache_trt.export.tidy import UNBOUND
 
 # safetensors' names of dtypes, and those of ONNX.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}

@@ -6,9 +6,7 @@ real scheduler agreed with it on a non-linear model. The alternative to a table 
 `NoTable` says why.
 """
 
-import copy
 import hashlib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,30 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.overrides import TorchFunctionMode
 
-from deepcache_trt.errors import first_line
 from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
+from deepcache_trt.runtime.trial_run import SAME_AT_EVERY_CALL, RefusedError, Symbols, TrialRun, accepted_arguments
 
 # The largest difference from the real scheduler in the sample of one call, over the largest value of that sample, both
 # in float32. It is passed where a step is enormous, as Euler's first one from σ = 4096 if there are few: of what
 # diffusers makes there, the last digits are chance.
 TOLERANCE = 5e-6
 
-# What a pipeline passes to `step` at every call alike; any other argument may change from call to call.
-_SAME_AT_EVERY_CALL = {"eta", "use_clipped_model_output"}
-
 # No scheduler but those that correct a sample of their own (see `_without_tail`) remembers more calls than this.
 _LONGEST_MEMORY = 16
-
-_CLIPPING = {
-    *(torch.clamp, torch.clip, torch.quantile),
-    *(torch.Tensor.clamp, torch.Tensor.clamp_, torch.Tensor.clip, torch.Tensor.clip_, torch.Tensor.quantile),
-}
-_OTHER_NOISE = {
-    *(torch.rand, torch.rand_like, torch.randn_like, torch.randint, torch.normal, torch.bernoulli, torch.multinomial),
-    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.multinomial, torch.Tensor.bernoulli),
-}
 
 
 def probe(
@@ -55,10 +40,10 @@ def probe(
     calls = [t.cpu() for t in timesteps]
     with _on_the_cpu():
         try:
-            arguments = _accepted(scheduler, step_arguments or {})
+            arguments = accepted_arguments(scheduler, step_arguments or {})
             table = _table_from_symbols(scheduler, calls, arguments)
             _verify(table, scheduler, calls, arguments)
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             return NoTable(str(refusal))
     return table
 
@@ -79,14 +64,14 @@ def probe_add_noise(
     scales = np.tile([1.0, 0.0], [len(calls), 1])
     with _on_the_cpu():
         try:
-            real = _Run(scheduler, _accepted(scheduler, step_arguments or {}))
+            real = TrialRun(scheduler, accepted_arguments(scheduler, step_arguments or {}))
             for i, t in enumerate(calls[:-1]):
                 real.step(torch.zeros_like(image), t, torch.zeros_like(image))  # which some count
                 noisy = real.add_noise(image, noise, calls[i + 1].reshape(1)).double().flatten().numpy()
                 if not abs(given[2].numpy() @ noisy[:2] - noisy[2]) <= TOLERANCE * np.abs(noisy).max():
-                    raise _RefusedError("its add_noise is not linear")
+                    raise RefusedError("its add_noise is not linear")
                 scales[i] = noisy[:2]
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             return NoTable(str(refusal))
     return scales
 
@@ -100,7 +85,7 @@ def state_key(
     scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
 ) -> str:
     """A key for the result of `probe`: the scheduler's class and whole state, the timesteps and the arguments."""
-    arguments = {name: value for name, value in (step_arguments or {}).items() if name in _SAME_AT_EVERY_CALL}
+    arguments = {name: value for name, value in (step_arguments or {}).items() if name in SAME_AT_EVERY_CALL}
     given = arguments, sorted(step_arguments or {}), torch.get_default_dtype()
     state = type(scheduler).__module__, type(scheduler).__qualname__, vars(scheduler), list(timesteps)
     digest = hashlib.blake2b(digest_size=16)
@@ -109,79 +94,22 @@ def state_key(
     return digest.hexdigest()
 
 
-class _RefusedError(Exception):
-    """There is no table; becomes `NoTable`."""
-
-
-class _Symbols(TorchFunctionMode):
-    """While it is entered, what the scheduler draws from `generator` is a symbol; active in this thread alone."""
-
-    def __init__(self, generator: torch.Generator, size: int) -> None:
-        super().__init__()
-        self._generator = generator
-        self._size = size
-        self.expected = 0  # the index of the symbol to hand out
-        self.drawn: torch.dtype | None = None  # set by a draw
-
-    def symbol(self, index: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        # [1, size, 1, 1]: some schedulers read the number of channels, or want three axes
-        vector = torch.zeros(1, self._size, 1, 1, dtype=dtype)
-        vector[0, index] = 1
-        return vector
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.randn:
-            if kwargs.get("generator") is not self._generator:
-                raise _RefusedError("it draws noise past the caller's generator")
-            if self.drawn is not None or list(args[0]) != [1, self._size, 1, 1]:
-                raise _RefusedError("it draws more noise in a call than one tensor like the sample")
-            self.drawn = kwargs.get("dtype") or torch.get_default_dtype()
-            return self.symbol(self.expected, self.drawn)
-        if func in _OTHER_NOISE:
-            raise _RefusedError(f"it draws random numbers with {func.__name__}")
-        if func in _CLIPPING and args[0].numel() >= self._size:
-            raise _RefusedError(f"it clips the image that it predicts ({func.__name__})")
-        return func(*args, **kwargs)
-
-
-def _accepted(scheduler: Any, step_arguments: Mapping[str, object]) -> dict[str, object]:
-    """The arguments that matter to `step`, if it can be called as pipelines call it."""
-    name = type(scheduler).__name__
-    if not hasattr(scheduler, "step"):
-        raise _RefusedError("it has no step")
-    if "step" in vars(scheduler) or "scale_model_input" in vars(scheduler):
-        raise _RefusedError(f"its methods are not those of {name}: they were replaced on the object")
-    parameters = list(inspect.signature(scheduler.step).parameters)
-    if parameters[:3] != ["model_output", "timestep", "sample"]:
-        raise _RefusedError(f"its step takes {', '.join(parameters[:4])}, not model_output, timestep, sample")
-    accepted = {}
-    for argument, value in step_arguments.items():
-        if argument in _SAME_AT_EVERY_CALL:
-            accepted[argument] = value
-        elif argument not in {"generator", "return_dict"}:
-            raise _RefusedError(f"its step is given {argument}, which may change from call to call")
-    return accepted
-
-
 def _table_from_symbols(scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> SamplerTable:
     n = len(timesteps)
     scales, rows, draws = np.empty(n), np.empty([n, 3 * n]), []
-    real = _Run(scheduler, arguments)
-    with _Symbols(real.generator, 3 * n) as symbols:  # in this order: x[0…n-1], ε[0…n-1], z[0…n-1]
+    real = TrialRun(scheduler, arguments)
+    with Symbols(real.generator, 3 * n) as symbols:  # in this order: x[0…n-1], ε[0…n-1], z[0…n-1]
         for i, t in enumerate(timesteps):
             sample = symbols.symbol(i)
             scales[i] = real.scale(sample, t)[0, i].item()
             symbols.expected, symbols.drawn = 2 * n + i, None
             result = real.step(symbols.symbol(n + i), t, sample)
             if result.shape != sample.shape:
-                raise _RefusedError(f"its step makes a sample of shape {list(result.shape)} of {list(sample.shape)}")
+                raise RefusedError(f"its step makes a sample of shape {list(result.shape)} of {list(sample.shape)}")
             rows[i] = result.double().flatten().numpy()
             draws.append(symbols.drawn is not None)
     if not (np.isfinite(rows).all() and np.isfinite(scales).all()):
-        raise _RefusedError("its coefficients are not finite")
+        raise RefusedError("its coefficients are not finite")
     weights = rows.reshape(n, 3, n)
     short = weights if _memory(weights) <= _LONGEST_MEMORY else _without_tail(weights)
     return SamplerTable(
@@ -201,9 +129,9 @@ def _noise_dtypes(
     """In which dtype the last of these calls draws, for latents of each dtype."""
     drawn = {}
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        real = _Run(scheduler, arguments)
+        real = TrialRun(scheduler, arguments)
         latents = torch.zeros(1, 4, 1, 1, dtype=dtype)
-        with _Symbols(real.generator, 4) as symbols:
+        with Symbols(real.generator, 4) as symbols:
             for t in timesteps:
                 symbols.drawn = None
                 real.step(latents, t, real.scale(latents, t))
@@ -214,7 +142,7 @@ def _noise_dtypes(
 
 def _verify(table: SamplerTable, scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> None:
     """Compare every call with the real scheduler's on a small batch, real noise and a non-linear model."""
-    real = _Run(scheduler, arguments)
+    real = TrialRun(scheduler, arguments)
     same = torch.Generator().manual_seed(0)
     samples = [torch.randn(2, 4, 4, 4, dtype=torch.float32, generator=torch.Generator().manual_seed(1))]
     samples[0] *= float(getattr(scheduler, "init_noise_sigma", 1.0))
@@ -232,54 +160,19 @@ def _verify(table: SamplerTable, scheduler: Any, timesteps: list[torch.Tensor], 
 
 def _compare(real: torch.Tensor, ours: torch.Tensor, call: int) -> None:
     if real.shape != ours.shape:
-        raise _RefusedError(f"it makes a sample of shape {list(real.shape)} where {list(ours.shape)} went in")
+        raise RefusedError(f"it makes a sample of shape {list(real.shape)} where {list(ours.shape)} went in")
     error, size = float((real - ours).abs().max()), float(real.abs().max())
     if not error <= TOLERANCE * size:
-        raise _RefusedError(
+        raise RefusedError(
             f"it is not linear, or rounds a lot: a table is off by {error:.0e} of {size:.0e} at call {call}"
         )
-
-
-class _Run:
-    """The calls of a pipeline's loop on a copy of a scheduler, on the CPU, with a generator of its own."""
-
-    def __init__(self, scheduler: Any, arguments: dict[str, object]) -> None:
-        self._scheduler: Any = self._call(copy.deepcopy, scheduler)
-        for name, value in vars(self._scheduler).items():
-            if isinstance(value, torch.Tensor):
-                setattr(self._scheduler, name, value.cpu())
-        self.generator = torch.Generator().manual_seed(0)
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        self._arguments = arguments | ({"generator": self.generator} if takes_generator else {})
-        # SD3's schedulers scale nothing, and its pipelines do not ask them to
-        self._scale = getattr(self._scheduler, "scale_model_input", lambda sample, t: sample)
-
-    def scale(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self._call(self._scale, sample, timestep)
-
-    def step(self, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        step = self._scheduler.step
-        return self._call(lambda: step(output, timestep, sample, return_dict=False, **self._arguments)[0])
-
-    def add_noise(self, image: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self._call(lambda: self._scheduler.add_noise(image, noise, timestep))
-
-    @staticmethod
-    def _call(function: Any, *args: Any) -> torch.Tensor:
-        try:
-            result: torch.Tensor = function(*args)
-        except _RefusedError:
-            raise
-        except Exception as error:  # whatever a foreign scheduler raises, its own loop may do better
-            raise _RefusedError(f"it fails on a trial run: {first_line(error)}") from error
-        return result
 
 
 def _memory(weights: NDArray[np.float64]) -> int:
     """How many calls back the weights [n, 3, n] of x, ε and z reach."""
     call, _, of = np.nonzero(weights)
     if (of > call).any():
-        raise _RefusedError("it adds something of its own to the sample")
+        raise RefusedError("it adds something of its own to the sample")
     return int((call - of).max(initial=-1)) + 1
 
 

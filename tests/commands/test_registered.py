@@ -17,7 +17,8 @@ NO_COMMANDS = {"__init__", "options", "output"}  # what commands share
 
 
 def test_every_file_is_a_command() -> None:
-    files = {path.stem for path in FOLDER.glob("*.py")} - NO_COMMANDS
+    paths = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.py")]
+    files = {".".join(path.parts) for path in paths if path.name not in NO_COMMANDS}
     assert files == set(cli.COMMANDS.values())
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export import weights
-from deepcache_trt.export.trace import UNBOUND
+from deepcache_trt.export.tidy import UNBOUND
 from tests import tiny
 
 STATE = {

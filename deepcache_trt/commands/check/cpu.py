@@ -11,7 +11,7 @@ from deepcache_trt.commands.options import StoreFolder
 from deepcache_trt.commands.output import check_out, tell
 
 
-def check_cpu(
+def cpu(
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
     model: Annotated[str, typer.Option(help="sd15, of real size with seeded weights, or the bundled digits.")] = "sd15",
     size: Annotated[

@@ -9,7 +9,7 @@ import typer
 from deepcache_trt.commands.output import check_out, tell, typed_command
 
 
-def check_gpu(
+def gpu(
     out: Annotated[Path, typer.Option(help="Writes FILE.json and FILE.md.", metavar="FILE")],
     minutes: Annotated[float, typer.Option(min=0, help="For everything; what no longer fits is skipped.")] = 10,
     models: Annotated[

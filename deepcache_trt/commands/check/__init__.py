@@ -1,0 +1,1 @@
+"""`deepcache-trt check`: what works on this machine, and how fast."""
