@@ -1,12 +1,23 @@
 """Which backend a name means on a device, and what is said where it means none."""
 
+import dataclasses
+import json
 import logging
+import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import deepcache_trt
+from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import Backend
 from deepcache_trt.errors import BackendError, UnknownNameError
@@ -141,3 +152,78 @@ def test_the_command_takes_the_gpu_where_the_backend_can(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert backends.best_device(name) == device
+
+
+# Backends of other packages.
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_backend.py"
+
+
+def install(folder: Path, **entry_points: str) -> dict[str, str]:
+    """A package with the example's backend in a folder, and the variables of a process that has it installed."""
+    package = folder / "toy_backend-1.0.dist-info"
+    package.mkdir(parents=True)
+    shutil.copy(EXAMPLE, folder / "toy_backend.py")
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
+    lines = [f"[{backends.ENTRY_POINTS}]", *(f"{name} = {value}" for name, value in entry_points.items())]
+    (package / "entry_points.txt").write_text("\n".join(lines))
+    paths = [str(folder), str(Path(deepcache_trt.__file__).parents[1])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def command(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deepcache_trt.cli", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_backend_of_another_package_draws(tmp_path: Path) -> None:
+    environment = install(tmp_path / "site", plain="toy_backend:BACKEND")
+    rows = json.loads(command(environment, "doctor", "--json").stdout)
+    assert (rows[-1]["name"], rows[-1]["device"], rows[-1]["works"]) == ("plain", "cpu", True)
+    picture = tmp_path / "seven.png"
+    drawn = command(
+        environment, "generate", "a handwritten seven", "--backend", "plain", "--steps", 8, "--out", picture
+    )
+    assert (drawn.returncode, drawn.stdout.strip()) == (0, str(picture)), drawn.stderr
+    assert DigitReader().read(to_eight(_pixels(picture))).tolist() == [7]
+    missing = command({**environment, "PYTHONPATH": ""}, "generate", "seven", "--backend", "plain")
+    assert "unknown backend 'plain'" in missing.stderr
+
+
+def _pixels(picture: Path) -> np.ndarray:
+    """[1, 3, H, W] in 0…1."""
+    pixels: np.ndarray = np.asarray(Image.open(picture).convert("RGB"), dtype=np.float64).transpose(2, 0, 1)[None] / 255
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("toy_backend:MISSING", "has no attribute 'MISSING'"),
+        ("not_there:BACKEND", "No module named 'not_there'"),
+        (
+            "toy_backend:PlainEngine",
+            "is a ABCMeta and no Backend|is a type and no Backend|_ProtocolMeta and no Backend",
+        ),
+    ],
+)
+def test_a_broken_backend_of_another_package_is_left_out_and_named(tmp_path: Path, value: str, reason: str) -> None:
+    environment = install(tmp_path / "site", broken=value)
+    told = command(environment, "doctor", "--json")
+    assert told.returncode == 0
+    assert "'broken' of another package is left out" in told.stderr
+    assert re.search(reason, told.stderr), told.stderr
+    assert [row["name"] for row in json.loads(told.stdout)] == [backend.name for backend in backends.OWN]
+
+
+def test_a_second_backend_of_one_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(backends.find("torch", "cpu"), version=lambda: "2")
+    with pytest.raises(BackendError, match="there is a backend 'torch' for cpu already; give the new one another name"):
+        backends.register(other)
+    assert backends.find("torch", "cpu") is not other

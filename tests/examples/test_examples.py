@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
+from deepcache_trt.engines import backends
 from deepcache_trt.runtime.plan_file import read_plan
 from tests import tiny
 from tests.pipelines.conditions import test_adapters
@@ -117,6 +118,15 @@ def test_plan_file(example: Main, out: Path, tmp_path: Path, reader: DigitReader
     uncached, with_plan = pictures(out)
     assert not np.array_equal(uncached, with_plan)
     assert read_plan(tmp_path / "tuned" / "plan.json").about["steps"] == 10
+
+
+def test_custom_backend(
+    example: Main, out: Path, reader: DigitReader, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "_registered", dict(backends._registered))  # others know nothing of it
+    example(out=out, steps=STEPS)
+    assert digits(out, reader) == [7]
+    assert "{'full': 4, 'shallow': 8}" in capsys.readouterr().out
 
 
 def test_a_script_runs_as_its_docstring_says(tmp_path: Path, reader: DigitReader) -> None:
