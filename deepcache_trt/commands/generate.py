@@ -71,7 +71,12 @@ def generate(
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
-    caching = {"plan": plan, "cache_interval": interval, "cache_branch_id": branch, "skip_mode": skip_mode}
+    caching: dict[str, Any] = {
+        "plan": plan,
+        "cache_interval": interval,
+        "cache_branch_id": branch,
+        "skip_mode": skip_mode,
+    }
     caching |= {"skip_interval": skip_interval, "forecast": forecast}
     pipe = DeepCachePipeline.from_pretrained(
         model,

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Unpack
 
 from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.errors import (
@@ -21,7 +21,7 @@ from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.registry import covered_models
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
-from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.engine_options import CacheKeywords, EngineOptions, PipelineKeywords
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
@@ -50,7 +50,7 @@ class DeepCachePipeline:
     last_run: Run | None = None  # what happened in the last call
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Unpack[PipelineKeywords]) -> Any:
         """Load a pipeline as diffusers does and put its denoiser on engines.
 
         Args:
@@ -70,7 +70,7 @@ class DeepCachePipeline:
         return _attach(plain, params, options, name=str(pretrained_model_name_or_path))
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+    def from_pipe(cls, pipeline: Any, **kwargs: Unpack[PipelineKeywords]) -> Any:
         """The same for a live pipeline: it shares the components of `pipeline`, which stays as it is, and open engines.
 
         Args:
@@ -93,7 +93,7 @@ class DeepCachePipeline:
             plain = base.from_pipe(plain, **rest)
         return _attach(plain, params, options, name=before.name if before else None)
 
-    def set_cache_params(self, **changes: Any) -> None:
+    def set_cache_params(self, **changes: Unpack[CacheKeywords]) -> None:
         """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before.
 
         Args:

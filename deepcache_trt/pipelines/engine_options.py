@@ -1,8 +1,9 @@
-"""What a user chooses about engines."""
+"""What a user chooses about engines, and the keywords by which pipelines are told of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
@@ -66,3 +67,59 @@ def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
     if given is None:
         return []
     return [str(given)] if isinstance(given, int | str) else [str(one) for one in given]
+
+
+class CacheKeywords(TypedDict, total=False):
+    """The fields of `CacheParams`, which says what they mean; or `plan`, a plan file, which says all of them."""
+
+    plan: Path | str | None
+    cache_interval: int
+    cache_branch_id: int
+    skip_mode: str
+    pow: float | None
+    center: int | None
+    full_steps: tuple[int, ...] | None
+    disable_cache_before_step: int | None
+    disable_cache_after_step: int | None
+    skip_interval: int | None
+    forecast: str | None
+
+
+class PipelineKeywords(CacheKeywords, total=False):
+    """What `from_pretrained` and `from_pipe` take: those of caching, the fields of `EngineOptions`, and diffusers' own.
+
+    diffusers takes more, as every component by its name; what is here are those that are given most.
+    """
+
+    backend: str
+    store: Path | str | None
+    build: str
+    components: tuple[str, ...] | None
+    size: int | str | Sequence[int | str] | None
+    batch: int | str | Sequence[int | str] | None
+    refit: bool
+    optimization_level: int | None
+    keep_torch_weights: bool
+
+    dtype: Any
+    torch_dtype: Any
+    revision: str | None
+    variant: str | None
+    use_safetensors: bool
+    local_files_only: bool
+    cache_dir: Any
+    token: Any
+    device_map: Any
+    quantization_config: Any
+    scheduler: Any
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    controlnet: Any
+    image_encoder: Any
+    feature_extractor: Any
+    safety_checker: Any
+    requires_safety_checker: bool
