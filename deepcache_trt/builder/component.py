@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -130,7 +130,7 @@ def from_model(
         architecture=architecture_of(model, dtype=dtype, form=form),
         parameters=sum(tensor.numel() for tensor in weights_now.values()),
         fingerprint=fingerprint,
-        files=_files_with(fingerprint, Path(config.get("_name_or_path") or "")),
+        files=_files_with(fingerprint, weights_now, Path(config.get("_name_or_path") or "")),
         tensors=lambda: iter((model.state_dict() if state is None else state).items()),
         module=module,
         base=base,
@@ -157,11 +157,11 @@ def _with_weights(
     return model.requires_grad_(False)
 
 
-def _files_with(fingerprint: str, folder: Path) -> tuple[Path, ...] | None:
+def _files_with(fingerprint: str, names: Iterable[str], folder: Path) -> tuple[Path, ...] | None:
     """The checkpoint files that a live model was loaded from, if it still holds exactly their values."""
     try:
         files = checkpoint_files(folder, variant=None)
-        stored = weights.locate(files)
+        stored = weights.under_names(weights.locate(files), names)
     except CheckpointError:
         return None
     return files if weights.fingerprint(stored, lambda n: stored[n].tensor()) == fingerprint else None
@@ -180,10 +180,11 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         CheckpointError: no config, or no safetensors files.
     """
     files = checkpoint_files(folder, variant=variant)
-    stored = weights.locate(files)
-    kept = {tensor.dtype for tensor in stored.values()}
     model_class, config = read_config(folder)
     own = part_dtype(config, dtype)
+    fake: Any = fake_model(model_class, config, own)
+    stored = weights.under_names(weights.locate(files), fake.state_dict())
+    kept = {tensor.dtype for tensor in stored.values()}
 
     def read(tensor_name: str) -> torch.Tensor:
         # A pipeline that is loaded in half precision and computes in float32 has rounded weights.
@@ -193,7 +194,6 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         model: torch.nn.Module = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), variant=variant)
         return (model if own == dtype else model.to(getattr(torch, own))).eval()
 
-    fake: Any = fake_model(model_class, config, own)
     return Component(
         name=name,
         part=folder.name,

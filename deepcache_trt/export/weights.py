@@ -107,6 +107,36 @@ def _name_in_state_dict(name: str) -> str:
     return f"{early[1]}.{_ATTENTION[early[2]]}.{early[3]}" if early else name
 
 
+def under_names(stored: Mapping[str, Stored], names: Iterable[str]) -> dict[str, Stored]:
+    """The stored tensors under the names that a model has for them.
+
+    transformers moves the layers of a model into a module of their own, or out of it, and loads the checkpoints from
+    before all the same: its CLIPTextModel has "encoder.…" for what files call "text_model.encoder.…". So names that are
+    not in the files are looked for with one prefix more, or one less.
+
+    Args:
+        stored: the tensors under the names of their files.
+        names: what a model calls its weights, or those of them that a graph reads.
+
+    Returns:
+        All of `stored`; under the names of the files, unless one prefix alone accounts for each name that they lack.
+    """
+    wanted = set(names)
+    missing, spare = wanted - stored.keys(), stored.keys() - wanted
+    if not missing:
+        return dict(stored)
+    one = min(missing)
+    added = [name.removesuffix(one) for name in spare if name.endswith(f".{one}")]
+    dropped = [one.removesuffix(name) for name in spare if one.endswith(f".{name}")]
+    moves = [
+        *({f"{prefix}{name}": name for name in missing} for prefix in added),
+        *({name.removeprefix(prefix): name for name in missing if name.startswith(prefix)} for prefix in dropped),
+    ]
+    fitting = [move for move in moves if set(move.values()) == missing and move.keys() <= spare]
+    move = fitting[0] if len(fitting) == 1 else {}
+    return {move.get(name, name): tensor for name, tensor in stored.items()}
+
+
 def fingerprint(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> str:
     """A hash of names, dtypes, shapes and values, the same for a checkpoint on disk and a live state dict."""
 
@@ -161,12 +191,10 @@ def bind(graph: onnx.ModelProto, weights: Mapping[str, Stored]) -> None:
     Raises:
         CheckpointError: a weight that is missing, or has another shape or dtype.
     """
-    for initializer in graph.graph.initializer:
-        if initializer.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in initializer.external_data}
-        if entries["location"] != UNBOUND:
-            continue
+    unbound = [initializer for initializer in graph.graph.initializer if _is_unbound(initializer)]
+    # The graph can be older or newer than the files beside it, and so are the names in it.
+    weights = under_names(weights, (initializer.name for initializer in unbound))
+    for initializer in unbound:
         stored = weights.get(initializer.name)
         wanted = (ONNX_DTYPES[initializer.data_type], tuple(initializer.dims))
         if stored is None:
@@ -179,6 +207,13 @@ def bind(graph: onnx.ModelProto, weights: Mapping[str, Stored]) -> None:
         del initializer.external_data[:]
         for key, value in (("location", stored.file.name), ("offset", stored.offset), ("length", stored.length)):
             initializer.external_data.add(key=key, value=str(value))
+
+
+def _is_unbound(initializer: onnx.TensorProto) -> bool:
+    if initializer.data_location != onnx.TensorProto.EXTERNAL:
+        return False
+    entries = {entry.key: entry.value for entry in initializer.external_data}
+    return entries["location"] == UNBOUND
 
 
 def save_bound(graph: onnx.ModelProto, weights: Mapping[str, Stored], path: Path) -> None:

@@ -7,7 +7,7 @@ call of the model, first loads all that was dropped with it from the store.
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -88,7 +88,7 @@ class _Origin:
         ]
         if not there:  # as at most images
             return
-        stored = weights.locate(sorted(self._kept.folder.glob("*.safetensors")))
+        stored = _stored_in(self._kept, there)
         for name, weight in there:
             is_stored = name in stored and _describe(weight) == (stored[name].dtype, stored[name].shape)
             if is_stored and self._drop_one(weight):
@@ -114,7 +114,7 @@ class _Origin:
                 f"{self._kept.folder} has them no more; load the pipeline again, with keep_torch_weights=True if its "
                 f"store may be deleted meanwhile"
             )
-        stored = weights.locate(sorted(kept.folder.glob("*.safetensors")))
+        stored = _stored_in(kept, self._dropped)
         with _own_ways():
             while self._dropped:
                 name, weight = self._dropped[-1]
@@ -134,6 +134,11 @@ class _Origin:
             except RuntimeError:  # a weak reference, or a graph of autograd
                 return False
         return True
+
+
+def _stored_in(kept: Artefact, named: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, weights.Stored]:
+    found = weights.locate(sorted(kept.folder.glob("*.safetensors")))
+    return weights.under_names(found, (name for name, _ in named))
 
 
 def _describe(weight: torch.nn.Parameter) -> tuple[str, tuple[int, ...]]:

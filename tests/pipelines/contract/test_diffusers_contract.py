@@ -1,6 +1,7 @@
 """A cached pipeline is an ordinary diffusers pipeline to everything that handles one."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def test_from_pretrained_takes_our_options_and_those_of_diffusers(tmp_path: Path
     assert cached.cache_params.cache_branch_id == 1
     again = DeepCachePipeline.from_pipe(plain, cache_interval=3, cache_branch_id=1)
     assert torch.equal(draw(cached), draw(again))
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_either_name_of_the_precision_is_taken_with_the_warnings_of_diffusers_alone(name: str, tmp_path: Path) -> None:
+    tiny.stable_diffusion().save_pretrained(tmp_path)
+
+    def warned(pipeline_class: Any) -> list[tuple[type, str]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pipe = pipeline_class.from_pretrained(tmp_path, use_safetensors=True, **{name: torch.float16})
+            assert pipe.unet.dtype == torch.float16
+            assert pipeline_class.from_pipe(pipe, **{name: torch.bfloat16}).unet.dtype == torch.bfloat16
+        return [(each.category, str(each.message)) for each in caught]
+
+    assert warned(DeepCachePipeline) == warned(StableDiffusionPipeline)
 
 
 def test_disable_and_enable_cache() -> None:
