@@ -35,7 +35,8 @@ class Deep(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
-        return self.last(x + self.deep(x))
+        out: torch.Tensor = self.last(x + self.deep(x))
+        return out
 
 
 def _call_deep(model: torch.nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -61,7 +62,8 @@ class Compiler:
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
         self.compilations += 1
-        return aot_autograd(fw_compiler=self._counting)(graph, inputs)
+        compiled: Callable[..., object] = aot_autograd(fw_compiler=self._counting)(graph, inputs)
+        return compiled
 
     def _counting(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
         def counted(*tensors: torch.Tensor) -> object:
@@ -70,7 +72,8 @@ class Compiler:
             self.flops = counter.get_total_flops()
             return outputs
 
-        return make_boxed_func(counted)
+        boxed: Callable[..., object] = make_boxed_func(counted)
+        return boxed
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Weights by reference: the same tensors, wherever they lie."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -59,7 +60,7 @@ def test_a_live_state_and_its_checkpoint_have_one_fingerprint(tmp_path: Path) ->
     ],
     ids=["value", "dtype", "shape", "name"],
 )
-def test_the_fingerprint_changes_with(change) -> None:
+def test_the_fingerprint_changes_with(change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     state = {name: tensor.clone() for name, tensor in STATE.items()}
     before = weights.fingerprint(state, state.__getitem__)
     change(state)
@@ -115,7 +116,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:5], lambda data: b"PK" + data])
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage) -> None:
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(8)}, file)
     file.write_bytes(damage(file.read_bytes()))
