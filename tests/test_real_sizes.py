@@ -161,7 +161,8 @@ class Planned:
     took: Measured
 
     def engines(self) -> list[dict[str, Any]]:
-        return json.loads(_run(*CLI, "inspect", "--json", store=self.store))["engines"]
+        engines: list[dict[str, Any]] = json.loads(_run(*CLI, "inspect", "--json", store=self.store))["engines"]
+        return engines
 
 
 @pytest.fixture(scope="module", params=list(EXPECTED))

@@ -78,7 +78,8 @@ def assert_is_a_plan(artefact: Artefact, *, profiles: int) -> None:
 
 
 def plan_bytes(artefacts: Mapping[str, Artefact], variant: str) -> int:
-    return artefacts[variant].about["built"]["plan_bytes"]
+    size: int = artefacts[variant].about["built"]["plan_bytes"]
+    return size
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_the_graph_of_a_real_unet_parses_without_an_error(model: str, gigabytes:
 
     graph = onnx_ir.to_proto(onnx_from_config(unet.model_class(), unet.config, dtype="float16"))
     weights.save_bound(graph, weights.locate([file]), folder / "graph.onnx")
-    command = [sys.executable, "-c", PARSE, folder / "graph.onnx"]
+    command: list[str | Path] = [sys.executable, "-c", PARSE, folder / "graph.onnx"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     found = json.loads(ended.stdout.splitlines()[-1])
     assert (found["parsed"], found["errors"]) == (True, [])

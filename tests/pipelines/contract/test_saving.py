@@ -15,13 +15,14 @@ from tests.pipelines.contract.families import (
     FAMILIES,
     FEW,
     INTERVAL,
-    difference,
     drawn,
     expected,
     on_engines,
     plain,
     plain_class,
+    quiet,
 )
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import draw, engines
 
 SD, SDXL = FAMILIES["sd"], FAMILIES["sdxl"]
@@ -38,11 +39,6 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def missing(pipe: Any) -> set[str]:
     """Safety checkers, image encoders and feature extractors: each family is without some."""
     return {part for part, model in pipe.components.items() if model is None}
-
-
-def quiet(pipe: Any) -> Any:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def test_the_index_is_that_of_the_plain_pipeline(saved: tuple[str, Path], tmp_path: Path) -> None:
