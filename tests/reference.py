@@ -1,8 +1,13 @@
-"""Caching in plain PyTorch, with two hooks on the real model: what engines draw is compared with it."""
+"""Caching without engines, by hooks on the real model or by the DeepCache package.
+
+What engines draw is compared with what these draw.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import DeepCache
 
 from deepcache_trt.models.families.unet import unet_taps
 
@@ -35,3 +40,24 @@ def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def cached_by_package(pipe: Any, *, interval: int, branch: int = 0) -> Iterator[None]:
+    """The DeepCache package's caching of a plain pipeline.
+
+    Args:
+        pipe: whose U-Net is as it was afterwards: the package leaves a `forward` behind on it.
+        interval: one call in this many is full.
+        branch: DeepCache's k.
+    """
+    own = {name: value for name, value in vars(pipe.unet).items() if name == "forward"}
+    helper = DeepCache.DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=branch)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
+        vars(pipe.unet).pop("forward", None)
+        vars(pipe.unet).update(own)

@@ -81,9 +81,8 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import DDPMPipeline, DDPMScheduler
 
     folder = tmp_path_factory.mktemp("pickled")
-    DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler()).save_pretrained(
-        folder, safe_serialization=False
-    )
+    pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
+    pipe.save_pretrained(folder, safe_serialization=False)
     return folder
 
 

@@ -77,7 +77,8 @@ def exists(name: str) -> bool:
     head, *tail = name.split(".")
     while tail and importlib.util.find_spec(f"{head}.{tail[0]}"):
         head = f"{head}.{tail.pop(0)}"
-        if importlib.util.find_spec(head).submodule_search_locations is None:
+        spec = importlib.util.find_spec(head)
+        if spec is None or spec.submodule_search_locations is None:
             break
     found: Any = importlib.import_module(head) if tail else None
     for attribute in tail:

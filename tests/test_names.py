@@ -1,7 +1,7 @@
 """Backends and classes of models are known by name in their own files only; everything else asks their values."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,13 @@ MODULES = [
 ]
 
 
+def texts(nodes: Iterable[ast.AST | None]) -> Iterator[str]:
+    """Those of the nodes that are texts."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def compared(tree: ast.AST) -> Iterator[str]:
     """Texts that something is compared with, matched against, looked up by or listed with."""
     for node in ast.walk(tree):
@@ -44,7 +51,7 @@ def compared(tree: ast.AST) -> Iterator[str]:
                 parts = list(keys)
             case ast.Call(func=ast.Attribute(attr="startswith" | "endswith"), args=arguments):
                 parts = list(arguments)
-        yield from (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+        yield from texts(parts)
 
 
 def tables_of_backends(tree: ast.AST) -> Iterator[set[str]]:
@@ -52,7 +59,7 @@ def tables_of_backends(tree: ast.AST) -> Iterator[set[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
             elements = node.keys if isinstance(node, ast.Dict) else node.elts
-            yield {each.value for each in elements if isinstance(each, ast.Constant)} & BACKENDS
+            yield set(texts(elements)) & BACKENDS
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))

@@ -96,7 +96,7 @@ EXPECTED = {
 
 OTHER_WEIGHTS = """
 import sys
-from deepcache_trt.engines import tensorrt
+from deepcache_trt.engines.tensorrt import engine as tensorrt
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.target import Target
@@ -162,7 +162,8 @@ class Planned:
     took: Measured
 
     def engines(self) -> list[dict[str, Any]]:
-        return json.loads(_run(*CLI, "inspect", "--json", store=self.store))["engines"]
+        engines: list[dict[str, Any]] = json.loads(_run(*CLI, "inspect", "--json", store=self.store))["engines"]
+        return engines
 
 
 @pytest.fixture(scope="module", params=list(EXPECTED))

@@ -155,8 +155,13 @@ UNETS = [name for name in ARCHITECTURES if name != "dit"]
 @functools.cache
 def denoiser(name: str) -> Any:
     """The model called `name`, one instance for each test process; tests must not change its weights."""
+    return new_denoiser(name)
+
+
+def new_denoiser(name: str, *, seed: int = 0) -> Any:
+    """Another instance of the model called `name`, whose weights may be changed."""
     model_class, config = ARCHITECTURES[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return model_class(**config).eval()
 
 
@@ -201,25 +206,27 @@ def tokenizer() -> Any:
 
 
 def _text_config(vocabulary: Any) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=vocabulary.model_max_length,
-        projection_dim=32,
-        bos_token_id=vocabulary.bos_token_id,
-        eos_token_id=vocabulary.eos_token_id,
-        pad_token_id=vocabulary.pad_token_id,
+    return CLIPTextConfig.from_dict(
+        {
+            "vocab_size": len(vocabulary),
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": vocabulary.model_max_length,
+            "projection_dim": 32,
+            "bos_token_id": vocabulary.bos_token_id,
+            "eos_token_id": vocabulary.eos_token_id,
+            "pad_token_id": vocabulary.pad_token_id,
+        }
     )
 
 
-def stable_diffusion(unet: str = "sd15") -> StableDiffusionPipeline:
+def stable_diffusion(unet: str = "sd15") -> Any:
     """A plain pipeline around the test-size SD1.5 or SD2.1 U-Net."""
     vocabulary = tokenizer()
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(
         vae=part("vae"),
         text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
         tokenizer=vocabulary,
@@ -235,11 +242,11 @@ def stable_diffusion(unet: str = "sd15") -> StableDiffusionPipeline:
     return pipe
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+def stable_diffusion_xl() -> Any:
     """A plain pipeline around the test-size SDXL U-Net."""
     vocabulary = tokenizer()
     torch.manual_seed(0)
-    pipe = StableDiffusionXLPipeline(
+    pipe: Any = StableDiffusionXLPipeline(
         vae=part("vae"),
         text_encoder=CLIPTextModel(_text_config(vocabulary)).eval(),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(vocabulary)).eval(),
@@ -253,27 +260,29 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     return pipe
 
 
-def stable_diffusion_controlnet(controlnets: Any = None) -> StableDiffusionControlNetPipeline:
+def stable_diffusion_controlnet(controlnets: Any = None) -> Any:
     """`stable_diffusion` with one ControlNet or with several."""
     plain = stable_diffusion()
-    pipe = StableDiffusionControlNetPipeline(
+    pipe: Any = StableDiffusionControlNetPipeline(
         **plain.components, controlnet=controlnets or controlnet(), requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def stable_diffusion_xl_controlnet() -> StableDiffusionXLControlNetPipeline:
+def stable_diffusion_xl_controlnet() -> Any:
     """`stable_diffusion_xl` with a ControlNet."""
     plain = stable_diffusion_xl()
-    pipe = StableDiffusionXLControlNetPipeline(**plain.components, controlnet=controlnet("sdxl"), add_watermarker=False)
+    pipe: Any = StableDiffusionXLControlNetPipeline(
+        **plain.components, controlnet=controlnet("sdxl"), add_watermarker=False
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def digits() -> StableDiffusionPipeline:
+def digits() -> Any:
     """The bundled model in fp32."""
-    pipe = StableDiffusionPipeline.from_pretrained(resolve("digits"), dtype=torch.float32, use_safetensors=True)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(resolve("digits"), dtype=torch.float32, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

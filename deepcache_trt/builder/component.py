@@ -15,7 +15,7 @@ from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, model_from_config
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import graft, structure_of
-from deepcache_trt.models.registry import COVERED, architecture_of, part_dtype
+from deepcache_trt.models.registry import COVERED, architecture_of, family_of, part_dtype
 
 # The names under which pipelines keep their denoiser.
 DENOISERS = ("unet", "transformer")
@@ -181,6 +181,8 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
     """
     files = checkpoint_files(folder, variant=variant)
     model_class, config = read_config(folder)
+    if model_class.__name__ not in COVERED:
+        raise UnsupportedError(f"{model_class.__name__} is not covered; covered are {', '.join(COVERED)}")
     own = part_dtype(config, dtype)
     fake: Any = fake_model(model_class, config, own)
     stored = weights.under_names(weights.locate(files), fake.state_dict())
@@ -280,18 +282,13 @@ def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
         CheckpointError: no config of such a model.
         UnsupportedError: a class that is not covered.
     """
-    import diffusers
-    import transformers
-
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
         kind = config.get("_class_name") or config["architectures"][0]
     except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no config of a model of diffusers or transformers: {error}") from error
-    if kind not in COVERED:
-        raise UnsupportedError(f"{kind} is not covered; covered are {', '.join(COVERED)}")
-    return getattr(diffusers if "_class_name" in config else transformers, kind), config
+    return family_of(kind).model_class(), config
 
 
 def _plain_config(model: Any) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _is_unbound(initializer: onnx.TensorProto) -> bool:
     if initializer.data_location != onnx.TensorProto.EXTERNAL:
         return False
     entries = {entry.key: entry.value for entry in initializer.external_data}
-    return entries["location"] == UNBOUND
+    return bool(entries["location"] == UNBOUND)
 
 
 def save_bound(graph: onnx.ModelProto, weights: Mapping[str, Stored], path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_the_ideal_counts_full_and_cached_steps(
 def test_the_ideal_row_compares_intervals_and_explains_with_the_engines_own_times(
     shallow_seconds: float, explained: str
 ) -> None:
-    runs = {"full_runs": 4, "shallow_runs": 16, "full_seconds": 0.1, "shallow_seconds": shallow_seconds}
+    runs: dict[str, Any] = {"full_runs": 4, "shallow_runs": 16, "full_seconds": 0.1, "shallow_seconds": shallow_seconds}
     uncached = outcome(2.0, 2.2, full_seconds=0.1)
     row = ideal_row(ROW, uncached, outcome(0.7, 0.7, **runs), {"full": 10**9, "shallow": 10**8})
     ideal, speedup = 20 / (4 + 1.6), 2.1 / 0.7
@@ -171,7 +172,7 @@ def test_plain_diffusers_and_the_package_draw_the_same_picture_and_leave_its_lat
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
     ).images.numpy()
-    makers = {
+    makers: dict[str, Callable[[Mapping[str, Any]], Callable[[], Mapping[str, Any]]]] = {
         "plain": lambda asked: systems.diffusers(asked),
         "uncached": lambda asked: systems.deepcache(asked, interval=1, branch=0),
         "cached": lambda asked: systems.deepcache(asked, interval=3, branch=0),

@@ -190,6 +190,7 @@ def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
 
     from tests import tiny
 
-    DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler()).save_pretrained(tmp_path)
+    pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
+    pipe.save_pretrained(tmp_path)
     with pytest.raises(DeepCacheError, match="a DDPMPipeline takes no prompt"):
         load_pipes(ModelSource(model=str(tmp_path)), branches=(0,), backend="auto")

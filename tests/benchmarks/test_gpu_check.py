@@ -194,7 +194,7 @@ def test_a_process_that_is_stopped_leaves_no_child_behind(tmp_path: Path) -> Non
 
 def _is_running(process: int) -> bool:
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -79,7 +79,8 @@ def _exported(component: Any) -> bytes:
     import onnx_ir
 
     graph = onnx_from_config(component.model_class, component.graph_config, dtype="float32")
-    return onnx_ir.to_proto(graph).SerializeToString()
+    exported: bytes = onnx_ir.to_proto(graph).SerializeToString()
+    return exported
 
 
 def test_a_file_without_one_of_the_tensors_is_still_refused(folder: Path, tmp_path: Path) -> None:

@@ -406,18 +406,19 @@ def test_a_plan_that_cannot_be_built_leaves_only_the_graph_and_the_weights(store
 def test_a_shallow_engine_that_cannot_be_built_leaves_the_full_one_and_the_next_build_goes_on(
     denoisers: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepcache_trt.builder import engines as build
+    from deepcache_trt.engines.tensorrt import backend as tensorrt
 
     def fails_when_shallow(*args: Any, stage: str, **arguments: Any) -> dict[str, Any]:
         if "shallow" in stage:
             raise BackendError("killed for want of memory")
-        return real(*args, stage=stage, **arguments)
+        facts: dict[str, Any] = real(*args, stage=stage, **arguments)
+        return facts
 
-    real = build.build_plan
-    monkeypatch.setattr(build, "build_plan", fails_when_shallow)
+    real = tensorrt.build_plan
+    monkeypatch.setattr(tensorrt, "build_plan", fails_when_shallow)
     with pytest.raises(BackendError, match="want of memory"):
         build_variants(denoiser(), 0, ahead(denoisers))
-    monkeypatch.setattr(build, "build_plan", real)
+    monkeypatch.setattr(tensorrt, "build_plan", real)
     (full,) = kept(denoisers, "engines")
     built = build_variants(denoiser(), 0, ahead(denoisers))
     assert built["full"].key == full
@@ -469,7 +470,7 @@ def test_bfloat16_is_refused_on_onnx_runtimes_cpu_before_anything_is_built(store
 
 
 def test_a_target_says_what_it_is_for(store: Store) -> None:
-    assert (ahead(store).device_tag, ahead(store).compiled) == ("sm86", True)
+    assert (ahead(store).device_tag, ahead(store).backend.compiled) == ("sm86", True)
     assert on_cpu(store).device_tag.startswith("cpu-")
-    assert not on_cpu(store).compiled
+    assert not on_cpu(store).backend.compiled
     assert on_cpu(store, shapes=Shapes()).shapes == Shapes()

@@ -22,8 +22,8 @@ from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.model_source import ModelSource, find_components
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines import tensorrt
 from deepcache_trt.engines.store import Artefact
+from deepcache_trt.engines.tensorrt import TENSORRT_RTX
 from deepcache_trt.engines.tensorrt.backend import PLAN
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, onnx_from_config
@@ -65,7 +65,7 @@ def plans(made_of: Component, shared: Path, folder: Path, *sizes: str, branch: i
     """The plans of all variants, one profile for each of the sizes."""
     store = store_with_graph(made_of, shared, folder)
     shapes = shapes_from_text(sizes, ["1"])
-    target = Target(backend=tensorrt.TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
+    target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
     return build_variants(made_of, branch, target)
 
 
@@ -79,7 +79,8 @@ def assert_is_a_plan(artefact: Artefact, *, profiles: int) -> None:
 
 
 def plan_bytes(artefacts: Mapping[str, Artefact], variant: str) -> int:
-    return artefacts[variant].about["built"]["plan_bytes"]
+    size: int = artefacts[variant].about["built"]["plan_bytes"]
+    return size
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_the_parts_beside_the_denoiser_become_plans(
     made_of = component(name, dtype)
     store = store_with_graph(made_of, store_root, folder)
     shapes = shapes_from_text(["64", "128"], ["1"]) if name.endswith("vae") else shapes_from_text([], ["1", "4"])
-    target = Target(backend=tensorrt.TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
+    target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
     (artefact,) = build_variants(made_of, 0, target).values()
     assert_is_a_plan(artefact, profiles=profiles)
 
@@ -244,7 +245,7 @@ def test_the_graph_of_a_real_unet_parses_without_an_error(model: str, gigabytes:
 
     graph = onnx_ir.to_proto(onnx_from_config(unet.model_class(), unet.config, dtype="float16"))
     weights.save_bound(graph, weights.locate([file]), folder / "graph.onnx")
-    command = [sys.executable, "-c", PARSE, folder / "graph.onnx"]
+    command: list[str | Path] = [sys.executable, "-c", PARSE, folder / "graph.onnx"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     found = json.loads(ended.stdout.splitlines()[-1])
     assert (found["parsed"], found["errors"]) == (True, [])

@@ -20,14 +20,14 @@ def save(
     weights: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a graph whose weights lie in a file beside it."""
-    values = [
+    taken, given = (
         [helper.make_tensor_value_info(s.name, ONNX_DTYPES[s.dtype], s.shape) for s in specs]
         for specs in (inputs, outputs)
-    ]
+    )
     initializers = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(
-        helper.make_graph(nodes, "graph", *values, initializers), opset_imports=opset, ir_version=10
+        helper.make_graph(nodes, "graph", taken, given, initializers), opset_imports=opset, ir_version=10
     )
     onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.weights", size_threshold=0)
     return path

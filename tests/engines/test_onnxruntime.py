@@ -19,6 +19,7 @@ from deepcache_trt.engines.onnxruntime.session import TensorRtProvider, gpu_prov
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec
+from tests.engines.tensors import bind_all, by_onnxruntime
 
 
 @pytest.fixture(scope="module")
@@ -332,8 +333,11 @@ def convolution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     constants = {"zero": [0], "two": [2], "rest": [-1]}
     initializers = [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
-    initializers += [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.float32([0]), "nothing")]
-    shape = ["batch", 4, "height", "width"]
+    initializers += [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.array([0], np.float32), "nothing"),
+    ]
+    shape: list[str | int] = ["batch", 4, "height", "width"]
     inputs = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
         helper.make_tensor_value_info("step", TensorProto.INT64, [1]),
@@ -356,19 +360,6 @@ def gpu_tensors(batch: int, size: int) -> dict[str, torch.Tensor]:
     return {name: tensor.cuda() for name, tensor in tensors.items()}
 
 
-def bind_all(engine: OnnxRuntimeEngine, tensors: Mapping[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
-        engine.bind(name, tensor)
-
-
-def on_cpu(path: Path, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    engine = OnnxRuntimeEngine(path)
-    copies = {name: tensor.cpu() for name, tensor in tensors.items()}
-    bind_all(engine, copies)
-    engine.run()
-    return copies["y"]
-
-
 @needs_cuda
 def test_the_gpu_computes_what_the_cpu_does_at_every_shape_with_and_without_a_graph(convolution: Path) -> None:
     engine = OnnxRuntimeEngine(convolution, device="cuda")
@@ -379,7 +370,9 @@ def test_the_gpu_computes_what_the_cpu_does_at_every_shape_with_and_without_a_gr
             tensors["x"].copy_(torch.rand_like(tensors["x"]))
             tensors["step"].fill_(step)
             engine.run()
-            torch.testing.assert_close(tensors["y"].cpu(), on_cpu(convolution, tensors), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                tensors["y"].cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-4, atol=1e-4
+            )
 
 
 @needs_cuda
@@ -404,7 +397,7 @@ def test_a_graph_is_not_replayed_for_other_memory(convolution: Path) -> None:
         first["y"].zero_()
         second["y"].zero_()
         engine.run()
-        torch.testing.assert_close(tensors["y"].cpu(), on_cpu(convolution, tensors), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(tensors["y"].cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-4, atol=1e-4)
         assert not (second if tensors is first else first)["y"].any()
 
 
@@ -421,7 +414,7 @@ def test_work_is_ordered_on_whichever_stream_is_current(convolution: Path) -> No
             engine.run()
             result = tensors["y"].clone()
             torch.cuda.current_stream().synchronize()
-        torch.testing.assert_close(result.cpu(), on_cpu(convolution, tensors), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result.cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-4, atol=1e-4)
 
 
 @needs_cuda
@@ -435,7 +428,7 @@ def test_a_capture_from_outside_is_refused(convolution: Path) -> None:
         with pytest.raises(BackendError, match=r"CUDA graphs of its own .* run it outside"):
             engine.run()
     engine.run()
-    torch.testing.assert_close(tensors["y"].cpu(), on_cpu(convolution, tensors), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tensors["y"].cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-4, atol=1e-4)
 
 
 @needs_cuda
@@ -453,7 +446,7 @@ def test_close_on_a_gpu_waits_for_the_work(convolution: Path) -> None:
     engine.run()
     engine.close()
     engine.close()
-    torch.testing.assert_close(tensors["y"].cpu(), on_cpu(convolution, tensors), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tensors["y"].cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-4, atol=1e-4)
 
 
 @gpu("TensorrtExecutionProvider")
@@ -466,7 +459,9 @@ def test_tensorrt_computes_what_the_cpu_does_and_keeps_its_engines(convolution: 
         for tensors in (gpu_tensors(2, 16), gpu_tensors(3, 24)):
             bind_all(engine, tensors)
             engine.run()
-            torch.testing.assert_close(tensors["y"].cpu(), on_cpu(convolution, tensors), rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(
+                tensors["y"].cpu(), by_onnxruntime(convolution, tensors, "y"), rtol=1e-2, atol=1e-2
+            )
         engine.close()
         kept.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("*.engine")})
     assert kept[0]

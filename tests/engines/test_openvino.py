@@ -15,7 +15,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from deepcache_trt.engines import openvino as backend
-from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.openvino import OpenVinoEngine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
@@ -24,6 +23,7 @@ from deepcache_trt.models.taps import Variant, deepcache_variants
 from deepcache_trt.tensors import TensorSpec
 from tests import tiny
 from tests.engines.graphs import Net, by_name, save, spec, square
+from tests.engines.tensors import bind_all, by_onnxruntime, tensors_for
 from tests.export.exported import WHOLE, Exported, export
 
 
@@ -47,38 +47,12 @@ def engine(net: Net) -> OpenVinoEngine:
     return opened(net)
 
 
-def tensors_for(net: Net, batch: int, height: int, width: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    dtype = getattr(torch, net.inputs["sample"].dtype)
-    return {
-        "sample": torch.randn(batch, 8, height, width, generator=generator).to(dtype),
-        "timestep": torch.tensor([seed]),
-        "out": torch.full((batch, 8, height, width), torch.nan, dtype=dtype),
-    }
-
-
-def bind(engine: OpenVinoEngine | OnnxRuntimeEngine, tensors: Mapping[str, torch.Tensor]) -> None:
-    for name in (*engine.inputs, *engine.outputs):
-        engine.bind(name, tensors[name])
-
-
-def expected(path: Path, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, TensorSpec]) -> torch.Tensor:
-    """What ONNX Runtime gives for the one output."""
-    reference = OnnxRuntimeEngine(path)
-    (name,) = outputs
-    copies = {**tensors, name: torch.empty_like(tensors[name])}
-    bind(reference, copies)
-    reference.run()
-    reference.close()
-    return copies[name]
-
-
 def check(engine: OpenVinoEngine, net: Net, tensors: Mapping[str, torch.Tensor]) -> None:
     address = tensors["out"].data_ptr()
-    bind(engine, tensors)
+    bind_all(engine, tensors)
     engine.run()
     assert tensors["out"].data_ptr() == address
-    torch.testing.assert_close(tensors["out"], expected(net.path, tensors, net.outputs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors["out"], by_onnxruntime(net.path, tensors, "out"), rtol=1e-4, atol=1e-5)
 
 
 # Memory and shapes.
@@ -95,7 +69,7 @@ def test_inputs_changed_in_place_are_read_by_the_next_run(net: Net, engine: Open
     tensors["sample"].mul_(0.5)
     tensors["timestep"].fill_(5)
     engine.run()
-    torch.testing.assert_close(tensors["out"], expected(net.path, tensors, net.outputs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors["out"], by_onnxruntime(net.path, tensors, "out"), rtol=1e-4, atol=1e-5)
 
 
 def test_the_shapes_of_one_profile_take_turns(net: Net, engine: OpenVinoEngine) -> None:
@@ -127,12 +101,12 @@ def test_one_profile_is_compiled_when_it_is_opened(net: Net) -> None:
 def test_one_engines_output_is_the_next_ones_input(net: Net) -> None:
     first, second = opened(net), opened(net)
     between, after = tensors_for(net, 2, 8, 8), tensors_for(net, 2, 8, 8, seed=1)
-    bind(first, between)
+    bind_all(first, between)
     after["sample"] = between["out"]
-    bind(second, after)
+    bind_all(second, after)
     first.run()
     second.run()
-    torch.testing.assert_close(after["out"], expected(net.path, after, net.outputs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after["out"], by_onnxruntime(net.path, after, "out"), rtol=1e-4, atol=1e-5)
 
 
 def test_another_shape_at_the_same_address_is_bound_anew(net: Net, engine: OpenVinoEngine) -> None:
@@ -154,14 +128,14 @@ def test_another_shape_at_the_same_address_is_bound_anew(net: Net, engine: OpenV
 def test_a_shape_outside_the_profile_is_refused_with_the_sizes(
     net: Net, engine: OpenVinoEngine, shape: tuple[int, int, int], message: str
 ) -> None:
-    bind(engine, tensors_for(net, *shape))
+    bind_all(engine, tensors_for(net, *shape))
     with pytest.raises(ShapeError, match=message):
         engine.run()
     check(engine, net, tensors_for(net, 2, 8, 8))
 
 
 def test_shapes_that_do_not_go_together_are_refused(net: Net, engine: OpenVinoEngine) -> None:
-    bind(engine, {**tensors_for(net, 2, 8, 8), "out": torch.zeros(1, 8, 8, 8)})
+    bind_all(engine, {**tensors_for(net, 2, 8, 8), "out": torch.zeros(1, 8, 8, 8)})
     with pytest.raises(
         ShapeError, match=r"out has shape \[1, 8, 8, 8\] where the other tensors ask for \[2, 8, 8, 8\]"
     ):
@@ -193,7 +167,7 @@ def test_running_with_an_unbound_tensor_is_a_bug(engine: OpenVinoEngine) -> None
 
 def test_close_lets_go_of_bound_tensors_and_may_be_repeated(net: Net, engine: OpenVinoEngine) -> None:
     tensors = tensors_for(net, 2, 8, 8)
-    bind(engine, tensors)
+    bind_all(engine, tensors)
     engine.run()
     alive = [weakref.ref(tensor) for tensor in tensors.values()]
     engine.close()
@@ -208,18 +182,20 @@ def test_close_lets_go_of_bound_tensors_and_may_be_repeated(net: Net, engine: Op
 def test_every_dtype_passes_through_shared_memory(tmp_path: Path) -> None:
     dtypes = {"float32": 1, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}
     path = tmp_path / "copy.onnx"
-    values = [
+    taken, made = (
         [helper.make_tensor_value_info(f"{kind}_{dtype}", number, ["batch", 3]) for dtype, number in dtypes.items()]
         for kind in ("in", "out")
-    ]
+    )
     nodes = [helper.make_node("Concat", [f"in_{d}"], [f"out_{d}"], axis=0) for d in dtypes]
     opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(helper.make_graph(nodes, "copy", *values), opset_imports=opset, ir_version=10), path)
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "copy", taken, made), opset_imports=opset, ir_version=10), path
+    )
     inputs, outputs = (by_name(*(spec(f"{kind}_{d}", d, "batch", 3) for d in dtypes)) for kind in ("in", "out"))
     engine = OpenVinoEngine(path, inputs=inputs, outputs=outputs, profiles=[exactly(batch=2)])
     given = {f"in_{d}": torch.tensor([[0, 1, 2], [3, 0, 5]]).to(getattr(torch, d)) for d in dtypes}
     found = {f"out_{d}": torch.ones(2, 3, dtype=getattr(torch, d)) for d in dtypes}
-    bind(engine, {**given, **found})
+    bind_all(engine, {**given, **found})
     engine.run()
     for dtype in dtypes:
         assert torch.equal(found[f"out_{dtype}"], given[f"in_{dtype}"]), dtype
@@ -243,11 +219,9 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = numpy_helper.from_array(np.eye(2, dtype=ml_dtypes.bfloat16), "one")
     frequency = helper.make_tensor("frequency", TensorProto.FLOAT, [2], [1.0, 0.37])
     axis = helper.make_tensor("axis", TensorProto.INT64, [1], [0])
-    values = [
-        [helper.make_tensor_value_info("t", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [1, 2])],
-    ]
-    graph = helper.make_graph(nodes, "wave", *values, [one, frequency, axis])
+    taken = [helper.make_tensor_value_info("t", TensorProto.FLOAT, [1])]
+    made = [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [1, 2])]
+    graph = helper.make_graph(nodes, "wave", taken, made, [one, frequency, axis])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
 
@@ -260,7 +234,7 @@ def test_what_a_half_precision_graph_holds_in_float32_is_not_rounded(wave: Path)
         profiles=[ShapeProfile()],
     )
     t, y = torch.tensor([481.0]), torch.zeros(1, 2, dtype=torch.bfloat16)  # bfloat16 knows 480 and 482
-    bind(engine, {"t": t, "y": y})
+    bind_all(engine, {"t": t, "y": y})
     engine.run()
     assert torch.equal(y, torch.sin(t * torch.tensor([1.0, 0.37]))[None].bfloat16())
 
@@ -285,10 +259,12 @@ def run_variant(
 ) -> dict[str, torch.Tensor]:
     """The outputs of OpenVINO at shapes of a dynamic profile; `reference` gives their dtypes and shapes."""
     graph = onnx.load(path, load_external_data=False).graph
-    specs = [by_name(*(_spec(value, inputs | reference) for value in values)) for values in (graph.input, graph.output)]
+    specs = [
+        by_name(*(_spec(value, {**inputs, **reference}) for value in values)) for values in (graph.input, graph.output)
+    ]
     engine = OpenVinoEngine(path, inputs=specs[0], outputs=specs[1], profiles=[PLACE])
     outputs = {name: torch.empty_like(reference[name].contiguous()) for name in specs[1]}
-    bind(engine, {**inputs, **outputs})
+    bind_all(engine, {**inputs, **outputs})
     engine.run()
     engine.close()
     return outputs

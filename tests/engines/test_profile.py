@@ -4,6 +4,7 @@ import pytest
 
 from deepcache_trt.engines.profile import Range, ShapeProfile, nearest
 from deepcache_trt.errors import ShapeError
+from tests.engines.graphs import square
 
 PROFILE = ShapeProfile(
     batch=Range(min=1, opt=2, max=8), height=Range(min=8, opt=64, max=128), width=Range(min=16, opt=64, max=96)
@@ -73,11 +74,6 @@ def test_the_cure_never_leaves_the_profile(size: int, cure: str) -> None:
 
 def test_a_batch_needs_to_be_no_multiple_of_anything() -> None:
     PROFILE.check({"batch": 3}, size_multiple=8)
-
-
-def square(low: int, best: int, high: int) -> ShapeProfile:
-    pixels = Range(min=low, opt=best, max=high)
-    return ShapeProfile(batch=Range(min=1, opt=2, max=4), height=pixels, width=pixels)
 
 
 WIDE, SMALL, LARGE = square(8, 64, 128), square(64, 64, 64), square(96, 96, 128)

@@ -247,7 +247,7 @@ def described(**about: Any) -> Callable[[Path], dict[str, Any]]:
 @pytest.fixture
 def described_engines(store: Store) -> dict[str, Any]:
     """Three engines, by the number of their key."""
-    abouts = {
+    abouts: dict[str, dict[str, Any]] = {
         "0": {"device": "sm86", "variant": {"name": "full", "emits": ["tap_0"]}, "level": None},
         "1": {"device": "sm86", "variant": {"name": "shallow", "emits": []}, "level": 3},
         "2": {"device": "sm89", "variant": {"name": "full", "emits": ["tap_0"]}, "level": 3},

@@ -1,12 +1,11 @@
-"""Running a plan: what TensorRT is told, in which order, and no more than that; and on a GPU, what comes out.
+"""Running a plan: what TensorRT is told, in which order, and no more than that.
 
-A machine without a GPU cannot load a plan, so the first half runs on a double of TensorRT's execution API that records
-every call. It has no names but those of the real classes, which a test compares.
+A machine without a GPU cannot load a plan, so that a double of TensorRT's execution API is told.
 """
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,175 +13,24 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.engine import check_binding
-from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.tensorrt import engine as tensorrt
 from deepcache_trt.engines.tensorrt import versions
-from deepcache_trt.engines.tensorrt.build import build_plan, targets
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
-from deepcache_trt.progress import logged
-from tests.engines.graphs import Net, by_name, spec, square
+from tests.engines.graphs import by_name, spec, square
+from tests.engines.tensorrt_double import REAL_NAMES, WORKSPACE, Context, CudaEngine, Module, Recorder, Runtime
 
 INPUTS = by_name(spec("sample", "float32", "batch", 4, "height", "width"), spec("timestep", "int64", 1))
 OUTPUTS = by_name(spec("out", "float32", "batch", 4, "height", "width"))
 SMALL, LARGE = square(8, 8, 8), square(16, 16, 32)
-WORKSPACE = 4096
-
-
-class Recorder:
-    """What every class of the double shares: the log of all calls, and what shall fail."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.failing: set[str] = set()
-        self.loadable = True
-        self.missing_weights: list[str] = []
-        self.int64 = "INT64"
-        self.errors: Any = None
-
-    def record(self, name: str, *args: Any) -> bool:
-        self.calls.append((name, *args))
-        if name in self.failing:
-            self.errors.append(f"{name} went wrong")
-        return name not in self.failing
-
-    def take(self) -> list[tuple[Any, ...]]:
-        """The calls since the last time."""
-        taken, self.calls = self.calls, []
-        return taken
-
-
-class Context:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        return self._recorder.record("set_optimization_profile_async", index, stream)
-
-    def set_device_memory(self, address: int, size: int) -> None:
-        self._recorder.record("set_device_memory", address, size)
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        return self._recorder.record("set_input_shape", name, shape)
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        return self._recorder.record("set_tensor_address", name, address)
-
-    def execute_async_v3(self, stream: int) -> bool:
-        return self._recorder.record("execute_async_v3", stream)
-
-
-class RuntimeCache:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def deserialize(self, blob: bytes) -> bool:
-        return self._recorder.record("deserialize", blob)
-
-    def serialize(self) -> bytes:
-        return b"compiled kernels"
-
-
-class RuntimeConfig:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    dynamic_shapes_kernel_specialization_strategy = "lazy"
-
-    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
-        assert strategy == "user managed"
-
-    def create_runtime_cache(self) -> RuntimeCache:
-        return RuntimeCache(self._recorder)
-
-    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
-        return self._recorder.record("set_runtime_cache")
-
-
-class CudaEngine:
-    device_memory_size_v2 = WORKSPACE
-    num_io_tensors = 3
-    refittable = True
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def get_tensor_name(self, index: int) -> str:
-        return ["sample", "timestep", "out"][index]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=self._recorder.int64 if name == "timestep" else "FLOAT")
-
-    def create_runtime_config(self) -> RuntimeConfig:
-        return RuntimeConfig(self._recorder)
-
-    def create_execution_context(self, config: RuntimeConfig) -> Context | None:
-        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
-        return Context(self._recorder) if self._recorder.record("create_execution_context") else None
-
-
-class Runtime:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def deserialize_cuda_engine(self, data: Any) -> CudaEngine | None:
-        assert data[:] == b"a plan"
-        return CudaEngine(self._recorder) if self._recorder.record("deserialize_cuda_engine") else None
-
-
-class Refitter:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def get_missing_weights(self) -> list[str]:
-        return self._recorder.missing_weights
-
-    def refit_cuda_engine(self) -> bool:
-        return self._recorder.record("refit_cuda_engine")
-
-
-class OnnxParserRefitter:
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def refit_from_file(self, path: str) -> bool:
-        return self._recorder.record("refit_from_file", path)
-
-
-REAL_NAMES = {
-    Context: "IExecutionContext",
-    RuntimeCache: "IRuntimeCache",
-    RuntimeConfig: "IRuntimeConfig",
-    CudaEngine: "ICudaEngine",
-    Runtime: "Runtime",
-    Refitter: "Refitter",
-    OnnxParserRefitter: "OnnxParserRefitter",
-}
 
 
 @pytest.mark.parametrize("double", REAL_NAMES, ids=REAL_NAMES.values())
-def test_the_double_has_no_name_that_tensorrt_lacks(double: type) -> None:
+def test_the_double_has_no_name_that_tensorrt_lacks(double: type[object]) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="compares with tensorrt-rtx's classes")
     real = getattr(trt, REAL_NAMES[double])
     assert [name for name in vars(double) if not name.startswith("_") and not hasattr(real, name)] == []
-
-
-class Module:
-    """Stands for `tensorrt_rtx`."""
-
-    __name__ = "tensorrt_rtx"
-    __version__ = "1.7.1"
-    ILogger = type("ILogger", (), {})
-    IRuntimeCache = RuntimeCache
-    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
-    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.Runtime = lambda logger: Runtime(recorder)
-        self.Refitter = lambda engine, logger: Refitter(recorder)
-        self.OnnxParserRefitter = lambda refitter, logger: OnnxParserRefitter(recorder)
 
 
 @pytest.fixture
@@ -201,7 +49,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-def _with_errors(record: Any, logger: Any) -> Any:
+def _with_errors(record: Callable[..., bool], logger: Any) -> Callable[..., bool]:
     def recorded(self: Recorder, name: str, *args: Any) -> bool:
         self.errors = logger.errors
         return record(self, name, *args)
@@ -574,147 +422,3 @@ def test_close_lets_go_in_order_and_may_be_repeated(
     gc.collect()
     assert recorder.take() == [("synchronize",), ("drop", "Context"), ("drop", "CudaEngine"), ("drop", "Runtime")]
     assert [ref() for ref in alive] == [None] * 3
-
-
-# On a GPU.
-
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
-def backend(request: pytest.FixtureRequest) -> str:
-    try:
-        trt = versions.load(request.param)
-    except BackendError as error:
-        pytest.skip(str(error))
-    major, minor = torch.cuda.get_device_capability()
-    if request.param == "tensorrt-rtx" and f"sm{major}{minor}" not in targets(trt):
-        pytest.skip(f"TensorRT-RTX {trt.__version__} is not for compute capability {major}.{minor}")
-    return request.param
-
-
-@pytest.fixture
-def stream() -> Iterator[torch.cuda.Stream]:
-    with torch.cuda.stream(torch.cuda.Stream()) as context:
-        yield context
-
-
-def on_the_gpu(net: Net, backend: str, **options: Any) -> TensorRTEngine:
-    plan, profiles = net.path.with_suffix(".plan"), [SMALL, LARGE]
-    build_plan(
-        net.path,
-        plan,
-        backend=backend,
-        inputs=net.inputs,
-        profiles=profiles,
-        target=None,
-        options=BuildOptions(**options),
-        timing_cache=net.path.with_name("timings"),
-        progress=logged,
-        stage="building",
-    )
-    cache = net.path.with_name("kernels")
-    return TensorRTEngine(
-        plan, backend=backend, inputs=net.inputs, outputs=net.outputs, profiles=profiles, runtime_cache=cache
-    )
-
-
-def tensors_for(net: Net, batch: int, side: int, device: str) -> dict[str, torch.Tensor]:
-    dtype = getattr(torch, net.outputs["out"].dtype)
-    sample = torch.randn(batch, 8, side, side, generator=torch.Generator().manual_seed(side)).to(dtype)
-    tensors = {"sample": sample, "timestep": torch.tensor([3]), "out": torch.full_like(sample, torch.nan)}
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
-
-
-def give(engine: Any, tensors: dict[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
-        engine.bind(name, tensor)
-
-
-def reference(net: Net, batch: int, side: int) -> torch.Tensor:
-    engine, tensors = OnnxRuntimeEngine(net.path), tensors_for(net, batch, side, "cpu")
-    give(engine, tensors)
-    engine.run()
-    return tensors["out"]
-
-
-def assert_close(out: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.cuda.synchronize()
-    error = (out.cpu().double() - expected.double()).norm() / expected.double().norm()
-    assert error < (1e-2 if out.dtype == torch.float16 else 1e-4)
-
-
-def workspace(*engines: TensorRTEngine) -> torch.Tensor:
-    memory = torch.empty(max(1, *(e.workspace_bytes for e in engines)), dtype=torch.uint8, device="cuda")
-    for engine in engines:
-        engine.use_workspace(memory)
-    return memory
-
-
-@on_gpu
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_an_engine_computes_what_onnxruntime_does_at_the_shapes_of_both_profiles(
-    tmp_path: Path, backend: str, stream: Any, dtype: str
-) -> None:
-    net = Net(tmp_path / "net.onnx", dtype=dtype)
-    engine = on_the_gpu(net, backend)
-    workspace(engine)
-    for batch, side in [(2, 8), (3, 16), (1, 8), (4, 32), (2, 8)]:
-        tensors = tensors_for(net, batch, side, "cuda")
-        give(engine, tensors)
-        engine.run()
-        assert_close(tensors["out"], reference(net, batch, side))
-    engine.close()
-
-
-@on_gpu
-def test_two_engines_share_one_workspace_and_a_captured_graph(tmp_path: Path, backend: str, stream: Any) -> None:
-    nets = [Net(tmp_path / f"{seed}.onnx", seed=seed) for seed in (1, 2)]
-    engines = [on_the_gpu(net, backend) for net in nets]
-    memory = workspace(*engines)
-    bound = [tensors_for(net, 2, 16, "cuda") for net in nets]
-    for engine, tensors in zip(engines, bound, strict=True):
-        give(engine, tensors)
-        engine.run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        for engine in engines:
-            engine.run()
-    for tensors in bound:
-        tensors["out"].fill_(torch.nan)
-    memory.fill_(255)
-    graph.replay()
-    for net, tensors in zip(nets, bound, strict=True):
-        assert_close(tensors["out"], reference(net, 2, 16))
-    del graph
-    for engine in engines:
-        engine.close()
-
-
-@on_gpu
-def test_a_refitted_engine_computes_with_the_other_weights(tmp_path: Path, backend: str, stream: Any) -> None:
-    first, second = Net(tmp_path / "first.onnx", seed=1), Net(tmp_path / "second.onnx", seed=2)
-    engine = on_the_gpu(first, backend, refittable=True)
-    workspace(engine)
-    tensors = tensors_for(first, 2, 8, "cuda")
-    give(engine, tensors)
-    results = []
-    for net in (first, second, first):
-        engine.refit(net.path)
-        engine.run()
-        assert_close(tensors["out"], reference(net, 2, 8))
-        results.append(tensors["out"].clone())
-    assert torch.equal(results[0], results[2])
-    engine.close()
-
-
-@on_gpu
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no plan" * 100])
-def test_a_damaged_plan_does_not_load(tmp_path: Path, backend: str, damage: Any) -> None:
-    net = Net(tmp_path / "net.onnx")
-    on_the_gpu(net, backend).close()
-    plan = net.path.with_suffix(".plan")
-    plan.write_bytes(damage(plan.read_bytes()))
-    with pytest.raises(BackendError, match=r"net\.plan does not load"):
-        TensorRTEngine(plan, backend=backend, inputs=net.inputs, outputs=net.outputs, profiles=[SMALL, LARGE])

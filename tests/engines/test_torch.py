@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcache_trt.engines.torch import Mode, TorchEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
-from deepcache_trt.models.architecture import Architecture
+from deepcache_trt.models.architecture import Architecture, answer_as
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import Tap, Variant, deepcache_variants
 from deepcache_trt.models.traceable import Tensors, traceable
@@ -35,7 +35,8 @@ class Deep(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
-        return self.last(x + self.deep(x))
+        out: torch.Tensor = self.last(x + self.deep(x))
+        return out
 
 
 def _call_deep(model: torch.nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -46,6 +47,7 @@ DEEP = Architecture(
     inputs=(spec("sample", "float32", *IMAGE),),
     outputs=(spec("noise_pred", "float32", *IMAGE),),
     call=_call_deep,
+    answer=answer_as("UNet2DConditionOutput"),
     max_batch=8,
     taps=(Tap(name="tap_0", path="deep"),),
 )
@@ -61,7 +63,8 @@ class Compiler:
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
         self.compilations += 1
-        return aot_autograd(fw_compiler=self._counting)(graph, inputs)
+        compiled: Callable[..., object] = aot_autograd(fw_compiler=self._counting)(graph, inputs)
+        return compiled
 
     def _counting(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
         def counted(*tensors: torch.Tensor) -> object:
@@ -70,7 +73,8 @@ class Compiler:
             self.flops = counter.get_total_flops()
             return outputs
 
-        return make_boxed_func(counted)
+        boxed: Callable[..., object] = make_boxed_func(counted)
+        return boxed
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ loras = test_adapters.loras
 def example(request: pytest.FixtureRequest) -> Main:
     """The `main` of the script that a test is called after."""
     name = request.function.__name__.removeprefix("test_")
-    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    main: Main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    return main
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def pictures(path: Path) -> np.ndarray:
 
 
 def digits(path: Path, reader: DigitReader) -> list[int]:
-    return reader.read(to_eight(pictures(path))).tolist()
+    return [int(digit) for digit in reader.read(to_eight(pictures(path)))]
 
 
 def test_drop_in(example: Main, out: Path, reader: DigitReader) -> None:

@@ -1,5 +1,7 @@
 """The catalogue's architectures are those of the published checkpoints."""
 
+from typing import Any
+
 import pytest
 from diffusers import AutoencoderKL
 
@@ -80,7 +82,7 @@ def test_a_video_vae_decodes_in_the_precision_of_the_pipeline_whatever_it_says()
 )
 def test_a_live_vae_is_built_as_its_checkpoint_says(stated: dict[str, bool], built: str) -> None:
     """diffusers fills in `force_upcast=True` where a config says nothing, and reads it for SDXL only."""
-    model = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **stated)
+    model: Any = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **stated)
     assert part_dtype(model.config, "float16") == built
 
 

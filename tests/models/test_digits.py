@@ -35,7 +35,7 @@ def test_it_has_the_topology_of_stable_diffusion_15() -> None:
 def test_a_classifier_reads_the_prompted_digit_and_the_shapes_vary() -> None:
     """500 images by 50 steps at diffusers' default guidance; the gates that the model card reports on."""
     script = Path(__file__).parents[2] / "scripts" / "train_digits.py"
-    command = [sys.executable, script, "evaluate", FOLDER, "--images", "500", "--guidance", "7.5"]
+    command: list[str | Path] = [sys.executable, script, "evaluate", FOLDER, "--images", "500", "--guidance", "7.5"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     figures = json.loads(output[output.index("{") :])["guidance 7.5"]
     assert figures["accuracy"] >= 0.95

@@ -2,6 +2,7 @@
 two calls of the denoiser, and to export a larger one takes a hundred times as long as to run it.
 """
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -93,30 +94,30 @@ def unet(name: str) -> Any:
 
 
 @functools.cache
-def _components(of: str) -> dict[str, Any]:
-    """Everything but the U-Net, shared by all pipelines of a test process, as is the scheduler that they start with."""
-    if of == "svd":
+def components_of(kind: str) -> dict[str, Any]:
+    """All of a pipeline but its U-Net, shared by all of a test process, as is the scheduler that they start with."""
+    if kind == "svd":
         return _video_components()
-    if of == "sd21":
-        own = _components("sd")
+    if kind == "sd21":
+        own = components_of("sd")
         scheduler = DDIMScheduler.from_config(own["scheduler"].config, prediction_type="v_prediction")
         return {**own, "scheduler": scheduler}
-    if of == "sd upscale":
+    if kind == "sd upscale":
         vae = tiny.new_part("vae")
         vae.register_to_config(scaling_factor=0.08333)  # which its pipeline else sets, with a warning
-        parts = {name: _components("sd")[name] for name in ("text_encoder", "tokenizer", "scheduler")}
+        parts = {name: components_of("sd")[name] for name in ("text_encoder", "tokenizer", "scheduler")}
         return {**parts, "vae": vae, "low_res_scheduler": DDPMScheduler()}
-    if of == "sdxl refiner":
+    if kind == "sdxl refiner":
         # Of a pooled text of this width it is known that there are five time ids.
-        base = _components("sdxl")
+        base = components_of("sdxl")
         parts = {name: base[name] for name in ("vae", "tokenizer_2", "scheduler")}
         config = {**base["text_encoder_2"].config.to_dict(), "projection_dim": 1280, "hidden_size": 64}
         encoder = model_from_config(CLIPTextModelWithProjection, config)
         return {**parts, "text_encoder": None, "tokenizer": None, "text_encoder_2": encoder}
-    if of == "ddpm":
+    if kind == "ddpm":
         # Its images are cut to [0, 1]: those of a model that predicts images are not all 0 and 1.
         return {"scheduler": DDPMScheduler(clip_sample=False, prediction_type="sample")}
-    pipe: Any = tiny.stable_diffusion_xl() if of == "sdxl" else tiny.stable_diffusion()
+    pipe: Any = tiny.stable_diffusion_xl() if kind == "sdxl" else tiny.stable_diffusion()
     return {name: part for name, part in pipe.components.items() if name != "unet"}
 
 
@@ -162,7 +163,7 @@ class Micro:
 
     def new(self, **others: Any) -> Any:
         """A pipeline of its own, with the models of all others and a scheduler of its own, and the components given."""
-        parts = _components(self.shares)
+        parts = components_of(self.shares)
         scheduler = (self.scheduler or type(parts["scheduler"])).from_config(parts["scheduler"].config)
         parts = {**parts, "scheduler": scheduler, **self.options, "unet": unet(self.unet)}
         nets = [controlnet(self.unet, seed) for seed in range(self.controlnets)]
@@ -276,6 +277,25 @@ OTHERS = {
         _xl("StableDiffusionXLControlNetInpaintPipeline", "sdxl", **_PAINT, **_CONTROL)
     ),
 }
+
+MICROS = {**STRAIGHT, **OTHERS}
+
+
+def with_own(micro: Micro, *parts: str) -> Any:
+    """A plain pipeline of which these components, as far as it has them, are its own, to be changed."""
+    pipe = micro.new()
+    for part in {*parts} & pipe.components.keys():
+        setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
+    return pipe
+
+
+def like_the_own(micro: Micro, scheduler: str | None) -> Any:
+    """The pipeline's own scheduler as one of another class; None: as it is."""
+    own = micro.new().scheduler
+    if scheduler is None:
+        return own
+    # Of Karras' noise levels up to those of SVD, other classes make timesteps that repeat, which they do not stand.
+    return getattr(diffusers, scheduler).from_config(own.config, clip_sample=False, use_karras_sigmas=False)
 
 
 def cached(micro: Micro, **params: Any) -> Any:

@@ -181,7 +181,7 @@ def test_each_unit_waits_for_the_one_before(runtime: Runtime, monkeypatch: pytes
 def test_a_graph_that_cannot_be_composed_is_destroyed_and_the_call_is_named(runtime: Runtime, call: str) -> None:
     runtime.fails_in = call
     with pytest.raises(BackendError, match=f"{call} failed: 901"):
-        compose(runtime, {print: 1}, [print])  # type: ignore[dict-item, list-item]
+        compose(runtime, {print: 1}, [print])
     assert not runtime.nodes
 
 

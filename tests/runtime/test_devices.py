@@ -136,7 +136,7 @@ def opened(gpus: TwoGpus) -> Session:
 
 def test_every_use_of_a_device_is_with_that_device_current(gpus: TwoGpus) -> None:
     made = opened(gpus)
-    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler: Any = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(4)
     table = probe(scheduler, scheduler.timesteps)
     assert isinstance(table, SamplerTable)

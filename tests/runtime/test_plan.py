@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ PUBLISHED = {2: (15, 1.5), 3: (15, 1.3), 4: (15, 1.4), 5: (10, 1.5), 6: (15, 1.3
 
 def published_quad(calls: int, count: int, pow: float) -> list[int]:
     while pow > 1:
-        steps = np.unique(np.int32(np.linspace(0, calls ** (1 / pow), count + 1) ** pow))[:-1]
+        steps: list[int] = np.unique(np.int32(np.linspace(0, calls ** (1 / pow), count + 1) ** pow))[:-1].tolist()
         if len(steps) == count:
-            return steps.tolist()
+            return steps
         pow -= 0.02
     raise ValueError("no pow")
 
@@ -85,10 +86,11 @@ def test_quad_center_has_the_papers_number_of_full_calls(interval: int, center: 
 @given(calls=st.integers(2, 250), interval=st.integers(2, 20), pow=st.floats(1.01, 2), data=st.data())
 def test_schedules_equal_the_published_formulas(calls: int, interval: int, pow: float, data: Any) -> None:
     count, center = math.ceil(calls / interval), data.draw(st.integers(0, calls - 1))
-    for ours, published in (
+    pairs: list[tuple[Callable[[], Sequence[int]], Callable[[], Sequence[int]]]] = [
         (lambda: quad(calls, interval, pow), lambda: published_quad(calls, count, pow)),
         (lambda: quad_center(calls, interval, center, pow), lambda: published_quad_center(calls, count, center, pow)),
-    ):
+    ]
+    for ours, published in pairs:
         try:
             steps = published()
         except ValueError:
@@ -150,7 +152,7 @@ def test_explicit_full_steps_are_the_plan_whatever_the_interval(steps: list[int]
         ({"disable_cache_after_step": 99}, (0, 4, 8)),
     ],
 )
-def test_the_window_adds_full_calls_to_the_schedule(window: dict[str, int], full: tuple[int, ...]) -> None:
+def test_the_window_adds_full_calls_to_the_schedule(window: dict[str, Any], full: tuple[int, ...]) -> None:
     assert make_plan(CacheParams(cache_interval=4, **window), 10).full_steps == full
 
 

@@ -1,13 +1,8 @@
-"""Sampler tables: every scheduler that diffusers exports has one that equals its own loop, or a reason why not.
-
-`python -m tests.runtime.test_sampler_table` writes docs/schedulers.md from the cases below.
-"""
+"""Sampler tables: every scheduler that diffusers exports has one that equals its own loop, or a reason why not."""
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -17,190 +12,27 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe, state_key
+from tests.runtime.scheduler_page import DOCUMENT, document
+from tests.runtime.schedulers import (
+    BROWNIAN,
+    CLIPPING,
+    FALLBACKS,
+    ROUNDING,
+    SD,
+    TABLES,
+    WARNINGS,
+    WITHIN,
+    Case,
+    table_of,
+    with_options,
+)
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "schedulers.md"
-STEPS = (4, 7, 30, 50)
-WITHIN = 1e-5  # of the largest value of the image, in float32
 SLOTS = 16  # of each ring buffer; enough for every scheduler
 
-pytestmark = [
-    # Constructors and `set_timesteps` of KDPM2, DEIS and Helios hand tensors to numpy 2 in a way it will drop.
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-    # They are deprecated, and checkpoints that ask for them are not.
-    pytest.mark.filterwarnings("ignore:.*algorithm_types dpmsolver and sde-dpmsolver:FutureWarning"),
-]
+pytestmark = WARNINGS
 
 Generators = torch.Generator | list[torch.Generator] | None
 Edit = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A scheduler as a pipeline sets it up.
-
-    Attributes:
-        options: for its constructor.
-        timesteps: for `set_timesteps`, beside the number of steps.
-        step: for `step`, by keyword.
-        unused: timesteps at the end that pipelines leave out.
-        steps: the numbers of steps that it is tried with.
-    """
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    timesteps: Mapping[str, Any] = field(default_factory=dict)
-    step: Mapping[str, Any] = field(default_factory=dict)
-    unused: int = 0
-    steps: tuple[int, ...] = STEPS
-
-    def scheduler(self, name: str, steps: int) -> tuple[Any, torch.Tensor]:
-        """The scheduler, and the timesteps of the calls."""
-        scheduler = getattr(diffusers.schedulers, name)(**self.options)
-        scheduler.set_timesteps(steps, **self.timesteps)
-        return scheduler, scheduler.timesteps[: len(scheduler.timesteps) - self.unused]
-
-    @property
-    def given(self) -> list[str]:
-        """What sets it apart from Stable Diffusion's."""
-        options = {key: value for key, value in self.options.items() if SD.get(key) != value}
-        return [f"{key}={value!r}" for key, value in {**options, **self.timesteps, **self.step}.items()]
-
-    def __str__(self) -> str:
-        return ",".join(self.given) or "defaults"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fallback:
-    """A scheduler that runs its own `step`: in our words why, and what `probe` says."""
-
-    why: str
-    says: str
-    case: Case = field(default_factory=Case)
-
-
-def _options(**options: Any) -> Case:
-    return Case(options=options)
-
-
-# Options that Stable Diffusion's checkpoints give the schedulers of the DDPM family.
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-V_ZERO_SNR = {**SD, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-
-TABLES: dict[str, list[Case]] = {
-    "CMStochasticIterativeScheduler": [_options(num_train_timesteps=60, clip_denoised=False)],
-    "CogVideoXDDIMScheduler": [_options(), _options(prediction_type="v_prediction", rescale_betas_zero_snr=True)],
-    "ConsistencyDecoderScheduler": [Case(steps=(2,))],
-    "DDIMInverseScheduler": [_options(clip_sample=False)],
-    "DDIMParallelScheduler": [_options(clip_sample=False)],
-    "DDIMScheduler": [
-        _options(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        _options(**V_ZERO_SNR, clip_sample=False),
-        _options(prediction_type="sample", clip_sample=False),
-        Case(options={**SD, "clip_sample": False}, step={"eta": 0.7}),
-    ],
-    "DDPMParallelScheduler": [_options(clip_sample=False)],
-    "DDPMScheduler": [
-        _options(clip_sample=False),
-        _options(clip_sample=False, variance_type="fixed_large", prediction_type="v_prediction"),
-        _options(clip_sample=False, timestep_spacing="trailing", prediction_type="sample"),
-    ],
-    "DEISMultistepScheduler": [_options(**SD), _options(solver_order=3), _options(use_karras_sigmas=True)],
-    "DPMSolverMultistepInverseScheduler": [_options(**SD)],
-    "DPMSolverMultistepScheduler": [
-        _options(**SD),
-        _options(**SD, use_karras_sigmas=True),
-        _options(**SD, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True),
-        _options(**SD, algorithm_type="dpmsolver", final_sigmas_type="sigma_min", solver_order=3),
-        _options(**SD, algorithm_type="sde-dpmsolver", final_sigmas_type="sigma_min"),
-        _options(**SD, solver_order=3, use_lu_lambdas=True),
-        _options(**SD, solver_order=1, euler_at_final=True, prediction_type="v_prediction"),
-        _options(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-    ],
-    "DPMSolverSinglestepScheduler": [
-        _options(**SD),
-        _options(**SD, solver_order=3, use_karras_sigmas=True),
-        _options(**SD, algorithm_type="sde-dpmsolver++"),
-    ],
-    "EDMDPMSolverMultistepScheduler": [_options(), _options(algorithm_type="sde-dpmsolver++")],
-    "EDMEulerScheduler": [_options(), _options(sigma_schedule="exponential")],
-    "EulerAncestralDiscreteScheduler": [_options(**SD), Case(options=V_ZERO_SNR, steps=(30, 50))],  # see ROUNDING
-    "EulerDiscreteScheduler": [
-        _options(**SD),
-        _options(**SD, use_karras_sigmas=True, timestep_spacing="leading", steps_offset=1),
-        Case(options=V_ZERO_SNR, steps=(30, 50)),  # see ROUNDING
-        # Stable Video Diffusion's
-        _options(
-            **{**SD, "prediction_type": "v_prediction", "timestep_type": "continuous"},
-            **{"use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 700.0},
-        ),
-    ],
-    "FlowMapEulerDiscreteScheduler": [_options()],
-    "FlowMatchEulerDiscreteScheduler": [_options(shift=3.0), _options(stochastic_sampling=True)],
-    "FlowMatchHeunDiscreteScheduler": [_options(shift=3.0)],
-    "FlowMatchLCMScheduler": [_options()],
-    "HeliosScheduler": [_options(stages=1), _options(stages=1, scheduler_type="euler")],
-    "HeunDiscreteScheduler": [_options(**SD), _options(**SD, use_karras_sigmas=True, prediction_type="v_prediction")],
-    "IPNDMScheduler": [_options()],
-    "KDPM2AncestralDiscreteScheduler": [_options(**SD), _options(**SD, use_karras_sigmas=True)],
-    "KDPM2DiscreteScheduler": [_options(**SD), _options(**SD, prediction_type="v_prediction")],
-    "LCMScheduler": [_options(clip_sample=False), _options(prediction_type="v_prediction")],
-    "LMSDiscreteScheduler": [_options(**SD)],
-    "LTXEulerAncestralRFScheduler": [_options()],
-    "MiniMaxH3Scheduler": [_options()],
-    "PNDMScheduler": [
-        _options(**SD, skip_prk_steps=True, steps_offset=1),
-        _options(**SD, skip_prk_steps=False),
-        _options(skip_prk_steps=True, prediction_type="v_prediction"),
-    ],
-    "SASolverScheduler": [_options(**SD), _options(algorithm_type="data_prediction", prediction_type="v_prediction")],
-    "SCMScheduler": [Case(timesteps={"intermediate_timesteps": None}, unused=1)],
-    "TCDScheduler": [_options(clip_sample=False), Case(step={"eta": 0.0}), Case(step={"eta": 1.0})],
-    "UnCLIPScheduler": [_options(clip_sample=False)],
-    "UniPCMultistepScheduler": [
-        _options(**SD),
-        _options(**SD, solver_order=3, solver_type="bh1", final_sigmas_type="sigma_min", use_karras_sigmas=True),
-        _options(**SD, predict_x0=False, final_sigmas_type="sigma_min", disable_corrector=[0, 1]),
-        _options(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-    ],
-}
-
-TOKENS = "makes tokens, not images"
-PROTEIN = _options(schedule_mode="log", noise_mode="1/t", tsr_k=1.0, tsr_sigma=1.0)
-BROWNIAN = "takes its noise from a Brownian tree (torchsde), not from the caller's generator"
-
-FALLBACKS: dict[str, Fallback] = {
-    "AmusedScheduler": Fallback(why=TOKENS, says="multinomial", case=_options(mask_token_id=5)),
-    "BlockRefinementScheduler": Fallback(why=TOKENS, says="trial run"),
-    "CogVideoXDPMScheduler": Fallback(why="its pipeline hands it two timesteps and an image", says="old_pred_original"),
-    "CosineDPMSolverMultistepScheduler": Fallback(why=BROWNIAN, says="past the caller's generator"),
-    "DDPMWuerstchenScheduler": Fallback(why="its pipeline hands it a timestep for each image", says="trial run"),
-    "DPMSolverSDEScheduler": Fallback(why=BROWNIAN, says="randint"),
-    "DiscreteDDIMScheduler": Fallback(why=TOKENS, says="multinomial"),
-    "EntropyBoundScheduler": Fallback(why=TOKENS, says="multinomial"),
-    "HeliosDMDScheduler": Fallback(
-        why="its pipeline hands it noise and tables", says="trial run", case=_options(stages=1)
-    ),
-    "KarrasVeScheduler": Fallback(why="its pipeline hands it two noise levels", says="sigma_hat"),
-    "PiflowScheduler": Fallback(why="the model's output is ten times as wide as the sample", says="not divisible"),
-    "RFD4ProteinaScheduler": Fallback(
-        why="makes protein structures, and its step needs a mask", says="emit_mask", case=PROTEIN
-    ),
-    "RePaintScheduler": Fallback(why="its step needs an image and a mask", says="original_image"),
-    "ScoreSdeVeScheduler": Fallback(why="has a predictor and a corrector instead of a step", says="no step"),
-    "ScoreSdeVpScheduler": Fallback(why="has a predictor instead of a step", says="no step"),
-    "VQDiffusionScheduler": Fallback(why=TOKENS, says="one_hot", case=_options(num_vec_classes=5)),
-}
-
-# Schedulers that have a table otherwise. With ROUNDING the first step is from σ = 4096 to about 10, and computed in
-# float32: of the sample that diffusers makes, the last digits are chance.
-ROUNDING = {
-    name: Case(options=V_ZERO_SNR, steps=(4, 7))
-    for name in ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
-}
-CLIPPING = {
-    "clip_sample=True": ("DDPMScheduler", _options(clip_sample=True)),
-    "clip_denoised=True": ("CMStochasticIterativeScheduler", _options(clip_denoised=True)),
-    "thresholding=True": ("DPMSolverMultistepScheduler", _options(thresholding=True)),
-}
 
 EXPORTED = sorted(
     {name for module in (diffusers, diffusers.schedulers) for name in dir(module) if name.endswith("Scheduler")}
@@ -234,7 +66,7 @@ def table_loop(
     """The same from the table: static buffers, and one product with a row of float32 weights for each call."""
     weights = torch.tensor(table.in_rings(SLOTS, SLOTS, SLOTS), dtype=torch.float32)
     buffers = torch.zeros(3 * SLOTS, *latents.shape)
-    samples, outputs, noise = buffers.split(SLOTS)
+    samples, outputs, noise = torch.split(buffers, SLOTS)
     samples[0] = latents
     for i in range(len(table)):
         outputs[i % SLOTS] = model(float(table.input_scales[i]) * samples[i % SLOTS])
@@ -253,15 +85,9 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def with_generator(scheduler: Any, generator: Generators) -> dict[str, Generators]:
+def with_generator(scheduler: Any, generator: Generators) -> dict[str, Any]:
     """As `prepare_extra_step_kwargs` of the pipelines: only where `step` takes one."""
     return {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-
-
-def table_of(scheduler: Any, timesteps: torch.Tensor, **step: Any) -> SamplerTable:
-    table = probe(scheduler, timesteps, step)
-    assert isinstance(table, SamplerTable), table
-    return table
 
 
 def reason(scheduler: Any, timesteps: torch.Tensor, **step: Any) -> str:
@@ -316,7 +142,8 @@ def test_more_rounding_than_two_equal_images_allow_is_refused(name: str, steps: 
 def test_noise_comes_from_the_callers_generators_in_the_schedulers_order(name: str, generators: str) -> None:
     def generator() -> Generators:
         torch.manual_seed(5)
-        return {"one": seeded(1)[0], "list": seeded(1, 2), "none": None}[generators]
+        kinds: dict[str, Generators] = {"one": seeded(1)[0], "list": seeded(1, 2), "none": None}
+        return kinds[generators]
 
     scheduler, timesteps = TABLES[name][0].scheduler(name, 7)
     latents = latents_for(scheduler)
@@ -331,18 +158,18 @@ def test_noise_comes_from_the_callers_generators_in_the_schedulers_order(name: s
     ("name", "case"),
     [
         ("DDPMScheduler", TABLES["DDPMScheduler"][0]),
-        ("DPMSolverMultistepScheduler", _options(algorithm_type="sde-dpmsolver++")),
-        ("DPMSolverSinglestepScheduler", _options(algorithm_type="sde-dpmsolver++")),
-        ("FlowMatchEulerDiscreteScheduler", _options(stochastic_sampling=True)),
-        ("FlowMatchLCMScheduler", _options()),
-        ("LCMScheduler", _options(clip_sample=False)),
+        ("DPMSolverMultistepScheduler", with_options(algorithm_type="sde-dpmsolver++")),
+        ("DPMSolverSinglestepScheduler", with_options(algorithm_type="sde-dpmsolver++")),
+        ("FlowMatchEulerDiscreteScheduler", with_options(stochastic_sampling=True)),
+        ("FlowMatchLCMScheduler", with_options()),
+        ("LCMScheduler", with_options(clip_sample=False)),
         ("SCMScheduler", TABLES["SCMScheduler"][0]),
     ],
 )
 def test_noise_has_the_dtype_in_which_the_scheduler_draws(
     name: str, case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
+    drawn: list[torch.Tensor] = []
 
     def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
         drawn.append(randn_tensor(*args, **kwargs))
@@ -364,7 +191,7 @@ class TestCallPatterns:
 
     @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler"])
     def test_strength(self, name: str) -> None:
-        scheduler, timesteps = _options(**SD).scheduler(name, 20)
+        scheduler, timesteps = with_options(**SD).scheduler(name, 20)
         start = 8 * scheduler.order
         scheduler.set_begin_index(start)
         self.assert_equal(scheduler, timesteps[start:])
@@ -539,57 +366,5 @@ def test_the_state_of_a_scheduler_has_one_key() -> None:
     assert len({state_key(*given) for given in sigmas}) == 2
 
 
-def document() -> str:
-    """docs/schedulers.md."""
-    lines = f"""# Schedulers
-
-A generation without Python between its steps needs the scheduler as a table of weights. A scheduler without one runs
-its own `step`, so that every scheduler works. `python tests/runtime/test_sampler_table.py` writes this page from the
-cases of that test, which covers every scheduler that diffusers exports.
-
-## With a table
-
-A table is made for each kind of call, and compared with the scheduler before it is used. In float32, its image equals
-that of the scheduler's own loop to {WITHIN:.0e} of the largest value, at {", ".join(map(str, STEPS))} steps and with
-one generator for each image. Options are beside those of Stable Diffusion. *Memory* is how many calls back a step reads
-samples, outputs of the model and noise.
-
-| scheduler | options | steps, if others | memory | noise | remarks |
-|---|---|---|---|---|---|
-""".splitlines()
-    for name, cases in TABLES.items():
-        lines += [f"| {name} | {_code(case)} | {' | '.join(_columns(name, case))} |" for case in cases]
-    lines += ["", "## Without a table", "", "| scheduler | why |", "|---|---|"]
-    lines += [f"| {name} | {fallback.why} |" for name, fallback in FALLBACKS.items()]
-    lines += [f"| {name} with {_code(case)} | clipping is not linear |" for name, case in CLIPPING.values()]
-    for name, case in ROUNDING.items():
-        lines.append(f"| {name} with {_code(case)}, at few steps | its first step, from σ = 4096, rounds too much |")
-    lines.append(
-        "| any, if a pipeline gives `step` more than `eta` and `generator` | that may change from call to call |"
-    )
-    lines.append("| any, if its `step` was replaced on the object | it is not the scheduler's own |")
-    return "\n".join([*lines, ""])
-
-
-def _columns(name: str, case: Case) -> list[str]:
-    table = table_of(*case.scheduler(name, case.steps[-1]), **case.step)
-    memory = [weights.shape[1] for weights in (table.sample_weights, table.output_weights, table.noise_weights)]
-    upcast = table.noise_dtypes.get(torch.float16) is torch.float32
-    return [
-        "" if case.steps == STEPS else ", ".join(map(str, case.steps)),
-        ", ".join(map(str, memory)),
-        "always in float32" if upcast else "yes" if any(table.draws) else "",
-        "" if table.takes_edited_samples else "keeps a sample of its own: no edits between steps",
-    ]
-
-
-def _code(case: Case) -> str:
-    return ", ".join(f"`{option}`" for option in case.given)
-
-
 def test_the_page_of_the_docs_is_up_to_date() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python tests/runtime/test_sampler_table.py"
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(document(), encoding="utf-8")
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python -m tests.runtime.scheduler_page"

@@ -46,7 +46,7 @@ class Sum(Engine):
         self.workspaces.append(memory)
 
     def run(self) -> None:
-        total = sum(self.bound[name] for name in self.inputs)
+        total = sum((self.bound[name] for name in self.inputs), torch.tensor(0))
         for place, name in enumerate(self.outputs):
             self.bound[name].copy_(total + place)
 
@@ -76,6 +76,7 @@ def tensors(sizes: Mapping[str, int], sample: float = 1.0, timestep: float = 10.
 
 def only(tensor: torch.Tensor) -> float:
     """The one value of all its elements."""
+    value: float
     (value,) = tensor.unique().tolist()
     return value
 

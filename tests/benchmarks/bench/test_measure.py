@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 
 from deepcache_trt.benchmarks.bench import measure as bench
 from deepcache_trt.benchmarks.bench.grid import SYSTEMS, Settings, cell_from, interval_params
-from deepcache_trt.benchmarks.bench.stage import Stage
+from deepcache_trt.benchmarks.bench.stage import Stage, pipeline_folder
 from deepcache_trt.benchmarks.timing import our_system, systems
 from deepcache_trt.benchmarks.timing.seeded import random_pipeline
 from deepcache_trt.benchmarks.timing.systems import Picture
@@ -256,7 +256,7 @@ def test_a_model_that_cannot_be_drawn_is_refused(
     (tmp_path / "unet" / "model_index.json").write_text('{"unet": []}')
     found = str(tmp_path / model) if model == "unet" else model
     with pytest.raises(CheckpointError, match=message):
-        bench.pipeline_folder(replace(SETTINGS, model=found), tmp_path)
+        pipeline_folder(replace(SETTINGS, model=found), tmp_path)
 
 
 # Real systems.

@@ -8,7 +8,7 @@ import onnx_ir
 import pytest
 
 from deepcache_trt.benchmarks.counting.macs import Macs, count_macs
-from deepcache_trt.benchmarks.counting.model_counts import Profile, countable, per_step, profile_of
+from deepcache_trt.benchmarks.counting.model_counts import ModelCounts, count_model, countable, per_step
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import fake_model, onnx_from_config
@@ -88,9 +88,9 @@ def tokens_of(model: str) -> int:
     return 1 if model == "ldm-4-g" else 77
 
 
-def profile(model: str, branches: range | list[int]) -> Profile:
+def profile(model: str, branches: range | list[int]) -> ModelCounts:
     """The catalogue's model as it is counted from its graph."""
-    return profile_of(
+    return count_model(
         model,
         dtype="float16",
         size=None,
@@ -102,7 +102,7 @@ def profile(model: str, branches: range | list[int]) -> Profile:
     )
 
 
-def assert_published(model: str, found: Profile) -> None:
+def assert_published(model: str, found: ModelCounts) -> None:
     unet = CATALOGUE[model].parts["unet"]
     fake = fake_model(unet.model_class(), unet.config, "float16")
     assert found.full.macs == torch_macs(fake, found.component.architecture, sizes_of(model))
@@ -110,7 +110,7 @@ def assert_published(model: str, found: Profile) -> None:
     assert_averages(found, [average for average in AVERAGES if average.model == model])
 
 
-def assert_averages(found: Profile, published: list[Average]) -> None:
+def assert_averages(found: ModelCounts, published: list[Average]) -> None:
     for _, branch, calls, interval, giga in published:
         plan = make_plan(CacheParams(cache_interval=interval), calls)
         ours = per_step(plan, found.full.macs.weights, found.shallow[branch].cost.macs.weights)

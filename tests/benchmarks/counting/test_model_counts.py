@@ -32,7 +32,8 @@ SHAPE = ("--size", "16x8", "--batch", "2")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline's folder; its weights are taken away, because nothing reads them."""
     folder = tmp_path_factory.mktemp("ddpm")
-    DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler()).save_pretrained(folder)
+    pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
+    pipe.save_pretrained(folder)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     return folder
 
@@ -52,14 +53,18 @@ def run(folder: Path, *options: str) -> str:
 
 
 def as_json(folder: Path, *options: str) -> dict[str, Any]:
-    return json.loads(run(folder, *SHAPE, "--json", *options))
+    printed: dict[str, Any] = json.loads(run(folder, *SHAPE, "--json", *options))
+    return printed
 
 
 def test_each_variant_is_counted_from_its_graph(folder: Path, graph: onnx.ModelProto) -> None:
     found = as_json(folder, "--branch", "0", "--branch", "2")
     assert (found["class"], found["dtype"], found["not_cached"]) == ("UNet2DModel", "float32", "")
     assert found["inputs"] == {"sample": [2, 3, 16, 8], "timestep": [1]}
-    cuts = {None: Variant(name="full"), **{branch: deepcache_variants(branch)[1] for branch in (0, 2)}}
+    cuts: dict[int | None, Variant] = {
+        None: Variant(name="full"),
+        **{branch: deepcache_variants(branch)[1] for branch in (0, 2)},
+    }
     assert [row["branch"] for row in found["variants"]] == list(cuts)
     for row, variant in zip(found["variants"], cuts.values(), strict=True):
         macs = count_macs(cut(graph, variant), SIZES)
@@ -133,9 +138,8 @@ def test_a_graph_that_was_built_is_not_exported_again(
 
 def test_a_model_without_skip_connections_has_no_branches(tmp_path: Path, store_root: Path) -> None:
     """Which taps of a DiT are reused is for a mask to say."""
-    DiTPipeline(transformer=tiny.denoiser("dit"), vae=tiny.part("vae"), scheduler=DDPMScheduler()).save_pretrained(
-        tmp_path
-    )
+    pipe: Any = DiTPipeline(transformer=tiny.denoiser("dit"), vae=tiny.part("vae"), scheduler=DDPMScheduler())
+    pipe.save_pretrained(tmp_path)
     found = json.loads(run(tmp_path, "--batch", "2", "--json"))
     assert found["not_cached"] == "a DiTTransformer2DModel has no skip connections"
     assert [row["name"] for row in found["variants"]] == ["full"]

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from deepcache_trt.benchmarks.timing import turns
 from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, System, spread, take_turns
 from tests.benchmarks.timing.fake_system import fake
 
@@ -24,7 +23,7 @@ def run(*systems: System) -> list[Outcome]:
 
 def is_running(process: int) -> bool:
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -112,7 +111,7 @@ def test_freed_memory_is_used_again(tmp_path: Path) -> None:
 
 def test_what_would_not_fit_beside_the_others_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([8 << 30, 1 << 20, 8 << 30])
-    monkeypatch.setattr(turns.psutil, "virtual_memory", lambda: SimpleNamespace(available=next(free)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=next(free)))
     first, second, third = run(fake("first"), fake("second"), fake("third"))
     assert second.error.startswith("not started: 0.0 GiB are free, and one before it took ")
     assert (second.load_seconds, second.peak_bytes, second.available_bytes) == (None, None, 1 << 20)

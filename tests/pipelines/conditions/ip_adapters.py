@@ -1,6 +1,5 @@
 """IP-Adapters at test size, as the checkpoints that `load_ip_adapter` takes, and pipelines that have them."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,8 @@ def adapter(unet: Any, kind: str = "plain", *, seed: int = 0) -> dict[str, dict[
     width = unet.config.cross_attention_dim
 
     def matrix(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
+        values: torch.Tensor = torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
+        return values
 
     layers = [path for path in unet.attn_processors if path.endswith("attn2.processor")]
     attention = {}
@@ -61,8 +61,7 @@ def _projection(kind: str, width: int, matrix: Callable[..., torch.Tensor]) -> d
 
 def with_adapters(name: str, *kinds: str) -> Any:
     """The plain pipeline `name` of `micro`, on a U-Net of its own, with an adapter of each kind."""
-    pipe = micro.STRAIGHT[name].new()
-    pipe.unet = copy.deepcopy(pipe.unet)
+    pipe = micro.with_own(micro.STRAIGHT[name], "unet")
     if kinds:
         load(pipe, *kinds)
     return pipe

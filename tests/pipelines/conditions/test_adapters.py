@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder import open_session as opening
@@ -20,7 +19,8 @@ from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
 from tests import tiny
-from tests.pipelines.loop.test_parity import difference, draw
+from tests.pipelines.drawing import difference, draw
+from tests.pipelines.loras import add_adapter, save
 
 # peft says so about every second adapter, and diffusers loads one after the other.
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute in the model:UserWarning")
@@ -31,36 +31,19 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two LoRAs, of U-Net and text encoder, as diffusers saves and loads them."""
-    from diffusers import StableDiffusionPipeline
-
     folder = tmp_path_factory.mktemp("loras")
     for seed, name in enumerate(("a", "b")):
         pipe = fresh()
-        _add_adapter(pipe.unet, ATTENTION, seed=seed)
-        _add_adapter(pipe.text_encoder, ["q_proj", "v_proj"], seed=seed)
-        StableDiffusionPipeline.save_lora_weights(
-            folder / name,
-            unet_lora_layers=get_peft_model_state_dict(pipe.unet),
-            text_encoder_lora_layers=get_peft_model_state_dict(pipe.text_encoder),
-        )
+        add_adapter(pipe.unet, ATTENTION, seed=seed)
+        add_adapter(pipe.text_encoder, ["q_proj", "v_proj"], seed=seed)
+        save(pipe, folder / name)
     return folder
-
-
-def _add_adapter(model: Any, modules: list[str], *, seed: int, **config: Any) -> None:
-    torch.manual_seed(seed)
-    model.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=modules, **config))
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.3
 
 
 def fresh() -> Any:
     """A plain pipeline whose U-Net and text encoder are its own, to be changed."""
     pipe = tiny.stable_diffusion()
-    unet_class, config = tiny.ARCHITECTURES["sd15"]
-    torch.manual_seed(0)
-    pipe.unet = unet_class(**config).eval()
+    pipe.unet = tiny.new_denoiser("sd15")
     return pipe
 
 
@@ -155,7 +138,7 @@ def test_what_is_more_than_a_product_on_a_weight_is_refused(
     config: dict[str, Any], modules: list[str], kind: str
 ) -> None:
     plain = fresh()
-    _add_adapter(plain.unet, modules, seed=0, **config)
+    add_adapter(plain.unet, modules, **config)
     with pytest.raises(UnsupportedError, match=rf"has a LoRA with .*{kind}.*; engines take plain LoRAs; call pipe"):
         draw(DeepCachePipeline.from_pipe(plain))
 

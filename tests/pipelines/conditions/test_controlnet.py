@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import DeepCache
 import pytest
 import torch
 from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetInpaintPipeline
@@ -13,8 +12,8 @@ from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.families.unet import unet_taps
 from tests import tiny
 from tests.pipelines import micro
-from tests.pipelines.loop.test_parity import difference, draw
-from tests.reference import cached_by_hooks
+from tests.pipelines.drawing import difference, draw, record_runs
+from tests.reference import cached_by_hooks, cached_by_package
 
 PIPELINES = {"sd15": tiny.stable_diffusion_controlnet, "sdxl": tiny.stable_diffusion_xl_controlnet}
 
@@ -37,14 +36,8 @@ def cached(plain: Any) -> Any:
 
 def package(plain: Any, interval: int, branch: int, **call: Any) -> torch.Tensor:
     """What the DeepCache package draws."""
-    helper = DeepCache.DeepCacheSDHelper(pipe=plain)
-    helper.set_params(cache_interval=interval, cache_branch_id=branch)
-    helper.enable()
-    try:
+    with cached_by_package(plain, interval=interval, branch=branch):
         return draw(plain, **call)
-    finally:
-        helper.disable()
-        plain.unet.__dict__.pop("forward")  # the package leaves one behind
 
 
 @pytest.mark.parametrize(
@@ -81,7 +74,7 @@ def test_cached_images_follow_the_control_image(cached: Any) -> None:
 
 def test_several_controlnets_are_summed_by_the_pipeline() -> None:
     plain = tiny.stable_diffusion_controlnet([tiny.controlnet(), tiny.controlnet(seed=1)])
-    call = {"image": [control(), control(1)], "controlnet_conditioning_scale": [0.5, 0.8]}
+    call: dict[str, Any] = {"image": [control(), control(1)], "controlnet_conditioning_scale": [0.5, 0.8]}
     cached = DeepCachePipeline.from_pipe(plain, cache_interval=3)
     found = draw(cached, **call)
     assert difference(package(plain, 3, 0, **call), found) <= 1e-4
@@ -112,12 +105,9 @@ def test_images_are_edited_under_control(pipeline_class: Any, call: dict[str, An
 
 def record_control(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The variants that the open engines of ControlNets run from now on, the first net first."""
-    ran: list[str] = []
-    for i, component in enumerate(part for part in cached._live_components if part.part.startswith("controlnet")):
-        for name, engine in component.session.engines.items():
-            run, label = engine.run, name if i == 0 else f"{name} of net {i}"
-            monkeypatch.setattr(engine, "run", lambda label=label, run=run: (ran.append(label), run()))
-    return ran
+    nets = [part.session.engines for part in cached._live_components if part.part.startswith("controlnet")]
+    engines = {name if i == 0 else f"{name} of net {i}": net[name] for i, net in enumerate(nets) for name in net}
+    return record_runs(engines, monkeypatch)
 
 
 @pytest.mark.parametrize("branch", [0, 3, -1])
@@ -143,7 +133,7 @@ def test_at_a_cached_step_it_computes_only_what_the_unet_reads(
 def test_each_of_several_has_engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny.stable_diffusion_controlnet([tiny.controlnet(), tiny.controlnet(seed=1)])
     cached = DeepCachePipeline.from_pipe(plain, cache_interval=2)
-    call = {"image": [control(), control(1)], "steps": 2}
+    call: dict[str, Any] = {"image": [control(), control(1)], "steps": 2}
     draw(cached, **call)
     ran = record_control(cached, monkeypatch)
     draw(cached, **call)
@@ -155,7 +145,7 @@ def test_it_rests_while_it_has_no_say(plain: Any, cached: Any, monkeypatch: pyte
     cached.set_cache_params(cache_interval=4, cache_branch_id=0)
     draw(cached, image=control())
     ran = record_control(cached, monkeypatch)
-    call = {"image": control(), "control_guidance_start": 0.3, "control_guidance_end": 0.9, "steps": 8}
+    call: dict[str, Any] = {"image": control(), "control_guidance_start": 0.3, "control_guidance_end": 0.9, "steps": 8}
     assert difference(package(plain, 4, 0, **call), draw(cached, **call)) <= 1e-4
     assert ran == ["full", "full", "shallow", "shallow"]  # calls 3 to 6 of 0 to 7
 
@@ -173,7 +163,11 @@ def test_a_control_image_that_is_replaced_between_steps_is_embedded_again(
             tensors["image"].copy_(tensors["image"].flip(-1))
         return {}
 
-    call = {"image": control(), "controlnet_conditioning_scale": 20.0, "callback_on_step_end_tensor_inputs": ["image"]}
+    call: dict[str, Any] = {
+        "image": control(),
+        "controlnet_conditioning_scale": 20.0,
+        "callback_on_step_end_tensor_inputs": ["image"],
+    }
     expected = package(plain, 6, 0, **call, callback_on_step_end=replace)
     for callback in (replace, change):
         with monkeypatch.context() as patch:
@@ -211,7 +205,7 @@ def test_a_unet_that_needs_more_than_it_has_computed_says_so(cached: Any) -> Non
         return {name: tensor.chunk(2)[-1] for name, tensor in tensors.items()}
 
     names = ["prompt_embeds", *(["add_text_embeds", "add_time_ids"] if hasattr(cached, "text_encoder_2") else [])]
-    options = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": names}
+    options: dict[str, Any] = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": names}
     with pytest.raises(UnsupportedError, match=r"with other sizes .* its ControlNet was called with the same; change"):
         draw(cached, image=control(), guess_mode=True, **options)
     again, fresh = draw(cached, image=control()), DeepCachePipeline.from_pipe(cached, cache_interval=6)

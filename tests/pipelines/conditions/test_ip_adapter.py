@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import DeepCache
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -20,8 +19,8 @@ from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.architecture import CallForm
 from tests.pipelines import micro
 from tests.pipelines.conditions.ip_adapters import embeds, load, with_adapters
-from tests.pipelines.loop.test_parity import difference
-from tests.reference import cached_by_hooks
+from tests.pipelines.drawing import difference, python_between_steps
+from tests.reference import cached_by_hooks, cached_by_package
 
 STEPS = 5
 INTERVAL = 2
@@ -35,10 +34,6 @@ def draw(pipe: Any, name: str = "sd", *kinds: str, **call: Any) -> torch.Tensor:
 
 def cached(plain: Any, **options: Any) -> Any:
     return DeepCachePipeline.from_pipe(plain, **{"backend": "onnxruntime", "components": (), **options})
-
-
-def python_between_steps(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    return tensors
 
 
 @pytest.mark.parametrize(
@@ -80,14 +75,8 @@ def test_images_are_those_of_plain_diffusers_and_cached_ones_those_of_hooks(
 def test_cached_images_are_those_of_the_deepcache_package(name: str, kind: str) -> None:
     plain = with_adapters(name, kind)
     pipe = cached(plain, cache_interval=INTERVAL)
-    helper = DeepCache.DeepCacheSDHelper(pipe=plain)
-    helper.set_params(cache_interval=INTERVAL, cache_branch_id=0)
-    helper.enable()
-    try:
+    with cached_by_package(plain, interval=INTERVAL):
         expected = draw(plain, name, kind)
-    finally:
-        helper.disable()
-        vars(plain.unet).pop("forward")  # the package leaves one behind
     assert difference(draw(pipe, name, kind), expected) <= 1e-4
     assert difference(draw(plain, name, kind), expected) > 1e-3
 
@@ -147,7 +136,7 @@ def test_adapters_come_and_go_and_nothing_of_them_stays(tmp_path: Path) -> None:
 
 
 def test_several_prompts_and_images_that_are_encoded_by_the_pipeline() -> None:
-    vision = micro._components("svd")
+    vision = micro.components_of("svd")
     encoders = {"image_encoder": vision["image_encoder"], "feature_extractor": vision["feature_extractor"]}
     options = {**micro.STRAIGHT["sd"].options, **encoders}
     plain = dataclasses.replace(micro.STRAIGHT["sd"], options=options).new()
@@ -283,7 +272,7 @@ def test_a_controlnet_may_steer_it_too() -> None:
     controlled = micro.OTHERS["sd controlnet"]
     plain = controlled.new(unet=copy.deepcopy(micro.unet("sd")))
     load(plain, "plain")
-    call = {"ip_adapter_image_embeds": embeds("plain"), "num_inference_steps": STEPS}
+    call: dict[str, Any] = {"ip_adapter_image_embeds": embeds("plain"), "num_inference_steps": STEPS}
     pipe = DeepCachePipeline.from_pipe(plain, **micro.engines(controlled), cache_interval=INTERVAL)
     with cached_by_hooks(plain.unet, lambda call: call % INTERVAL == 0):
         expected = micro.draw(plain, controlled, **call)

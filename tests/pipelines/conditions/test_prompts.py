@@ -1,6 +1,5 @@
 """What a prompt can be besides a text: words that were learnt, and embeddings that someone else made or weighted."""
 
-import copy
 import itertools
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 
 from deepcache_trt import DeepCachePipeline
 from tests.pipelines import micro
-from tests.pipelines.loop.test_parity import difference
+from tests.pipelines.drawing import difference
 
 STEPS = 4
 WIDTHS = {"sd": 32, "sdxl": 64}  # of a token's embedding, as the U-Net takes it
@@ -17,11 +16,7 @@ WIDTHS = {"sd": 32, "sdxl": 64}  # of a token's embedding, as the U-Net takes it
 
 def new(name: str) -> Any:
     """A plain pipeline whose tokenizers and text encoders are its own, to be taught."""
-    pipe = micro.STRAIGHT[name].new()
-    for part in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"):
-        if part in pipe.components:
-            setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
-    return pipe
+    return micro.with_own(micro.STRAIGHT[name], "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 
 
 def cached(plain: Any, *, components: tuple[str, ...] | None = ()) -> Any:
@@ -74,7 +69,9 @@ def test_embeddings_of_any_length_take_turns_with_prompts(name: str) -> None:
     drawn = [draw(pipe, name)]
     generator = torch.Generator().manual_seed(0)
     for tokens in (77, 154, 77):
-        embeds = {f"{sign}prompt_embeds": (tokens, WIDTHS[name]) for sign in ("", "negative_")}
+        embeds: dict[str, tuple[int, ...]] = {
+            f"{sign}prompt_embeds": (tokens, WIDTHS[name]) for sign in ("", "negative_")
+        }
         if name == "sdxl":
             embeds |= {f"{sign}pooled_prompt_embeds": (32,) for sign in ("", "negative_")}
         call = {key: torch.randn(1, *shape, generator=generator) for key, shape in embeds.items()}

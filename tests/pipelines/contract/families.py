@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import OTHERS, STRAIGHT, Micro, cached, draw
 
 FEW = 5  # full, cached, cached, full, cached
@@ -27,6 +28,12 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 def plain_class(name: str) -> Any:
     """The class of diffusers."""
     return getattr(diffusers, FAMILIES[name].pipeline)
+
+
+def quiet(pipe: Any) -> Any:
+    """The pipeline, without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def takes(name: str, argument: str) -> bool:
@@ -65,13 +72,6 @@ def drawn(name: str, *, interval: int = INTERVAL, **call: Any) -> torch.Tensor:
     pipe = on_engines(name)
     pipe.set_cache_params(cache_interval=interval)
     return draw(pipe, FAMILIES[name], **{"num_inference_steps": FEW, **call})
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest, of two pictures of one shape."""
-    assert a.shape == b.shape
-    assert a.isfinite().all()
-    return (a - b).abs().max().item()
 
 
 def tolerance(picture: torch.Tensor) -> float:

@@ -19,7 +19,6 @@ from tests.pipelines.contract.families import (
     FEW,
     WITHIN,
     assert_like_plain,
-    difference,
     drawn,
     every_family,
     expected,
@@ -27,6 +26,7 @@ from tests.pipelines.contract.families import (
     outcome,
     plain_class,
 )
+from tests.pipelines.drawing import difference
 
 Tensors = dict[str, Any]
 TENSORS = [(name, tensor) for name in FAMILIES for tensor in plain_class(name)._callback_tensor_inputs]
@@ -127,7 +127,7 @@ def test_an_interrupt_leaves_the_latents_of_its_step(name: str) -> None:
         pipe._interrupt = i == at
         return {}
 
-    call = {"callback_on_step_end": stop}
+    call: dict[str, Any] = {"callback_on_step_end": stop}
     stopped = expected(name, **call)
     assert difference(drawn(name, interval=1, **call), stopped) <= WITHIN
     assert difference(stopped, unchanged(name)[0]) > 10 * WITHIN
@@ -177,10 +177,12 @@ def test_several_callbacks_are_called_in_turn() -> None:
     calls: list[str] = []
 
     class Noting(PipelineCallback):
-        tensor_inputs = ("latents",)
+        @property
+        def tensor_inputs(self) -> list[str]:
+            return ["latents"]
 
         def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: Tensors) -> Tensors:
-            calls.append(f"{self.config.cutoff_step_index}")
+            calls.append(f"{self.config['cutoff_step_index']}")
             return callback_kwargs
 
     both = MultiPipelineCallbacks([Noting(cutoff_step_index=step, cutoff_step_ratio=None) for step in (1, 2)])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from deepcache_trt import DeepCachePipeline
@@ -15,11 +15,11 @@ from tests.pipelines.contract.families import (
     FAMILIES,
     FEW,
     WITHIN,
-    difference,
     drawn,
     embeddings,
     on_engines,
 )
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import draw
 
 
@@ -38,7 +38,7 @@ WITHOUT = {
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_without_text_encoders_it_takes_embeddings(name: str) -> None:
-    call = {"prompt": None, **embeddings(name), "num_inference_steps": FEW}
+    call: dict[str, Any] = {"prompt": None, **embeddings(name), "num_inference_steps": FEW}
     theirs, ours = _missing(name, *WITHOUT[name])
     assert difference(draw(ours, FAMILIES[name], **call), draw(theirs, FAMILIES[name], **call)) <= WITHIN
 
@@ -54,7 +54,7 @@ def test_without_a_vae_it_draws_latents(name: str) -> None:
 def test_a_safety_checker_sees_the_picture(flags: bool) -> None:
     small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4}
     vision = {**small, "image_size": 32, "patch_size": 16, "projection_dim": 32}
-    config = CLIPConfig(text_config=small, vision_config=vision, projection_dim=32)
+    config = CLIPConfig.from_dict({"text_config": small, "vision_config": vision, "projection_dim": 32})
     checker = StableDiffusionSafetyChecker(config).eval()
     torch.nn.init.constant_(checker.concept_embeds_weights, -2.0 if flags else 2.0)  # thresholds of a cosine
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})

@@ -20,7 +20,7 @@ from diffusers import (
 import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from tests import tiny
-from tests.pipelines.loop.test_parity import difference, draw
+from tests.pipelines.drawing import difference, draw
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
@@ -28,9 +28,9 @@ def test_it_is_an_instance_of_the_class_that_diffusers_would_return(name: str) -
     plain = tiny.PIPELINES[name]()
     cached = DeepCachePipeline.from_pipe(plain)
     assert isinstance(cached, type(plain))
-    assert isinstance(cached, DeepCachePipeline)
     assert type(cached) is getattr(deepcache_trt.pipelines, f"DeepCache{type(plain).__name__}")
     assert cached.unet is plain.unet
+    assert isinstance(cached, DeepCachePipeline)
 
 
 def test_the_original_pipeline_stays_plain() -> None:
@@ -91,7 +91,7 @@ def test_concrete_classes_have_importable_names_and_pickle_by_them() -> None:
     assert issubclass(Imported, diffusers.StableDiffusionXLPipeline)
     assert pickle.loads(pickle.dumps(Imported)) is Imported
     with pytest.raises(AttributeError, match="DeepCacheNoSuchPipeline"):
-        _ = deepcache_trt.pipelines.DeepCacheNoSuchPipeline
+        _ = deepcache_trt.pipelines.DeepCacheNoSuchPipeline  # type: ignore[attr-defined]  # which is the point
 
 
 def test_the_call_keeps_its_signature() -> None:
@@ -103,14 +103,16 @@ def test_the_call_keeps_its_signature() -> None:
 
 def _image_to_image(pipe: Any) -> torch.Tensor:
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return pipe("seven", image=image, strength=0.8, **_call()).images
+    latents: torch.Tensor = pipe("seven", image=image, strength=0.8, **_call()).images
+    return latents
 
 
 def _inpaint(pipe: Any) -> torch.Tensor:
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 32:] = 1
-    return pipe("seven", image=image, mask_image=mask, height=64, width=64, **_call()).images
+    latents: torch.Tensor = pipe("seven", image=image, mask_image=mask, height=64, width=64, **_call()).images
+    return latents
 
 
 def _call() -> dict[str, Any]:
@@ -143,7 +145,7 @@ def test_other_pipelines_work_through_the_helper(pipeline_class: Any, source: An
 
 
 def test_unconditional_pipelines_work_through_the_helper() -> None:
-    pipe = DDPMPipeline(tiny.denoiser("ddpm"), DDPMScheduler())
+    pipe: Any = DDPMPipeline(tiny.denoiser("ddpm"), DDPMScheduler())
     pipe.set_progress_bar_config(disable=True)
 
     def sample() -> torch.Tensor:

@@ -14,23 +14,19 @@ from tests.pipelines.contract.families import (
     FAMILIES,
     FEW,
     INTERVAL,
-    difference,
     drawn,
     every_family,
     expected,
     on_engines,
     plain,
     plain_class,
+    quiet,
 )
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import cached, draw, engines
 
 AUTO = {"text": AutoPipelineForText2Image, "image": AutoPipelineForImage2Image, "mask": AutoPipelineForInpainting}
 OURS = {"_cached_denoiser", "_live_components", "_cache_enabled", "last_run"}
-
-
-def quiet(pipe: Any) -> Any:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def picture(pipe: Any, name: str) -> torch.Tensor:
@@ -62,9 +58,9 @@ def test_components_make_a_pipeline_of_either_kind(name: str) -> None:
     cached_again = type(ours)(**theirs.components, **options)
     assert type(plain_again) is type(theirs)
     assert torch.equal(picture(plain_again, name), expected(name))
-    assert isinstance(cached_again, DeepCachePipeline)
     assert cached_again.unet is theirs.unet
     assert cached_again.cache_params.cache_interval == INTERVAL
+    assert isinstance(cached_again, DeepCachePipeline)
 
 
 @pytest.mark.parametrize("task", AUTO)

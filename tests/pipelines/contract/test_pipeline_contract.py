@@ -16,7 +16,6 @@ from tests.pipelines.contract.families import (
     FEW,
     WITHIN,
     assert_like_plain,
-    difference,
     drawn,
     embeddings,
     every_family,
@@ -26,6 +25,7 @@ from tests.pipelines.contract.families import (
     plain,
     takes,
 )
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import cached, draw
 
 PROMPTS = ["a handwritten seven", "three", "one"]
@@ -108,7 +108,7 @@ def _guided(name: str) -> torch.Tensor:
 
 @every_family
 def test_a_prompt_may_be_given_as_its_embeddings(name: str) -> None:
-    call = {"prompt": None, **embeddings(name)}
+    call: dict[str, Any] = {"prompt": None, **embeddings(name)}
     assert difference(drawn(name, **call), drawn(name, prompt="three")) <= WITHIN
     assert_like_plain(name, **call)
 
@@ -145,7 +145,7 @@ def test_steps_of_ones_own(name: str, argument: str) -> None:
 
 @every_family
 def test_one_step_is_not_cached(name: str) -> None:
-    call = {"num_inference_steps": 1, **({"strength": 1.0} if takes(name, "strength") else {})}
+    call: dict[str, Any] = {"num_inference_steps": 1, **({"strength": 1.0} if takes(name, "strength") else {})}
     assert difference(drawn(name, **call), expected(name, **call)) <= WITHIN
     assert on_engines(name).last_run.plan.variants == ("full",)
 
@@ -171,7 +171,7 @@ def test_no_step_at_all_ends_as_in_plain_diffusers(name: str, output_type: str) 
 
 @every_family
 def test_the_kinds_of_output_are_one_picture(name: str) -> None:
-    outputs = {kind: drawn(name, output_type=kind) for kind in ("latent", "pt", "np", "pil")}
+    outputs: dict[str, Any] = {kind: drawn(name, output_type=kind) for kind in ("latent", "pt", "np", "pil")}
     latents, tensor, array, (image,) = outputs.values()
     vae = on_engines(name).vae
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_attention_slicing_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_a_decoder_on_engines_decodes_slices_and_tiles(name: str, switch: str) -> None:
     micro, pipe = FAMILIES[name], cached(FAMILIES[name], components=("vae",), cache_interval=1)
-    call = {"prompt": PROMPTS[:2], "height": 128, "output_type": "pt", "num_inference_steps": 2}
+    call: dict[str, Any] = {"prompt": PROMPTS[:2], "height": 128, "output_type": "pt", "num_inference_steps": 2}
     whole = draw(pipe, micro, **call)
     getattr(pipe.vae, f"enable_{switch}")()
     try:

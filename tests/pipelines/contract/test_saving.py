@@ -15,13 +15,14 @@ from tests.pipelines.contract.families import (
     FAMILIES,
     FEW,
     INTERVAL,
-    difference,
     drawn,
     expected,
     on_engines,
     plain,
     plain_class,
+    quiet,
 )
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import draw, engines
 
 SD, SDXL = FAMILIES["sd"], FAMILIES["sdxl"]
@@ -38,11 +39,6 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def missing(pipe: Any) -> set[str]:
     """Safety checkers, image encoders and feature extractors: each family is without some."""
     return {part for part, model in pipe.components.items() if model is None}
-
-
-def quiet(pipe: Any) -> Any:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def test_the_index_is_that_of_the_plain_pipeline(saved: tuple[str, Path], tmp_path: Path) -> None:
@@ -87,7 +83,8 @@ def test_models_that_diffusers_can_do_without_are_none_again(tmp_path: Path) -> 
 def test_models_that_it_cannot_do_without_must_be_given_as_none(part: str, tmp_path: Path) -> None:
     """Plain diffusers says so, and so do we."""
     DeepCachePipeline.from_pipe(SD.new(**{part: None}), **engines(SD)).save_pretrained(tmp_path)
-    for by, error in ((DiffusionPipeline, ValueError), (DeepCachePipeline, CheckpointError)):
+    loaders: list[tuple[Any, type[Exception]]] = [(DiffusionPipeline, ValueError), (DeepCachePipeline, CheckpointError)]
+    for by, error in loaders:
         with pytest.raises(error, match=r"expected \["):
             by.from_pretrained(tmp_path)
         assert getattr(by.from_pretrained(tmp_path, **{part: None}), part) is None

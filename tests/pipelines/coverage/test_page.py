@@ -1,124 +1,13 @@
-"""docs/pipelines.md says what the tests here do, with their own lists.
+"""docs/pipelines.md is up to date, and the tests that it names are there."""
 
-`python -m tests.pipelines.coverage.test_page` writes it.
-"""
-
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pytest
-
-from deepcache_trt import DeepCachePipeline
-from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.models.registry import COVERED
-from deepcache_trt.pipelines.takeover import why_per_step
-from tests.pipelines.conditions.ip_adapters import KINDS
-from tests.pipelines.conditions.test_text_to_video_zero import PIPELINES as VIDEOS_OF_IMAGES
-from tests.pipelines.coverage.test_every_pipeline import (
-    EVERY,
-    INTERVAL,
-    MICROS,
-    OWN,
-    SCHEDULERS,
-    SIZES,
-    STEPS,
-    WITH_PACKAGE,
-)
-from tests.pipelines.coverage.test_not_covered import REFUSED, gligen, t2i_adapter
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "pipelines.md"
-
-# What goes with pipelines, and where it is tested.
-BESIDE = {
-    "LoRA": ("followed, fused or not; switching and scales too", "test_adapters"),
-    "IP-Adapter": (
-        f"followed, with LoRAs too: {', '.join(KINDS)}, several adapters, several images; scales, those of single "
-        "layers too, are inputs, so that changing them builds nothing; masks are refused",
-        "test_ip_adapter",
-    ),
-    "ControlNet": (
-        "one or several, on engines; at a cached step only the residuals that the U-Net reads are computed, and the "
-        "control image is embedded once; guess mode, start and end, pooled conditions",
-        "test_controlnet",
-    ),
-    "textual inversion, prompt embeddings of any length": ("followed", "test_prompts"),
-    "callbacks, interrupts, batches that shrink": ("per step, as in diffusers", "test_callbacks"),
-    "`from_pipe`, `save_pretrained`, `components`, `.to`": ("as in diffusers", "test_from_pipe"),
-    "LCM, Turbo and other models of few steps": ("the log says what caching can gain at most", "test_few_steps"),
-    "videos of any number of frames, decoded in chunks": ("followed", "test_videos"),
-    "attention slicing, VAE slicing and tiling": ("as in diffusers", "test_pipeline_contract"),
-    "offload": ("refused, see keep_torch_weights", "test_offload"),
-    "FreeU, attention masks, other attention processors": ("refused", "test_refusals"),
-}
-
-
-def document() -> str:
-    """docs/pipelines.md."""
-    batches, seeds = _in_words({case.batch for case in EVERY}), len({case.seed for case in EVERY})
-    lines = f"""# Pipelines
-
-What is cached, as the tests have it; `python -m tests.pipelines.coverage.test_page` writes this page from their lists.
-
-## Covered
-
-Each row is drawn around a tiny U-Net with seeded weights, {STEPS} steps, {seeds} seeds, {len(SIZES)} sizes, batches of
-{batches}, with and without guidance, at two branches. *Other schedulers* than its own are
-{_in_words(SCHEDULERS[1:])}. With `cache_interval=1` it draws what plain diffusers draws, to 1e-4; with
-`cache_interval={INTERVAL}` what plain PyTorch draws with a hook on the U-Net that replays the cached tensor, to 1e-4.
-*Whole loop*: nothing but engines and one update runs between the first step and the last, and the image is that of
-*per step*, where the pipeline runs its own loop, as it also does for callbacks.
-
-| pipeline | of | its loop | channels in | ControlNets | other schedulers | also equals the DeepCache package |
-|---|---|---|---|---|---|---|
-""".splitlines()
-    for name, micro in MICROS.items():
-        pipe = micro.new()
-        way = "per step" if why_per_step(pipe, {}) else "whole loop"
-        marks = [_mark(name not in OWN), _mark(name in WITH_PACKAGE)]
-        columns = [micro.pipeline, name, way, str(pipe.unet.config.in_channels), str(micro.controlnets or ""), *marks]
-        lines.append(f"| {' | '.join(columns)} |")
-    for name, pipeline in VIDEOS_OF_IMAGES.items():
-        lines.append(f"| {pipeline} | {name}, each of its backward loops by itself | per step | 4 | | | |")
-    lines += ["", "## What goes with them", "", "| what | how | tests/pipelines |", "|---|---|---|"]
-    lines += [f"| {what} | {how} | {test}.py |" for what, (how, test) in BESIDE.items()]
-    lines += ["", f"Models on engines are {_in_words(COVERED)}; others beside the denoiser run in PyTorch."]
-    lines += [
-        "",
-        "## Refused",
-        "",
-        "When they are given over, by a message that goes on with what is covered:",
-        "",
-        "| pipeline | message |",
-        "|---|---|",
-    ]
-    lines += [f"| {type(new()).__name__} | {_refusal(new())} |" for new, _, _ in REFUSED]
-    late = [type(new()[0]).__name__ for new in (t2i_adapter, gligen)]
-    lines += ["", f"At the call, before anything is built for it: {_in_words(late)}."]
-    return "\n".join([*lines, ""])
-
-
-def _refusal(pipe: object) -> str:
-    with pytest.raises(UnsupportedError) as refused:
-        DeepCachePipeline.from_pipe(pipe)
-    return str(refused.value).partition(";")[0]
-
-
-def _mark(there: bool) -> str:
-    return "yes" if there else ""
-
-
-def _in_words(things: Iterable[object]) -> str:
-    words: Sequence[str] = [str(thing) for thing in things]
-    return " and ".join([", ".join(words[:-1]), words[-1]])
+from tests.pipelines.coverage.page import BESIDE, DOCUMENT, document
 
 
 def test_the_page_of_the_docs_is_up_to_date() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python -m tests.pipelines.coverage.test_page"
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run: python -m tests.pipelines.coverage.page"
 
 
 def test_what_it_names_is_there() -> None:
-    assert all(list(Path(__file__).parents[1].glob(f"*/{test}.py")) for _, test in BESIDE.values())
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(document(), encoding="utf-8")
+    assert all((Path(__file__).parents[1] / f"{test}.py").is_file() for _, test in BESIDE.values())

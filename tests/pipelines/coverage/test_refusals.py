@@ -22,7 +22,7 @@ from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import call_sizes
 from deepcache_trt.runtime.plan import CacheParams
 from tests import tiny
-from tests.pipelines.loop.test_parity import draw
+from tests.pipelines.drawing import draw
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,8 @@ def test_a_model_that_is_none(tmp_path: Path, model: str, error: type[Exception]
 def test_a_checkpoint_that_is_only_a_pickle_is_refused_unless_the_user_says_so(tmp_path: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    DDPMPipeline(tiny.denoiser("ddpm"), DDPMScheduler()).save_pretrained(tmp_path, safe_serialization=False)
+    plain: Any = DDPMPipeline(tiny.denoiser("ddpm"), DDPMScheduler())
+    plain.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(CheckpointError, match="cannot load"):
         DeepCachePipeline.from_pretrained(tmp_path)
     assert DeepCachePipeline.from_pretrained(tmp_path, use_safetensors=False)

@@ -3,7 +3,6 @@
 The numbers are those of the issues of horseee/DeepCache.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,23 +21,23 @@ from tests.pipelines.contract.families import (
     FAMILIES,
     INTERVAL,
     WITHIN,
-    difference,
     drawn,
     expected,
     on_engines,
     tolerance,
 )
-from tests.pipelines.loop.test_parity import draw as draw_two
-from tests.pipelines.micro import cached, draw
-from tests.pipelines.weights.test_torch_weights import fresh
+from tests.pipelines.drawing import difference
+from tests.pipelines.drawing import draw as draw_two
+from tests.pipelines.micro import cached, draw, with_own
+from tests.pipelines.weights.own_models import fresh
+from tests.reference import cached_by_package
 
 STEPS = 6
 
 
 def new(name: str, scheduler: str | None = None, **options: Any) -> Any:
-    """A pipeline of diffusers with a U-Net of its own, which the package leaves a changed `forward` on."""
-    pipe = FAMILIES[name].new()
-    pipe = FAMILIES[name].new(unet=copy.deepcopy(pipe.unet))
+    """A pipeline of diffusers with a U-Net of its own, which hooks and adapters may change."""
+    pipe = with_own(FAMILIES[name], "unet")
     if scheduler:
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
     return pipe
@@ -49,23 +48,15 @@ def picture(pipe: Any, name: str, **call: Any) -> torch.Tensor:
 
 
 @contextmanager
-def helper(kind: Any, pipe: Any, interval: int = INTERVAL, **options: Any) -> Iterator[Any]:
-    """The package's, or ours."""
-    helping = kind(pipe=pipe, **options)
-    helping.set_params(cache_interval=interval, cache_branch_id=0)
-    helping.enable()
+def ours(pipe: Any, interval: int = INTERVAL) -> Iterator[DeepCacheSDHelper]:
+    """Our helper in the place of the package's."""
+    helper = DeepCacheSDHelper(pipe=pipe, backend="onnxruntime")
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
     try:
-        yield helping
+        yield helper
     finally:
-        helping.disable()
-
-
-def ours(pipe: Any, interval: int = INTERVAL) -> Any:
-    return helper(DeepCacheSDHelper, pipe, interval, backend="onnxruntime")
-
-
-def package(pipe: Any, interval: int = INTERVAL) -> Any:
-    return helper(DeepCache.DeepCacheSDHelper, pipe, interval)
+        helper.disable()
 
 
 # "Model offload distorts every image after the first" (#23, #50); more of it in test_offload.py.
@@ -74,7 +65,7 @@ def package(pipe: Any, interval: int = INTERVAL) -> Any:
 def test_offload_distorts_every_image_after_the_first() -> None:
     pipe = fresh()
     pipe.enable_model_cpu_offload(device="cpu")
-    with package(pipe):
+    with cached_by_package(pipe, interval=INTERVAL):
         first, second = picture(pipe, "sd"), picture(pipe, "sd")
     assert difference(first, second) > 1, "the package"
     with pytest.raises(UnsupportedError, match=r"unet are moved by .*remove_all_hooks"), ours(pipe):
@@ -124,7 +115,7 @@ def test_the_package_takes_the_deep_features_of_the_strength_before() -> None:
     name, pictures = "sd img2img", []
     for strengths in ((0.3,), (1.0, 0.3)):
         pipe = new(name)
-        with package(pipe):
+        with cached_by_package(pipe, interval=INTERVAL):
             pictures.append([picture(pipe, name, strength=one, num_inference_steps=10) for one in strengths][-1])
     assert difference(*pictures) > 1e-2
 
@@ -157,7 +148,7 @@ def test_a_timestep_may_be_given_by_keyword() -> None:
     sample, timestep = torch.randn(1, 4, 8, 8, generator=generator), pipe.scheduler.timesteps[0]
     with torch.no_grad():
         expected_noise = pipe.unet(sample, timestep, **call)[0]
-        with package(pipe), pytest.raises(IndexError):
+        with cached_by_package(pipe, interval=INTERVAL), pytest.raises(IndexError):
             pipe.unet(sample, timestep=timestep, **call)
         with ours(pipe):
             assert difference(pipe.unet(sample, timestep=timestep, **call)[0], expected_noise) <= WITHIN
@@ -175,7 +166,7 @@ def test_repeated_timesteps_do_not_change_the_rhythm(scheduler: str, options: di
     pipe = new("sd", scheduler, **options)
     full: list[Any] = []
     hook = pipe.unet.mid_block.attentions[0].register_forward_hook(lambda *_: full.append(1))
-    with package(pipe, 2):
+    with cached_by_package(pipe, interval=2):
         picture(pipe, "sd", num_inference_steps=9)
     hook.remove()
     calls = len(pipe.scheduler.timesteps)
@@ -200,7 +191,7 @@ def test_a_size_that_the_unet_cannot_halve_is_refused_with_those_that_it_can() -
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd controlnet"])
 def test_a_unet_that_halves_nothing_takes_every_size(name: str) -> None:
-    call = {"height": 360, "width": 72}
+    call: dict[str, Any] = {"height": 360, "width": 72}
     if name == "sd controlnet":
         call["image"] = torch.nn.functional.interpolate(FAMILIES[name].call["image"], (360, 72))
     assert difference(drawn(name, interval=1, **call), expected(name, **call)) <= WITHIN

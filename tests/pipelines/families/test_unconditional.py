@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import UnsupportedError
-from tests.pipelines.loop.test_parity import difference
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import unet
 from tests.reference import cached_by_hooks
 
@@ -20,7 +20,8 @@ CLASSES = torch.tensor([3, 7])
 def of_classes() -> Any:
     config = {name: value for name, value in unet("ddpm").config.items() if not name.startswith("_")}
     torch.manual_seed(0)
-    return UNet2DModel(**config | {"num_class_embeds": 10}).eval()
+    model: Any = UNet2DModel(**config | {"num_class_embeds": 10})
+    return model.eval()
 
 
 def pipeline() -> Any:

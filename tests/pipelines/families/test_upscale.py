@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from tests.pipelines.loop.test_parity import difference
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import STRAIGHT, cached, draw
 from tests.reference import cached_by_hooks
 
@@ -38,7 +38,8 @@ CALLS: dict[str, dict[str, Any]] = {
 @functools.cache
 def unet() -> Any:
     torch.manual_seed(0)
-    return UNet2DConditionModel(**CONFIG).eval()
+    model: Any = UNet2DConditionModel(**CONFIG)
+    return model.eval()
 
 
 def plain() -> Any:

@@ -10,7 +10,7 @@ from deepcache_trt.errors import NotBuiltError, ShapeError, UnsupportedError
 from deepcache_trt.models.calls import tensors_from_call
 from deepcache_trt.models.registry import architecture_of
 from tests import tiny
-from tests.pipelines.loop.test_parity import difference
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import STRAIGHT, cached, draw
 from tests.reference import cached_by_hooks
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tqdm import tqdm
 
 import deepcache_trt.pipelines
+from tests.pipelines.loop.bars import watch_bars
 from tests.pipelines.micro import STRAIGHT, cached
 
 SIZES = [(64, 64), (128, 64), (64, 128)]
@@ -89,7 +89,8 @@ def calls(draw: Any, schedulers: Sequence[str]) -> Call:
 def sequences(draw: Any) -> list[Call]:
     """Of two kinds of scheduler, so that most are met again with what earlier calls have left in them."""
     schedulers = draw(st.lists(st.sampled_from(list(SCHEDULERS)), min_size=2, max_size=2, unique=True))
-    return draw(st.lists(calls(schedulers), min_size=2, max_size=4))
+    sequence: list[Call] = draw(st.lists(calls(schedulers), min_size=2, max_size=4))
+    return sequence
 
 
 class Pipelines:
@@ -160,16 +161,14 @@ def _bar_that_fails(call: Call) -> Iterator[None]:
         return
     moved = 0
 
-    class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal moved
-            moved += 1
-            if moved > call.at:
-                raise KeyboardInterrupt
-            return super().update(n)
+    def fail(steps: int) -> None:
+        nonlocal moved
+        moved += 1
+        if moved > call.at:
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers.pipelines.pipeline_utils.tqdm", Bar)
+        watch_bars(patch, fail)
         yield
 
 

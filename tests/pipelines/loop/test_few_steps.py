@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from diffusers import EulerDiscreteScheduler
 
-from tests.pipelines.loop.test_parity import difference
+from tests.pipelines.drawing import difference
 from tests.pipelines.micro import STRAIGHT, cached, draw
 from tests.reference import cached_by_hooks
 

@@ -10,20 +10,10 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import BackendError
 from tests import tiny
+from tests.pipelines.drawing import difference, draw, record_runs
+from tests.reference import cached_by_package
 
 SIZES = [(64, 64), (128, 64), (192, 128)]
-
-
-def draw(pipe: Any, *, steps: int = 6, seed: int = 0, **call: Any) -> torch.Tensor:
-    """Final latents for two images, [2, 4, H/8, W/8] float32."""
-    generator = torch.Generator().manual_seed(seed)
-    prompts = ["a handwritten seven", "three"]
-    return pipe(prompts, num_inference_steps=steps, generator=generator, output_type="latent", **call).images
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    assert torch.isfinite(a).all()
-    return (a - b).abs().max().item()
 
 
 @pytest.fixture(scope="module", params=tiny.PIPELINES)
@@ -40,19 +30,14 @@ def cached(plain: Any) -> Any:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_interval_1_is_plain_diffusers(plain: Any, cached: Any, height: int, width: int, guidance: float) -> None:
     cached.set_cache_params(cache_interval=1, cache_branch_id=0)
-    call = {"height": height, "width": width, "guidance_scale": guidance}
+    call: dict[str, Any] = {"height": height, "width": width, "guidance_scale": guidance}
     assert difference(draw(plain, **call), draw(cached, **call)) <= 1e-4
 
 
 @pytest.mark.parametrize(("interval", "branch"), [(2, 0), (3, 0), (5, 0), (3, 1), (2, 4), (4, 7)])
 def test_cached_images_are_those_of_the_deepcache_package(plain: Any, cached: Any, interval: int, branch: int) -> None:
-    theirs = DeepCache.DeepCacheSDHelper(pipe=plain)
-    theirs.set_params(cache_interval=interval, cache_branch_id=branch)
-    theirs.enable()
-    try:
+    with cached_by_package(plain, interval=interval, branch=branch):
         expected = draw(plain)
-    finally:
-        theirs.disable()
     cached.set_cache_params(cache_interval=interval, cache_branch_id=branch)
     assert difference(expected, draw(cached)) <= 1e-4
     assert difference(expected, draw(plain)) > 1e-3  # the cache does change the picture
@@ -107,14 +92,13 @@ def test_forecasts_and_skipped_calls_are_the_same_both_ways(
 
 
 def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu() -> None:
-    unet_class, config = tiny.ARCHITECTURES["ddpm"]
-    torch.manual_seed(0)
-    plain = DDPMPipeline(unet_class(**config).to(torch.bfloat16).eval(), DDPMScheduler())
+    plain: Any = DDPMPipeline(tiny.new_denoiser("ddpm").to(torch.bfloat16), DDPMScheduler())
     plain.set_progress_bar_config(disable=True)
 
     def sample(pipe: Any) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return pipe(generator=generator, num_inference_steps=4, output_type="pt").images
+        images: torch.Tensor = pipe(generator=generator, num_inference_steps=4, output_type="pt").images
+        return images
 
     reference = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="torch")
     assert torch.equal(sample(reference), sample(plain))
@@ -122,21 +106,12 @@ def test_bfloat16_runs_on_the_reference_and_is_refused_by_onnxruntime_on_the_cpu
         sample(DeepCachePipeline.from_pipe(plain, backend="onnxruntime"))
 
 
-def record_runs(cached: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The variants that the open engines run from now on."""
-    ran: list[str] = []
-    for name, engine in cached._cached_denoiser.session.engines.items():
-        run = engine.run
-        monkeypatch.setattr(engine, "run", lambda name=name, run=run: (ran.append(name), run()))
-    return ran
-
-
 def test_a_schedule_of_full_steps_runs_those_and_no_others(
     plain: Any, cached: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached.set_cache_params(cache_branch_id=0, full_steps=(0, 1, 4))
     draw(cached)
-    ran = record_runs(cached, monkeypatch)
+    ran = record_runs(cached._cached_denoiser.session.engines, monkeypatch)
     draw(cached)
     cached.set_cache_params(full_steps=None)
     assert ran == ["full", "full", "shallow", "shallow", "full", "shallow"]

@@ -8,9 +8,10 @@ import torch
 
 from deepcache_trt import DeepCachePipeline
 from tests import tiny
-from tests.pipelines.loop.test_parity import difference, draw, record_runs
+from tests.pipelines.drawing import difference, draw, record_runs
+from tests.pipelines.weights.changes import replace_values, write, write_past_the_counter
 
-CALLS = [
+CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"cache_interval": 3}, {"steps": 7}),
     ({"cache_interval": 2}, {"steps": 5, "height": 128, "width": 64}),
     ({"cache_interval": 5, "cache_branch_id": 2}, {"steps": 9, "guidance_scale": 1.0}),
@@ -41,9 +42,10 @@ def test_a_batch_that_shrinks_mid_run_forces_a_full_step(monkeypatch: pytest.Mon
             pipe._guidance_scale = 0.0
         return tensors
 
-    call = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    shown = ["latents", "prompt_embeds"]
+    call: dict[str, Any] = {"callback_on_step_end": stop_guiding, "callback_on_step_end_tensor_inputs": shown}
     draw(pipe, **call)
-    ran = record_runs(pipe, monkeypatch)
+    ran = record_runs(pipe._cached_denoiser.session.engines, monkeypatch)
     draw(pipe, **call)
     assert ran == ["full", "shallow", "shallow", "full", "shallow", "shallow"]
 
@@ -63,27 +65,12 @@ def test_an_image_that_fails_half_way_leaves_the_pipeline_usable() -> None:
     assert torch.equal(draw(pipe), expected)
 
 
-def _write(weight: torch.nn.Parameter) -> None:
-    with torch.no_grad():
-        weight.mul_(1.5)
-
-
-def _write_past_the_counter(weight: torch.nn.Parameter) -> None:
-    weight.data.add_(weight.data, alpha=0.5)  # as fuse_lora does
-
-
-def _replace(weight: torch.nn.Parameter) -> None:
-    weight.data = weight.data * 1.5
-
-
-@pytest.mark.parametrize("change", [_write, _write_past_the_counter, _replace])
-def test_changed_weights_are_noticed_at_the_next_image(change: Callable[[torch.nn.Parameter], None]) -> None:
-    unet_class, config = tiny.ARCHITECTURES["sd15"]
+@pytest.mark.parametrize("change", [write, write_past_the_counter, replace_values])
+def test_changed_weights_are_noticed_at_the_next_image(change: Callable[[Any], None]) -> None:
     plain = tiny.stable_diffusion()
-    torch.manual_seed(1)
-    plain.unet = unet_class(**config).eval()
+    plain.unet = tiny.new_denoiser("sd15", seed=1)
     pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
     before = draw(pipe)
-    change(plain.unet.conv_out.weight)
+    change(plain.unet)
     assert difference(draw(pipe), draw(plain)) <= 1e-4
     assert difference(draw(pipe), before) > 1e-3

@@ -12,16 +12,15 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCacheSDHelper
-from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
-from tests.runtime.test_sampler_table import BROWNIAN, CLIPPING, FALLBACKS, ROUNDING, STEPS, TABLES, Case
-from tests.runtime.test_sampler_table import pytestmark as warnings_of_schedulers
+from tests.pipelines.drawing import python_between_steps
+from tests.pipelines.micro import MICROS, OTHERS, STRAIGHT, cached, draw, like_the_own
+from tests.runtime.schedulers import BROWNIAN, CLIPPING, FALLBACKS, ROUNDING, STEPS, TABLES, WARNINGS, Case
 
-pytestmark = warnings_of_schedulers
+pytestmark = WARNINGS
 
 WITHIN = 1e-5  # of the largest value, in float32
 FEW = 5  # full, cached, cached, full, cached
 INTERVAL = 3
-MICROS = {**STRAIGHT, **OTHERS}
 # They have U-Nets that no other has, and the export of one takes as long as all else that is done with it.
 SLOW = ("sd distilled", "sd upscale", "lcm", "lcm img2img", "instruct pix2pix")
 
@@ -34,10 +33,6 @@ def a_case(name: str, *rest: Any) -> Any:
 
 def _text(call: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={'…' if isinstance(value, torch.Tensor) else value}" for name, value in call.items())
-
-
-def python_between_steps(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    return tensors
 
 
 @functools.cache
@@ -90,15 +85,6 @@ def compare(name: str, scheduler: Any = None, *, per_step: str | None = None, **
 
 def scheduler_of(name: str, case: Case) -> Any:
     return getattr(diffusers.schedulers, name)(**case.options)
-
-
-def like_the_own(name: str, scheduler: str | None) -> Any:
-    """The pipeline's own scheduler as one of another class; None: as it is."""
-    own = MICROS[name].new().scheduler
-    if scheduler is None:
-        return own
-    # Of Karras' noise levels up to those of SVD, other classes make timesteps that repeat, which they do not stand.
-    return getattr(diffusers, scheduler).from_config(own.config, clip_sample=False, use_karras_sigmas=False)
 
 
 def steps_of(case: Case) -> int:
@@ -166,7 +152,7 @@ OF_PIXELS = ("ddpm", "ddim")
     [a_case(name, other) for name in STRAIGHT for other in (None, *FIXED.get(name, THREE))],
 )
 def test_every_pipeline(name: str, scheduler: str | None) -> None:
-    image = compare(name, like_the_own(name, scheduler))
+    image = compare(name, like_the_own(MICROS[name], scheduler))
     pipeline(name).set_cache_params(cache_interval=1)
     uncached = draw(pipeline(name), STRAIGHT[name], num_inference_steps=FEW)
     assert (image - uncached).abs().max() > 1e-3 * image.abs().max(), "nothing that the model says reaches the image"
@@ -239,7 +225,7 @@ CALLS = [
     ],
 )
 def test_every_kind_of_call(name: str, call: dict[str, Any], scheduler: str | None) -> None:
-    compare(name, like_the_own(name, scheduler), **call)
+    compare(name, like_the_own(MICROS[name], scheduler), **call)
 
 
 @pytest.mark.parametrize("name", [a_case(name) for name in PROMPTED if name not in FIXED])
@@ -252,7 +238,7 @@ def test_eta(name: str, eta: float) -> None:
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", *THREE, "LCMScheduler", "UniPCMultistepScheduler"])
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sdxl img2img", "sdxl inpaint"])
 def test_a_generator_for_each_image(name: str, scheduler: str) -> None:
-    compare(name, like_the_own(name, scheduler), num_images_per_prompt=2, seed=[4, 5], eta=1.0)
+    compare(name, like_the_own(MICROS[name], scheduler), num_images_per_prompt=2, seed=[4, 5], eta=1.0)
 
 
 @pytest.mark.parametrize(
@@ -260,19 +246,19 @@ def test_a_generator_for_each_image(name: str, scheduler: str) -> None:
 )
 @pytest.mark.parametrize("name", ["sd", "sd img2img", "sdxl", "sdxl inpaint"])
 def test_timesteps_of_ones_own(name: str, scheduler: str) -> None:
-    compare(name, like_the_own(name, scheduler), timesteps=[999, 899, 759, 499, 259])
+    compare(name, like_the_own(MICROS[name], scheduler), timesteps=[999, 899, 759, 499, 259])
 
 
 @pytest.mark.parametrize("name", ["sd", "sd img2img", "sdxl", "sdxl img2img", "svd"])
 def test_noise_levels_of_ones_own(name: str) -> None:
-    compare(name, like_the_own(name, "EulerDiscreteScheduler"), sigmas=[14.6, 7.0, 3.0, 1.0, 0.3])
+    compare(name, like_the_own(MICROS[name], "EulerDiscreteScheduler"), sigmas=[14.6, 7.0, 3.0, 1.0, 0.3])
 
 
 @pytest.mark.parametrize("scheduler", [None, *THREE])
 def test_a_refiner_goes_on_where_the_base_ends(scheduler: str | None) -> None:
     call: dict[str, Any] = {"num_inference_steps": 10}
-    base = compare("sdxl", like_the_own("sdxl", scheduler), denoising_end=0.6, **call)
-    compare("sdxl img2img", like_the_own("sdxl", scheduler), denoising_start=0.6, image=base, **call)
+    base = compare("sdxl", like_the_own(MICROS["sdxl"], scheduler), denoising_end=0.6, **call)
+    compare("sdxl img2img", like_the_own(MICROS["sdxl"], scheduler), denoising_start=0.6, image=base, **call)
 
 
 def test_one_step_from_the_noise_of_svd_runs_the_pipelines_own_loop() -> None:
@@ -281,8 +267,8 @@ def test_one_step_from_the_noise_of_svd_runs_the_pipelines_own_loop() -> None:
 
 @pytest.mark.parametrize("scheduler", [None, *THREE])
 def test_a_part_in_the_middle_of_the_schedule(scheduler: str | None) -> None:
-    call = {"denoising_start": 0.3, "denoising_end": 0.7, "num_inference_steps": 20}
-    compare("sdxl img2img", like_the_own("sdxl", scheduler), **call)
+    call: dict[str, Any] = {"denoising_start": 0.3, "denoising_end": 0.7, "num_inference_steps": 20}
+    compare("sdxl img2img", like_the_own(MICROS["sdxl"], scheduler), **call)
 
 
 @pytest.mark.parametrize("name", [a_case(name) for name in PROMPTED])
@@ -293,7 +279,7 @@ def test_the_old_callback_sees_the_latents_of_every_step(name: str) -> None:
         seen.append(latents)
 
     pipe = pipeline(name)
-    pipe.scheduler = like_the_own(name, None)
+    pipe.scheduler = like_the_own(MICROS[name], None)
     new = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
     with pytest.warns(FutureWarning, match="callback") if new else contextlib.nullcontext():
         draw(pipe, MICROS[name], num_inference_steps=FEW, callback=callback, callback_steps=1)

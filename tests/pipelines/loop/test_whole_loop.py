@@ -10,13 +10,10 @@ import torch
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.pipelines import takeover, whole_loop
 from tests import tiny
-from tests.pipelines.loop.test_parity import difference, draw
+from tests.pipelines.drawing import difference, draw, python_between_steps
+from tests.pipelines.loop.bars import watch_bars
 from tests.pipelines.micro import STRAIGHT, cached
 from tests.pipelines.micro import draw as micro_draw
-
-
-def python_between_steps(pipe: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    return tensors
 
 
 def both_ways(pipe: Any, **call: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,9 +44,7 @@ def _own_scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_pixels_without_a_prompt() -> None:
-    unet_class, config = tiny.ARCHITECTURES["ddpm"]
-    torch.manual_seed(0)
-    plain = diffusers.DDPMPipeline(unet_class(**config).eval(), diffusers.DDPMScheduler(clip_sample=False))
+    plain: Any = diffusers.DDPMPipeline(tiny.new_denoiser("ddpm"), diffusers.DDPMScheduler(clip_sample=False))
     pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1)
     for each in (plain, pipe):
         each.set_progress_bar_config(disable=True)
@@ -127,21 +122,8 @@ def test_an_interrupt_from_elsewhere_ends_the_loop_with_what_there_is(monkeypatc
 
 
 def test_the_progress_bar_moves_and_ends_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tqdm import tqdm
-
-    bars: list[Any] = []
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.seen: list[int] = []
-            bars.append(self)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self.seen.append(int(n or 0))
-            return super().update(n)
-
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.tqdm", Bar)
+    seen: list[int] = []
+    bars = watch_bars(monkeypatch, seen.append)
     plain = tiny.stable_diffusion()
     plain.scheduler = diffusers.HeunDiscreteScheduler.from_config(plain.scheduler.config)
     pipe = DeepCachePipeline.from_pipe(plain)
@@ -149,8 +131,8 @@ def test_the_progress_bar_moves_and_ends_at_its_end(monkeypatch: pytest.MonkeyPa
     draw(pipe)
     assert pipe.last_run.way == "whole loop"
     (bar,) = bars
-    assert sum(bar.seen) == bar.total == 6
-    assert max(bar.seen) == 1
+    assert sum(seen) == bar.total == 6
+    assert max(seen) == 1
 
 
 def test_an_error_in_the_loop_leaves_the_pipeline_usable(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

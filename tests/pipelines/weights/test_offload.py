@@ -8,7 +8,7 @@ import torch
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import UnsupportedError
-from tests.pipelines.weights.test_torch_weights import draw, fresh
+from tests.pipelines.weights.own_models import draw, fresh
 
 # On the CPU the hooks are installed as on a GPU, and move nothing.
 OFFLOADS: dict[str, Callable[[Any], None]] = {

@@ -9,7 +9,7 @@ import torch
 import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder import shared_session
-from tests.pipelines.micro import OTHERS, STRAIGHT, cached, controlnet, draw, engines, unet
+from tests.pipelines.micro import OTHERS, STRAIGHT, cached, controlnet, draw, engines, with_own
 
 pytestmark = pytest.mark.usefixtures("shared_sessions")
 
@@ -124,10 +124,7 @@ def test_other_engines_are_not_shared(other: dict[str, Any]) -> None:
 
 
 def test_other_weights_have_other_engines() -> None:
-    import copy
-
-    plain = TEXT.new()
-    plain.unet = copy.deepcopy(unet("sd"))
+    plain = with_own(TEXT, "unet")
     first = DeepCachePipeline.from_pipe(plain, **engines(TEXT), **PARAMS)
     before = draw(first, TEXT, num_inference_steps=STEPS)
     torch.nn.init.ones_(plain.unet.conv_out.bias)
@@ -140,10 +137,7 @@ def test_other_weights_have_other_engines() -> None:
 
 
 def test_weights_that_someone_has_loaded_are_dropped_again_by_either() -> None:
-    import copy
-
-    plain = TEXT.new()
-    plain.unet = copy.deepcopy(unet("sd"))
+    plain = with_own(TEXT, "unet")
     pipes = [DeepCachePipeline.from_pipe(plain, **engines(TEXT), **PARAMS, keep_torch_weights=False) for _ in range(2)]
     images = []
     for pipe in pipes:

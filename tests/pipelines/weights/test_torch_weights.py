@@ -10,38 +10,23 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from peft import LoraConfig, get_peft_model_state_dict
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder import open_session as opening
+from deepcache_trt.builder.open_engine import open_engine
 from deepcache_trt.errors import StoreError
 from deepcache_trt.pipelines import torch_weights
-from tests.pipelines import micro
-from tests.pipelines.loop.test_parity import difference
-
-PARTS = ("unet", "text_encoder", "vae")
-
-
-def fresh() -> Any:
-    """A plain pipeline whose models are its own, to be changed."""
-    pipe = micro.STRAIGHT["sd"].new()
-    for part in PARTS:
-        setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
-    return pipe
+from tests.pipelines import loras, micro
+from tests.pipelines.drawing import difference
+from tests.pipelines.weights.changes import replace_values, write, write_past_the_counter
+from tests.pipelines.weights.own_models import PARTS, draw, fresh
 
 
 def freeing(plain: Any, **options: Any) -> Any:
     return DeepCachePipeline.from_pipe(
         plain, **{"cache_interval": 1, "backend": "onnxruntime", "keep_torch_weights": False, **options}
     )
-
-
-def draw(pipe: Any, **call: Any) -> torch.Tensor:
-    """An image [1, 3, 64, 64] in 0…1, float32, through all three models."""
-    generator = torch.Generator().manual_seed(0)
-    call = {"height": 64, "width": 64, "num_inference_steps": 3, "output_type": "pt", **call}
-    return pipe("a handwritten seven", generator=generator, **call).images
 
 
 @pytest.fixture
@@ -112,14 +97,13 @@ def test_the_weights_are_gone_before_an_engine_is_loaded(monkeypatch: pytest.Mon
     draw(freeing(fresh()))  # else building would load engines too
     pipe = freeing(fresh())
     left: dict[str, int] = {}
-    real = opening.open_engine
 
-    def open_engine(component: Any, *arguments: Any) -> Any:
+    def looking(component: Any, *arguments: Any) -> Any:
         model = getattr(pipe, component.part)
         left[component.part] = bytes_of(model.decoder if component.part == "vae" else model)
-        return real(component, *arguments)
+        return open_engine(component, *arguments)
 
-    monkeypatch.setattr(opening, "open_engine", open_engine)
+    monkeypatch.setattr(opening, "open_engine", looking)
     draw(pipe)
     assert left == dict.fromkeys(PARTS, 0)
 
@@ -129,7 +113,8 @@ def test_the_pipeline_is_where_it_was(shared: Any) -> None:
         assert where.device == torch.device("cpu")
         assert where.dtype == torch.float32
     assert shared._execution_device == torch.device("cpu")
-    assert DDPMPipeline(shared.unet, shared.scheduler).device == torch.device("cpu")
+    other: Any = DDPMPipeline(shared.unet, shared.scheduler)
+    assert other.device == torch.device("cpu")
     assert type(shared.unet).__name__ == "UNet2DConditionModel"
     assert shared.unet.num_parameters() == micro.unet("sd").num_parameters()
 
@@ -193,7 +178,7 @@ def test_loaded_weights_can_be_trained(pipe: Any) -> None:
 def test_what_is_saved_is_what_was_loaded(shared: Any, tmp_path: Path) -> None:
     shared.save_pretrained(tmp_path)
     saved = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
-    for part, original in {"unet": micro.unet("sd"), **micro._components("sd")}.items():
+    for part, original in {"unet": micro.unet("sd"), **micro.components_of("sd")}.items():
         if part in PARTS:
             state = getattr(saved, part).state_dict()
             assert state.keys() == original.state_dict().keys()
@@ -231,21 +216,9 @@ def test_pipelines_that_share_the_models_go_on() -> None:
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, pipe = tmp_path_factory.mktemp("lora"), fresh()
     for model, modules in ((pipe.unet, ["to_q", "to_v"]), (pipe.text_encoder, ["q_proj"])):
-        add_adapter(model, modules)
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(pipe.unet),
-        text_encoder_lora_layers=get_peft_model_state_dict(pipe.text_encoder),
-    )
+        loras.add_adapter(model, modules)
+    loras.save(pipe, folder)
     return folder
-
-
-def add_adapter(model: Any, modules: list[str]) -> None:
-    torch.manual_seed(0)
-    model.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=modules))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(0))
 
 
 def load(pipe: Any, lora: Path) -> None:
@@ -260,7 +233,7 @@ def load_and_fuse(pipe: Any, lora: Path) -> None:
 
 
 def add(pipe: Any, lora: Path) -> None:
-    add_adapter(pipe.unet, ["to_k"])
+    loras.add_adapter(pipe.unet, ["to_k"])
 
 
 @pytest.mark.parametrize("give", [load, load_and_fuse, add])
@@ -276,19 +249,6 @@ def test_a_lora_works_on_freed_weights(pipe: Any, lora: Path, give: Callable[[An
         pipe.unload_lora_weights()
         assert torch.equal(draw(pipe), base)
         assert is_freed(pipe)
-
-
-def write(model: Any) -> None:
-    with torch.no_grad():
-        model.conv_out.weight.mul_(1.5)
-
-
-def write_past_the_counter(model: Any) -> None:
-    model.conv_out.weight.data.add_(model.conv_out.weight.data, alpha=0.5)
-
-
-def replace_values(model: Any) -> None:
-    model.conv_out.weight.data = model.conv_out.weight.data * 1.5
 
 
 def replace_layer(model: Any) -> None:
