@@ -14,16 +14,14 @@ from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 from deepcache_trt.engines import backends
 from deepcache_trt.runtime.plan_file import read_plan
 from tests import tiny
-from tests.pipelines.conditions import test_adapters
-from tests.pipelines.conditions.test_controlnet import control
+from tests.pipelines.control_images import control
+from tests.pipelines.loras import save_two
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIDE = 64  # pixels of a picture by `digits` and by the test-size models
 STEPS = 12
 
 Main = Callable[..., None]
-
-loras = test_adapters.loras
 
 
 @pytest.fixture
@@ -97,11 +95,10 @@ def test_controlnet(example: Main, out: Path, tmp_path: Path) -> None:
 
 # peft says so about every second adapter, and diffusers loads one after the other.
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute in the model:UserWarning")
-def test_lora_switching(
-    example: Main, out: Path, tmp_path: Path, loras: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lora_switching(example: Main, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.stable_diffusion().save_pretrained(tmp_path / "model")
-    example(str(loras / "a"), str(loras / "b"), model=str(tmp_path / "model"), steps=4, out=out)
+    save_two(tmp_path)
+    example(str(tmp_path / "a"), str(tmp_path / "b"), model=str(tmp_path / "model"), steps=4, out=out)
     first, other, again = pictures(out)
     assert not np.array_equal(first, other)
     assert np.array_equal(first, again)

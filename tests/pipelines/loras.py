@@ -7,6 +7,28 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
+from tests import tiny
+
+# Names of the layers of a U-Net that most LoRAs are on.
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def fresh() -> Any:
+    """A plain pipeline whose U-Net and text encoder are its own, to be changed."""
+    pipe = tiny.stable_diffusion()
+    pipe.unet = tiny.new_denoiser("sd15")
+    return pipe
+
+
+def save_two(folder: Path) -> Path:
+    """Two LoRAs, of U-Net and text encoder, "a" and "b" in a folder as diffusers saves and loads them."""
+    for seed, name in enumerate(("a", "b")):
+        pipe = fresh()
+        add_adapter(pipe.unet, ATTENTION, seed=seed)
+        add_adapter(pipe.text_encoder, ["q_proj", "v_proj"], seed=seed)
+        save(pipe, folder / name)
+    return folder
+
 
 def add_adapter(model: Any, modules: list[str], *, seed: int = 0, **config: Any) -> None:
     """Give a model a LoRA that changes what it computes, as one does that was trained.

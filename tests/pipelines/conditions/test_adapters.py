@@ -20,31 +20,15 @@ from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
 from tests import tiny
 from tests.pipelines.drawing import difference, draw
-from tests.pipelines.loras import add_adapter, save
+from tests.pipelines.loras import ATTENTION, add_adapter, fresh, save_two
 
 # peft says so about every second adapter, and diffusers loads one after the other.
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute in the model:UserWarning")
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-
 
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two LoRAs, of U-Net and text encoder, as diffusers saves and loads them."""
-    folder = tmp_path_factory.mktemp("loras")
-    for seed, name in enumerate(("a", "b")):
-        pipe = fresh()
-        add_adapter(pipe.unet, ATTENTION, seed=seed)
-        add_adapter(pipe.text_encoder, ["q_proj", "v_proj"], seed=seed)
-        save(pipe, folder / name)
-    return folder
-
-
-def fresh() -> Any:
-    """A plain pipeline whose U-Net and text encoder are its own, to be changed."""
-    pipe = tiny.stable_diffusion()
-    pipe.unet = tiny.new_denoiser("sd15")
-    return pipe
+    return save_two(tmp_path_factory.mktemp("loras"))
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])

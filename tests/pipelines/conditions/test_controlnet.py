@@ -12,16 +12,11 @@ from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.families.unet import unet_taps
 from tests import tiny
 from tests.pipelines import micro
+from tests.pipelines.control_images import control
 from tests.pipelines.drawing import difference, draw, record_runs
 from tests.reference import cached_by_hooks, cached_by_package
 
 PIPELINES = {"sd15": tiny.stable_diffusion_controlnet, "sdxl": tiny.stable_diffusion_xl_controlnet}
-
-
-def control(seed: int = 0, *, height: int = 64, width: int = 64) -> torch.Tensor:
-    """A control image of black and coloured squares, [1, 3, H, W] float32."""
-    squares = torch.rand(1, 3, height // 16, width // 16, generator=torch.Generator().manual_seed(seed)).round()
-    return squares.repeat_interleave(16, 2).repeat_interleave(16, 3)
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
