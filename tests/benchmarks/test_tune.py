@@ -235,9 +235,8 @@ def test_calls_are_timed_for_each_branch_and_forecast(drawer: Drawer, monkeypatc
             "shallow": 0.5 + params.cache_branch_id,
             "skip": 0.25 if params.forecast is None else 0.5,
         }
-        return replace(
-            draw(params, seed), loop_seconds=sum(seconds[variant] for variant in make_plan(params, 8).variants)
-        )
+        loop_seconds = sum(seconds[variant] for variant in make_plan(params, 8).variants)
+        return replace(draw(params, seed), loop_seconds=loop_seconds)
 
     monkeypatch.setattr(drawer, "draw", timed)
     costs = drawer.time_calls()

@@ -25,6 +25,7 @@ from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import MANIFEST, Artefact, Store
 from deepcache_trt.engines.tensorrt import TENSORRT_RTX
 from deepcache_trt.engines.tensorrt.backend import PLAN
+from deepcache_trt.engines.tensorrt.build import build_plan
 from deepcache_trt.engines.torch import COMPILED_CPU
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
 from deepcache_trt.models.architecture import OUTPUT
@@ -414,7 +415,7 @@ def test_a_shallow_engine_that_cannot_be_built_leaves_the_full_one_and_the_next_
         facts: dict[str, Any] = real(*args, stage=stage, **arguments)
         return facts
 
-    real = tensorrt.build_plan
+    real = build_plan
     monkeypatch.setattr(tensorrt, "build_plan", fails_when_shallow)
     with pytest.raises(BackendError, match="want of memory"):
         build_variants(denoiser(), 0, ahead(denoisers))
