@@ -1,38 +1,30 @@
 """The command `deepcache-trt`: its commands, and how it ends."""
 
+import inspect
 import logging
+import pkgutil
 import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from deepcache_trt import __version__
+from deepcache_trt import __version__, commands
 from deepcache_trt.errors import DeepCacheError
-
-# Every command as it is typed, and its module in `commands`, whose function of the same name it is.
-COMMANDS = {
-    "build": "build",
-    "generate": "generate",
-    "eval": "evaluate",
-    "tune": "tune",
-    "bench": "bench",
-    "profile": "profile",
-    "memory": "memory",
-    "reuse": "reuse",
-    "inspect": "inspect",
-    "doctor": "doctor",
-    "check cpu": "check.cpu",
-    "check gpu": "check.gpu",
-}
-
-# The first word of those that have two.
-GROUPS = {"check": "Check what works on this machine, and how fast."}
 
 # Typer's usage errors: click's class or that of its own copy of click, which has no public name.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
+
+
+def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
+    """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word."""
+    for found in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
+        function = getattr(import_module(found.name), found.name.rpartition(".")[2], None)
+        if inspect.isfunction(function):
+            yield found.name.removeprefix(f"{commands.__name__}.").replace(".", " "), function
 
 
 def _app() -> typer.Typer:
@@ -45,13 +37,12 @@ def _app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_options)
     groups = {"": app}
-    for name, about in GROUPS.items():
-        groups[name] = typer.Typer(help=about)
-        app.add_typer(groups[name], name=name)
-    for typed, path in COMMANDS.items():
+    for typed, function in COMMANDS.items():
         group, _, name = typed.rpartition(" ")
-        module = import_module(f"deepcache_trt.commands.{path}")
-        groups[group].command(name)(getattr(module, path.rpartition(".")[2]))
+        if group not in groups:
+            groups[group] = typer.Typer(help=import_module(f"{commands.__name__}.{group}").__doc__)
+            app.add_typer(groups[group], name=group)
+        groups[group].command(name)(function)
     return app
 
 
@@ -69,6 +60,7 @@ def _options(
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="INFO" if verbose else "WARNING")
 
 
+COMMANDS = dict(_commands())
 app = _app()
 
 

@@ -69,7 +69,7 @@ def test_a_family_that_is_not_covered_is_refused_by_name_wherever_it_is_given_ov
         assert family.class_name in PIPELINES
         return
     assert family.class_name == "DiTTransformer2DModel", "another one wants a pipeline here"
-    pipe = diffusers.DiTPipeline(tiny.denoiser("dit"), tiny.part("vae"), diffusers.DDIMScheduler())
+    pipe: Any = diffusers.DiTPipeline(tiny.denoiser("dit"), tiny.part("vae"), diffusers.DDIMScheduler())
     with pytest.raises(UnsupportedError, match="DiTTransformer2DModel, the transformer of DiTPipeline, is not covered"):
         DeepCachePipeline.from_pipe(pipe)
     with pytest.raises(UnsupportedError, match="is not covered"):

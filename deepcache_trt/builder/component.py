@@ -13,6 +13,7 @@ import torch
 from deepcache_trt.errors import CheckpointError, UnsupportedError
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, model_from_config
+from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import graft, structure_of
 from deepcache_trt.models.registry import COVERED, architecture_of, family_of, part_dtype
@@ -83,7 +84,7 @@ class Component:
         return {k: v for k, v in self.config.items() if not k.startswith("_") and k not in unread}
 
 
-def dtype_of(model: torch.nn.Module) -> str:
+def dtype_of(model: Model) -> str:
     """The precision of a model's weights, as "float16"."""
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 

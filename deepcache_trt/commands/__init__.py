@@ -1,1 +1,1 @@
-"""One file a command, whose function of the same name it is; `cli` registers them."""
+"""The commands: one file each, with a function of its name; a command of two words lies in a folder of the first."""

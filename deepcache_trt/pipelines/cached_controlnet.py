@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
@@ -18,7 +19,7 @@ class CachedControlNet(LiveComponent):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         part: str,
         options: EngineOptions,
         denoiser: CachedDenoiser,
@@ -38,7 +39,7 @@ class CachedControlNet(LiveComponent):
         """DeepCache's k."""
         return self._denoiser.branch
 
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
         if arguments.get("conditioning_scale") == 0:  # before `control_guidance_start` and after its end
             assert self._architecture is not None

@@ -18,6 +18,7 @@ from deepcache_trt.builder.component import DENOISERS, dtype_of
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import OUTPUT, Architecture
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
@@ -79,7 +80,7 @@ class CachedDenoiser(LiveComponent):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         params: CacheParams,
         options: EngineOptions,
         *,
@@ -177,7 +178,7 @@ class CachedDenoiser(LiveComponent):
             return None
         return last
 
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         generation = self._going_on()
         if generation is not None and generation.is_finished:
             return generation.outputs
@@ -227,12 +228,12 @@ class CachedDenoiser(LiveComponent):
             self._few_calls.add(plan)
 
 
-def denoiser_of(pipe: Any) -> Any:
+def denoiser_of(pipe: Pipeline) -> Any:
     """The model that a pipeline calls at every step; raises as `part_of_denoiser`."""
     return getattr(pipe, part_of_denoiser(pipe))
 
 
-def part_of_denoiser(pipe: Any) -> str:
+def part_of_denoiser(pipe: Pipeline) -> str:
     """The attribute that holds the denoiser.
 
     Raises:

@@ -17,6 +17,7 @@ from deepcache_trt.errors import (
     did_you_mean,
     first_line,
 )
+from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.registry import covered_models
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
@@ -211,7 +212,7 @@ def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, nam
 
 
 def _live_components(
-    pipe: Any, options: EngineOptions, denoiser: CachedDenoiser, *, name: str | None
+    pipe: Pipeline, options: EngineOptions, denoiser: CachedDenoiser, *, name: str | None
 ) -> list[LiveComponent]:
     """The components beside `denoiser` that run on engines.
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.foreign import Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.plan import CacheParams
@@ -15,7 +16,9 @@ class DeepCacheSDHelper:
     so samplers that repeat one (PNDM, Heun) are cached as asked, and parameters may change while it is enabled.
     """
 
-    def __init__(self, pipe: Any = None, *, backend: str = "auto", store: Any = None, build: str = "auto") -> None:
+    def __init__(
+        self, pipe: Pipeline | None = None, *, backend: str = "auto", store: Any = None, build: str = "auto"
+    ) -> None:
         """Take a pipeline of diffusers; `backend`, `store` and `build` are those of `EngineOptions`."""
         self.pipe = pipe
         self._params = CacheParams(cache_interval=1)
@@ -34,7 +37,7 @@ class DeepCacheSDHelper:
             self._denoiser.params = params
         self._params = params
 
-    def enable(self, pipe: Any = None) -> None:
+    def enable(self, pipe: Pipeline | None = None) -> None:
         """Run the pipeline's denoiser on engines from the next image on."""
         pipe = pipe if pipe is not None else self.pipe
         if pipe is None:

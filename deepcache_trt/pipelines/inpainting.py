@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.foreign import Pipeline
+from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.sampler_table import NoTable
 from deepcache_trt.runtime.scheduler_probe import probe_add_noise
@@ -22,10 +24,12 @@ _UNMASKED = 4
 class Inpainting:
     """What a pipeline keeps of its image in one call; nothing, in a pipeline that does not paste."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Pipeline) -> None:
         self._pipe = pipe
         self._prepared: dict[str, tuple[Any, ...]] = {}  # what the methods returned
-        self.pastes = all(hasattr(pipe, method) for method in _PREPARE) and pipe.unet.config.in_channels == _UNMASKED
+        self.pastes = (
+            all(hasattr(pipe, method) for method in _PREPARE) and denoiser_of(pipe).config.in_channels == _UNMASKED
+        )
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -55,7 +59,7 @@ class Inpainting:
         What it pastes it asks `add_noise` for: let that be the result itself.
         """
         if self.pastes:
-            self._pipe.scheduler.add_noise = lambda *_: final
+            vars(self._pipe.scheduler)["add_noise"] = lambda *_: final
 
     def _heard(self, method: str) -> Any:
         real = getattr(self._pipe, method)

@@ -24,6 +24,7 @@ from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError
+from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
 from deepcache_trt.models.registry import architecture_of
@@ -43,7 +44,7 @@ class LiveComponent:
     branch = 0  # what it is built with; only a denoiser has taps to choose from
 
     def __init__(
-        self, pipe: Any, part: str, options: EngineOptions, *, name: str | None = None, progress: Progress = shown
+        self, pipe: Pipeline, part: str, options: EngineOptions, *, name: str | None = None, progress: Progress = shown
     ) -> None:
         """Nothing is built before the first call.
 
@@ -131,11 +132,11 @@ class LiveComponent:
         assert self._architecture is not None
         return self._architecture.answer(model, outputs, arguments)
 
-    def _run(self, model: Any, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
         return self._session_for(model, tensors, sizes).run("full", tensors, sizes)
 
-    def _tensors(self, model: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    def _tensors(self, model: Model, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
         form = form_of(model, arguments)
         self._is_checked = self._is_checked and form == self._form
@@ -148,7 +149,7 @@ class LiveComponent:
         tensors = tensors_from_call(self._architecture, model, arguments)
         return tensors, call_sizes(self._architecture, tensors)
 
-    def _session_for(self, model: Any, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
+    def _session_for(self, model: Model, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
         """The open session if it is for this model, its weights and this shape, else another one."""
         device = next(iter(tensors.values())).device
         identity, state = (), self.engines.state or ()
@@ -164,7 +165,7 @@ class LiveComponent:
         self._is_checked = True
         return opened.session
 
-    def _open(self, model: Any, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
+    def _open(self, model: Model, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
             backend=backends.resolve(self.options.backend, device.type),
             store=Store(Path(self.options.store) if self.options.store else default_root()),

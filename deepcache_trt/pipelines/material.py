@@ -10,6 +10,7 @@ import torch
 from deepcache_trt.builder.component import Component, dtype_of, from_model
 from deepcache_trt.builder.graphs import weights_artefact
 from deepcache_trt.builder.target import Target
+from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.processors import structure_of
 from deepcache_trt.pipelines.adapters import base_weights, has_adapters, plain_state
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 Identity = tuple[Any, ...]
 
 
-def identity_of(model: Any, form: CallForm) -> Identity:
+def identity_of(model: Model, form: CallForm) -> Identity:
     """Changes whenever other engines are needed: with the model, its precision, form, structure or weights."""
     return id(model), dtype_of(model), form, structure_of(model), version_of(model)
 
@@ -43,7 +44,7 @@ class Material:
         self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
         self._dropped: tuple[Identity, Component] | None = None  # what the weights are, and were made of, when dropped
 
-    def component(self, model: Any, form: CallForm) -> Component:
+    def component(self, model: Model, form: CallForm) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
         if self._dropped is not None and is_dropped(model) and self._dropped[0] == identity_of(model, form):
             return self._dropped[1]  # a hash of the weights would load them
@@ -57,7 +58,7 @@ class Material:
         return live(state=plain_state(model, self._base_weights, adapters=True), base=base)
 
     def dropping(
-        self, model: Any, component: Component, target: Target, progress: Progress
+        self, model: Model, component: Component, target: Target, progress: Progress
     ) -> Callable[[], None] | None:
         """What drops the model's torch weights; None where they stay."""
         if self._keep_torch_weights:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from deepcache_trt.foreign import Model
+
 
 class PatchedForward:
     """Sends the calls of one module elsewhere; its own `forward`, or what someone else put there, is kept.
@@ -15,12 +17,12 @@ class PatchedForward:
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         """Nothing is replaced yet; `forward` takes the arguments of the module's own."""
-        self.model: Any = None
+        self.model: Model | None = None
         self.site: Any = None
         self._forward = forward
         self._before: Any = None
 
-    def install(self, model: Any, path: str) -> None:
+    def install(self, model: Model, path: str) -> None:
         """Replace the `forward` of the model's sub-module at `path`; "" is the model itself."""
         self.remove()
         self.model, self.site = model, model.get_submodule(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.foreign import Pipeline, Scheduler
 from deepcache_trt.models.registry import family_of
 from deepcache_trt.pipelines.cached_denoiser import Generation, denoiser_of
 from deepcache_trt.pipelines.inpainting import Inpainting
@@ -47,7 +48,7 @@ class Refused:
     reason: str
 
 
-def why_per_step(pipe: Any, arguments: Mapping[str, Any]) -> str:
+def why_per_step(pipe: Pipeline, arguments: Mapping[str, Any]) -> str:
     """Why a call with these arguments does not run the whole loop, as far as is known before it; "" if it may."""
     given = {**arguments, **arguments.get("kwargs", {})}  # where most pipelines look for the deprecated `callback`
     for name in ("callback_on_step_end", "callback"):
@@ -70,7 +71,7 @@ class Step:
 
 
 def ask(
-    pipe: Any, call: Mapping[str, Any], generation: Generation | None, step: Step, inpainting: Inpainting
+    pipe: Pipeline, call: Mapping[str, Any], generation: Generation | None, step: Step, inpainting: Inpainting
 ) -> Ready | Refused:
     """The question.
 
@@ -109,7 +110,9 @@ def ask(
 _tables: OrderedDict[str, SamplerTable | NoTable] = OrderedDict()
 
 
-def _table(scheduler: Any, timesteps: Sequence[torch.Tensor], arguments: Mapping[str, Any]) -> SamplerTable | NoTable:
+def _table(
+    scheduler: Scheduler, timesteps: Sequence[torch.Tensor], arguments: Mapping[str, Any]
+) -> SamplerTable | NoTable:
     key = state_key(scheduler, timesteps, arguments)
     if key not in _tables:
         _tables[key] = probe(scheduler, timesteps, arguments)
@@ -119,7 +122,7 @@ def _table(scheduler: Any, timesteps: Sequence[torch.Tensor], arguments: Mapping
     return _tables[key]
 
 
-def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor] | None:
+def _timesteps_from(scheduler: Scheduler, first: Any, calls: int) -> list[torch.Tensor] | None:
     """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, its beginning, or a part.
 
     Where a part begins the pipeline has told the scheduler; a search could find another call of the same timestep.
@@ -132,7 +135,7 @@ def _timesteps_from(scheduler: Any, first: Any, calls: int) -> list[torch.Tensor
 
 
 def _guidance_of(
-    pipe: Any, arguments: Mapping[str, Any], prediction: torch.Tensor, latents: torch.Tensor
+    pipe: Pipeline, arguments: Mapping[str, Any], prediction: torch.Tensor, latents: torch.Tensor
 ) -> Guidance | None:
     copies, rest = divmod(len(prediction), len(latents))
     if rest or copies > 3 or prediction.shape[1:] != latents.shape[1:]:
@@ -145,7 +148,7 @@ def _guidance_of(
     return Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
 
 
-def _guidance_scale(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+def _guidance_scale(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:
     """What the pipeline says now; an upscaler has it as an argument only."""
     if hasattr(pipe, "guidance_scale"):
         return pipe.guidance_scale

@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from deepcache_trt.foreign import Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.pipelines.live_component import LiveComponent
@@ -50,10 +51,16 @@ class Run:
     recorded: Recorded | None = None
 
 
+class CachedPipeline(Protocol):
+    """A pipeline that tells what happened in its last call."""
+
+    last_run: Run | None
+
+
 class WholeLoop:
     """Takes over a pipeline's loop for one call, where that makes the same image."""
 
-    def __init__(self, pipe: Any, denoiser: CachedDenoiser, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Pipeline, denoiser: CachedDenoiser, arguments: Mapping[str, Any]) -> None:
         """Look at the pipeline and the arguments of its call; nothing is changed before `installed`."""
         self._pipe = pipe
         self._denoiser = denoiser
@@ -77,7 +84,7 @@ class WholeLoop:
         def step(*args: Any, **kwargs: Any) -> Any:
             return self._step(*args, **kwargs)
 
-        scheduler.step = step
+        vars(scheduler)["step"] = step
         real_bar = self._pipe.progress_bar
 
         def progress_bar(iterable: Any = None, total: int | None = None) -> Any:
@@ -87,7 +94,7 @@ class WholeLoop:
             self._bar = _Bar(bar)
             return self._bar
 
-        self._pipe.progress_bar = progress_bar
+        vars(self._pipe)["progress_bar"] = progress_bar
         try:
             with self._inpainting.installed():
                 yield
@@ -147,7 +154,7 @@ class WholeLoop:
         try:
             yield
         finally:
-            scheduler.step = listening
+            vars(scheduler)["step"] = listening
 
 
 class _Bar:
@@ -177,7 +184,9 @@ class _Bar:
 
 
 @contextmanager
-def recorded(pipe: Any, denoiser: CachedDenoiser, others: Sequence[LiveComponent], loop: WholeLoop) -> Iterator[None]:
+def recorded(
+    pipe: CachedPipeline, denoiser: CachedDenoiser, others: Sequence[LiveComponent], loop: WholeLoop
+) -> Iterator[None]:
     """Leave a `Run` about the block in `pipe.last_run`."""
     components = (denoiser, *others)
     denoiser.generation = None  # there may be nothing to denoise

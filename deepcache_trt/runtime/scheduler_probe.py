@@ -9,12 +9,12 @@ real scheduler agreed with it on a non-linear model. The alternative to a table 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepcache_trt.foreign import Scheduler
 from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 from deepcache_trt.runtime.trial_run import SAME_AT_EVERY_CALL, RefusedError, Symbols, TrialRun, accepted_arguments
 
@@ -28,7 +28,7 @@ _LONGEST_MEMORY = 16
 
 
 def probe(
-    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+    scheduler: Scheduler, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
 ) -> SamplerTable | NoTable:
     """The table of one generation, or why there is none. The scheduler is copied and stays as it is.
 
@@ -49,7 +49,7 @@ def probe(
 
 
 def probe_add_noise(
-    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+    scheduler: Scheduler, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
 ) -> NDArray[np.float64] | NoTable:
     """How noisy `add_noise` makes a given image after each call, for inpainting; arguments as for `probe`.
 
@@ -82,7 +82,7 @@ def _on_the_cpu() -> AbstractContextManager[object]:
 
 
 def state_key(
-    scheduler: Any, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
+    scheduler: Scheduler, timesteps: Iterable[torch.Tensor], step_arguments: Mapping[str, object] | None = None
 ) -> str:
     """A key for the result of `probe`: the scheduler's class and whole state, the timesteps and the arguments."""
     arguments = {name: value for name, value in (step_arguments or {}).items() if name in SAME_AT_EVERY_CALL}
@@ -94,7 +94,9 @@ def state_key(
     return digest.hexdigest()
 
 
-def _table_from_symbols(scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> SamplerTable:
+def _table_from_symbols(
+    scheduler: Scheduler, timesteps: list[torch.Tensor], arguments: dict[str, object]
+) -> SamplerTable:
     n = len(timesteps)
     scales, rows, draws = np.empty(n), np.empty([n, 3 * n]), []
     real = TrialRun(scheduler, arguments)
@@ -124,7 +126,7 @@ def _table_from_symbols(scheduler: Any, timesteps: list[torch.Tensor], arguments
 
 
 def _noise_dtypes(
-    scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]
+    scheduler: Scheduler, timesteps: list[torch.Tensor], arguments: dict[str, object]
 ) -> dict[torch.dtype, torch.dtype]:
     """In which dtype the last of these calls draws, for latents of each dtype."""
     drawn = {}
@@ -140,7 +142,9 @@ def _noise_dtypes(
     return drawn
 
 
-def _verify(table: SamplerTable, scheduler: Any, timesteps: list[torch.Tensor], arguments: dict[str, object]) -> None:
+def _verify(
+    table: SamplerTable, scheduler: Scheduler, timesteps: list[torch.Tensor], arguments: dict[str, object]
+) -> None:
     """Compare every call with the real scheduler's on a small batch, real noise and a non-linear model."""
     real = TrialRun(scheduler, arguments)
     same = torch.Generator().manual_seed(0)

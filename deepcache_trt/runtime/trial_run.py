@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from deepcache_trt.errors import first_line
+from deepcache_trt.foreign import Scheduler
 
 # What a pipeline passes to `step` at every call alike; any other argument may change from call to call.
 SAME_AT_EVERY_CALL = {"eta", "use_clipped_model_output"}
@@ -62,7 +63,7 @@ class Symbols(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def accepted_arguments(scheduler: Any, step_arguments: Mapping[str, object]) -> dict[str, object]:
+def accepted_arguments(scheduler: Scheduler, step_arguments: Mapping[str, object]) -> dict[str, object]:
     """The arguments that matter to `step`, if it can be called as pipelines call it."""
     name = type(scheduler).__name__
     if not hasattr(scheduler, "step"):
@@ -84,7 +85,7 @@ def accepted_arguments(scheduler: Any, step_arguments: Mapping[str, object]) -> 
 class TrialRun:
     """The calls of a pipeline's loop on a copy of a scheduler, on the CPU, with a generator of its own."""
 
-    def __init__(self, scheduler: Any, arguments: dict[str, object]) -> None:
+    def __init__(self, scheduler: Scheduler, arguments: dict[str, object]) -> None:
         self._scheduler: Any = self._call(copy.deepcopy, scheduler)
         for name, value in vars(self._scheduler).items():
             if isinstance(value, torch.Tensor):

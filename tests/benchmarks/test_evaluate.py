@@ -13,7 +13,7 @@ from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
 from deepcache_trt.builder.model_source import ModelSource
-from deepcache_trt.commands.evaluate import settings_from
+from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.plan import CacheParams
 

@@ -1,1 +1,1 @@
-"""`deepcache-trt check`: what works on this machine, and how fast."""
+"""Check what works on this machine, and how fast."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepcache_trt.runtime.plan import CacheParams
 
 
-def evaluate(
+def eval(
     model: Model = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
