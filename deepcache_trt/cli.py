@@ -21,10 +21,10 @@ _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
 
 def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
     """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word."""
-    for found in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
-        function = getattr(import_module(found.name), found.name.rpartition(".")[2], None)
+    for info in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
+        function = getattr(import_module(info.name), info.name.rpartition(".")[2], None)
         if inspect.isfunction(function):
-            yield found.name.removeprefix(f"{commands.__name__}.").replace(".", " "), function
+            yield info.name.removeprefix(f"{commands.__name__}.").replace(".", " "), function
 
 
 def _app() -> typer.Typer:

@@ -72,8 +72,7 @@ def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = (
     """
     found = resolve(source.model)
     pipeline = Path(found) if Path(found).is_dir() else _download(found, source)
-    there = _components_of(pipeline)
-    chosen = _chosen(parts, there, source.model)
+    chosen = _chosen(parts, _components_of(pipeline), source.model)
     components = []
     for part in chosen:
         try:
@@ -89,17 +88,17 @@ def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = (
 def _components_of(pipeline: Path) -> list[str]:
     """The models of a pipeline's folder, the denoiser first; a tokenizer or scheduler has no config.json."""
     index = json.loads((pipeline / "model_index.json").read_text())
-    there = [part for part in index if (pipeline / part / "config.json").is_file()]
-    return sorted(there, key=lambda part: part not in DENOISERS)
+    models = [part for part in index if (pipeline / part / "config.json").is_file()]
+    return sorted(models, key=lambda part: part not in DENOISERS)
 
 
-def _chosen(parts: Sequence[str], there: Sequence[str], model: str) -> list[str]:
+def _chosen(parts: Sequence[str], known: Sequence[str], model: str) -> list[str]:
     for part in parts:
-        if part not in there:
+        if part not in known:
             raise UnknownNameError(
-                f"{model} has no component {part!r}{did_you_mean(part, list(there))}; it has {', '.join(there)}"
+                f"{model} has no component {part!r}{did_you_mean(part, list(known))}; it has {', '.join(known)}"
             )
-    return list(parts or there)
+    return list(parts or known)
 
 
 def _find(folder: Path, source: ModelSource, dtype: str) -> Component:

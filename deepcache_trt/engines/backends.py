@@ -189,7 +189,8 @@ def _elsewhere(name: str, device: str) -> str:
     missing = why_no_gpu()
     if others == ["cuda"] and missing is not None:
         ahead = builders_ahead()[0].name
-        cure = f"a plan for a GPU elsewhere can be built here: --backend {ahead} --target sm86 (its compute capability)"
+        build = f"--backend {ahead} --target sm86 (its compute capability)"
+        cure = f"an engine plan for a GPU elsewhere can be built here: {build}"
         return f"backend {name!r} needs an NVIDIA GPU, and {missing}; {cure}"
     where = " or ".join(others)
     return f"backend {name!r} runs on {where} and the pipeline is on {device}; move it with pipe.to({others[0]!r})"

@@ -97,7 +97,7 @@ def make_traceable(model: Any) -> None:
 def telling_batch(model: Any) -> int:
     """The smallest batch in which every processor does all that it ever does: three frames where they are compared."""
     processors = _foreign(model).values()
-    return max((3 * one.batch_size for one in processors if type(one).__name__ == _CROSS_FRAME), default=1)
+    return max((3 * each.batch_size for each in processors if type(each).__name__ == _CROSS_FRAME), default=1)
 
 
 def _traceable(processor: Any) -> Any:

@@ -66,7 +66,7 @@ class EngineOptions:
 def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
     if given is None:
         return []
-    return [str(given)] if isinstance(given, int | str) else [str(one) for one in given]
+    return [str(given)] if isinstance(given, int | str) else [str(each) for each in given]
 
 
 class CacheKeywords(TypedDict, total=False):

@@ -81,15 +81,15 @@ class _Origin:
     def drop(self, module: str) -> None:
         """Free the weights of the model's `module`; those that someone else holds by more than their name stay."""
         prefix = f"{module}." if module else ""
-        there = [
+        held = [
             (name, weight)
             for name, weight in self._model.named_parameters()
             if name.startswith(prefix) and type(weight) is torch.nn.Parameter
         ]
-        if not there:  # as at most images
+        if not held:  # as at most images
             return
-        stored = _stored_in(self._kept, there)
-        for name, weight in there:
+        stored = _stored_in(self._kept, held)
+        for name, weight in held:
             is_stored = name in stored and _describe(weight) == (stored[name].dtype, stored[name].shape)
             if is_stored and self._drop_one(weight):
                 self._dropped.append((name, weight))

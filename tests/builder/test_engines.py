@@ -24,8 +24,8 @@ from deepcache_trt.engines.openvino import OPENVINO
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import MANIFEST, Artefact, Store
 from deepcache_trt.engines.tensorrt import TENSORRT_RTX
-from deepcache_trt.engines.tensorrt.backend import PLAN
-from deepcache_trt.engines.tensorrt.build import build_plan
+from deepcache_trt.engines.tensorrt.backend import ENGINE_PLAN
+from deepcache_trt.engines.tensorrt.build import build_engine_plan
 from deepcache_trt.engines.torch import COMPILED_CPU
 from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, UnknownNameError
 from deepcache_trt.models.architecture import OUTPUT
@@ -415,11 +415,11 @@ def test_a_shallow_engine_that_cannot_be_built_leaves_the_full_one_and_the_next_
         facts: dict[str, Any] = real(*args, stage=stage, **arguments)
         return facts
 
-    real = build_plan
-    monkeypatch.setattr(tensorrt, "build_plan", fails_when_shallow)
+    real = build_engine_plan
+    monkeypatch.setattr(tensorrt, "build_engine_plan", fails_when_shallow)
     with pytest.raises(BackendError, match="want of memory"):
         build_variants(denoiser(), 0, ahead(denoisers))
-    monkeypatch.setattr(tensorrt, "build_plan", real)
+    monkeypatch.setattr(tensorrt, "build_engine_plan", real)
     (full,) = kept(denoisers, "engines")
     built = build_variants(denoiser(), 0, ahead(denoisers))
     assert built["full"].key == full
@@ -442,20 +442,20 @@ def _flip_a_bit(plan: Path) -> None:
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, Path.unlink], ids=["truncated", "changed", "missing"])
 def test_a_damaged_plan_is_noticed_and_built_again(store: Store, caplog: pytest.LogCaptureFixture, damage: Any) -> None:
     first = engines_for(store, ONE)
-    damage(first.folder / PLAN)
+    damage(first.folder / ENGINE_PLAN)
     with caplog.at_level(logging.WARNING):
         second = engines_for(store, ONE)
     assert {record.message for record in caplog.records} == {
-        f"{first.folder}: {PLAN} is not what the manifest says; it will be rebuilt"
+        f"{first.folder}: {ENGINE_PLAN} is not what the manifest says; it will be rebuilt"
     }
     assert (second.key, second.folder) == (first.key, first.folder)
-    assert (second.folder / PLAN).stat().st_size == second.about["built"]["plan_bytes"]
+    assert (second.folder / ENGINE_PLAN).stat().st_size == second.about["built"]["plan_bytes"]
 
 
 @needs_rtx
 def test_a_damaged_plan_is_missing_where_building_is_forbidden(store: Store) -> None:
     artefact = engines_for(store, ONE)
-    _truncate(artefact.folder / PLAN)
+    _truncate(artefact.folder / ENGINE_PLAN)
     with pytest.raises(NotBuiltError, match=re.escape("has no tensorrt-rtx engine 'full' of tiny text_encoder")):
         engines_for(store, ONE, build="never")
 

@@ -24,7 +24,7 @@ from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines.store import Artefact
 from deepcache_trt.engines.tensorrt import TENSORRT_RTX
-from deepcache_trt.engines.tensorrt.backend import PLAN
+from deepcache_trt.engines.tensorrt.backend import ENGINE_PLAN
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, onnx_from_config
 from deepcache_trt.models.architecture import CallForm
@@ -75,7 +75,7 @@ def assert_is_a_plan(artefact: Artefact, *, profiles: int) -> None:
     assert expected.items() <= built.items()
     assert len(artefact.about["profiles"]) == profiles
     assert artefact.about["device"] == "sm86"
-    assert (artefact.folder / PLAN).stat().st_size == built["plan_bytes"]
+    assert (artefact.folder / ENGINE_PLAN).stat().st_size == built["plan_bytes"]
 
 
 def plan_bytes(artefacts: Mapping[str, Artefact], variant: str) -> int:

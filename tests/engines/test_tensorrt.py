@@ -328,7 +328,7 @@ def test_a_plan_that_does_not_load_is_an_error_with_tensorrts_reason(plan: Path,
 
 
 def test_a_missing_plan_is_named_with_the_cure(tmp_path: Path, recorder: Recorder) -> None:
-    with pytest.raises(StoreError, match=r"no plan at .*gone\.plan; build it again"):
+    with pytest.raises(StoreError, match=r"no engine plan at .*gone\.plan; build it again"):
         load(tmp_path / "gone.plan")
 
 

@@ -20,7 +20,7 @@ from onnx import helper
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.tensorrt import build as tensorrt_build
-from deepcache_trt.engines.tensorrt.build import build_plan
+from deepcache_trt.engines.tensorrt.build import build_engine_plan
 from deepcache_trt.errors import BackendError, StoreError, UnknownNameError
 from deepcache_trt.progress import logged
 from tests.engines.graphs import Net, by_name, save, spec, square
@@ -40,7 +40,7 @@ def build(graph: Path, inputs: Any, profiles: Any = (SMALL,), **changes: Any) ->
         "progress": logged,
         "stage": "building",
     }
-    return build_plan(graph, plan_of(graph), inputs=inputs, profiles=profiles, **{**arguments, **changes})
+    return build_engine_plan(graph, plan_of(graph), inputs=inputs, profiles=profiles, **{**arguments, **changes})
 
 
 def plan_of(graph: Path) -> Path:
@@ -232,14 +232,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tests.engines.graphs import Net, square
 from deepcache_trt.engines.backend import BuildOptions
-from deepcache_trt.engines.tensorrt.build import build_plan
+from deepcache_trt.engines.tensorrt.build import build_engine_plan
 
 @contextmanager
 def progress(stage):
     yield lambda **report: print(report["detail"], flush=True)
 
 net = Net(Path(sys.argv[1]), depth=4000)
-build_plan(net.path, net.path.with_suffix(".plan"), backend="tensorrt-rtx", inputs=net.inputs,
+build_engine_plan(net.path, net.path.with_suffix(".plan"), backend="tensorrt-rtx", inputs=net.inputs,
            profiles=[square(8, 64, 96)], target="sm86", options=BuildOptions(),
            timing_cache=None, progress=progress, stage="building")
 print("BUILT")
@@ -323,7 +323,9 @@ def test_building_for_the_gpu_at_hand_without_one_offers_to_build_ahead(tmp_path
 
 def test_a_refittable_plan_cannot_be_built_ahead(tmp_path: Path) -> None:
     net = Net(tmp_path / "net.onnx")
-    with pytest.raises(BackendError, match=r"refittable plan can only be built on the GPU .*'sm86'; leave the target"):
+    with pytest.raises(
+        BackendError, match=r"refittable engine plan can only be built on the GPU .*'sm86'; leave the target"
+    ):
         build(net.path, net.inputs, options=BuildOptions(refittable=True))
 
 

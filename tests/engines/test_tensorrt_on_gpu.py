@@ -9,7 +9,7 @@ import torch
 
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.tensorrt import versions
-from deepcache_trt.engines.tensorrt.build import build_plan, targets
+from deepcache_trt.engines.tensorrt.build import build_engine_plan, targets
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError
 from deepcache_trt.progress import logged
@@ -42,7 +42,7 @@ def stream() -> Iterator[torch.cuda.Stream]:
 
 def on_the_gpu(net: Net, backend: str, **options: Any) -> TensorRTEngine:
     plan, profiles = net.path.with_suffix(".plan"), [SMALL, LARGE]
-    build_plan(
+    build_engine_plan(
         net.path,
         plan,
         backend=backend,

@@ -5,11 +5,11 @@ from typing import Any
 
 from deepcache_trt.engines.backend import Backend, BuildOptions, Built, Order, why_no_gpu
 from deepcache_trt.engines.tensorrt import versions
-from deepcache_trt.engines.tensorrt.build import build_plan, check_target
+from deepcache_trt.engines.tensorrt.build import build_engine_plan, check_target
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError
 
-PLAN = "engine.plan"
+ENGINE_PLAN = "engine.plan"
 
 
 def _probe(name: str) -> str:
@@ -36,9 +36,9 @@ def _is_there(name: str) -> bool:
 
 
 def _build(name: str, order: Order) -> dict[str, Any]:
-    built = build_plan(
+    built = build_engine_plan(
         order.graph,
-        order.folder / PLAN,
+        order.folder / ENGINE_PLAN,
         backend=name,
         inputs=order.inputs,
         profiles=order.profiles,
@@ -53,7 +53,7 @@ def _build(name: str, order: Order) -> dict[str, Any]:
 
 def _open(name: str, built: Built) -> TensorRTEngine:
     return TensorRTEngine(
-        built.folder / PLAN,
+        built.folder / ENGINE_PLAN,
         backend=name,
         inputs=built.inputs,
         outputs=built.outputs,

@@ -1,4 +1,4 @@
-"""From a graph to a TensorRT plan, in a process of its own.
+"""From a graph to a TensorRT engine plan, in a process of its own.
 
 TensorRT compiles in calls that last up to a minute and do not return for a Ctrl-C, takes several times the memory of
 the weights meanwhile, and ends its process where CUDA is missing; Polygraphy serves either TensorRT or TensorRT-RTX in
@@ -31,9 +31,9 @@ _CHILD = "deepcache_trt.engines.tensorrt.compiler"
 _KILLED = -9  # the exit status of a process that the system ended
 
 
-def build_plan(
+def build_engine_plan(
     graph: Path,
-    plan: Path,
+    path: Path,
     *,
     backend: str,
     inputs: Mapping[str, TensorSpec],
@@ -44,14 +44,14 @@ def build_plan(
     progress: Progress,
     stage: str,
 ) -> dict[str, Any]:
-    """Compile `graph`, an ONNX file with its weights beside it, into the file `plan`; nothing is written if it fails.
+    """Compile `graph`, an ONNX file with its weights beside it, into the file `path`; nothing is written if it fails.
 
-    The plan computes in the dtypes of the graph, TF32 off. One plan serves all `profiles`; `inputs` give the shapes
+    The engine plan computes in the dtypes of the graph, TF32 off. One serves all `profiles`; `inputs` give the shapes
     over their axes. `target` is the GPU to build for, such as "sm86" (tensorrt-rtx only), or None for torch's current
     one. What TensorRT measures is merged into the file `timing_cache`; TensorRT-RTX measures nothing.
 
     Returns:
-        What a manifest should say about the plan.
+        What a manifest should say about the engine plan.
 
     Raises:
         BackendError: the backend is not installed, lacks a GPU, or cannot compile the graph.
@@ -68,7 +68,7 @@ def build_plan(
     check_target(backend, target, options)
     job = {
         "graph": str(graph),
-        "plan": str(plan),
+        "path": str(path),
         "backend": backend,
         "inputs": [asdict(spec) for spec in inputs.values()],
         "profiles": [asdict(profile) for profile in profiles],
@@ -77,19 +77,19 @@ def build_plan(
         "timing_cache": str(timing_cache) if timing_cache and versions.keeps_timings(trt) else None,
         "log_level": _log.getEffectiveLevel(),
     }
-    partial = partial_plan(plan)
+    partial = partial_file(path)
     try:
         with progress(stage) as report:
             facts = _compile(job, report, _environment(backend, target))
-            partial.replace(plan)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return facts
 
 
-def partial_plan(plan: Path) -> Path:
-    """Where the plan is while it is written."""
-    return plan.with_name(f"{plan.name}.part")
+def partial_file(path: Path) -> Path:
+    """Where the engine plan is while it is written."""
+    return path.with_name(f"{path.name}.part")
 
 
 def targets(trt: Any) -> list[str]:
@@ -98,7 +98,7 @@ def targets(trt: Any) -> list[str]:
 
 
 def check_target(backend: str, target: str | None, options: BuildOptions) -> None:
-    """Raise what `build_plan` would, before anything is made for it: an unknown target, or no GPU to build on."""
+    """Raise what `build_engine_plan` would, before anything is made for it: an unknown target, no GPU to build on."""
     trt = versions.load(backend)
     if target is None:
         import torch
@@ -122,8 +122,8 @@ def check_target(backend: str, target: str | None, options: BuildOptions) -> Non
         )
     if options.refittable:
         raise BackendError(
-            f"a refittable plan can only be built on the GPU that it is for, not ahead for {target!r}; "
-            "leave the target out there, or build one plan for each set of weights"
+            f"a refittable engine plan can only be built on the GPU that it is for, not ahead for {target!r}; "
+            "leave the target out there, or build one engine plan for each set of weights"
         )
 
 
@@ -175,7 +175,7 @@ def _compile(job: Mapping[str, Any], report: Report, environment: Mapping[str, s
 
 
 def _follow(lines: IO[str], report: Report) -> dict[str, Any] | None:
-    """Hand on the child's events until it is done: the facts about the plan, or None if it ended without a word."""
+    """Hand on the child's events until it is done: facts about the engine plan, or None if it ended without a word."""
     for line in lines:
         event: dict[str, Any] = json.loads(line)
         match event.pop("event"):

@@ -16,7 +16,7 @@ from typing import Any
 
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.tensorrt import versions
-from deepcache_trt.engines.tensorrt.build import partial_plan
+from deepcache_trt.engines.tensorrt.build import partial_file
 from deepcache_trt.errors import BackendError, DeepCacheError, first_line
 from deepcache_trt.tensors import TensorSpec
 
@@ -96,7 +96,7 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
             serialized = build()
         except PolygraphyException as error:
             raise _failure(graph, errors) from error
-    with partial_plan(Path(job["plan"])).open("wb") as file:
+    with partial_file(Path(job["path"])).open("wb") as file:
         file.write(serialized)
     return {
         "tensorrt": trt.__version__,

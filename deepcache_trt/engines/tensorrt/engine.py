@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: a plan, run on torch's own memory and stream."""
+"""TensorRT and TensorRT-RTX: an engine plan, run on torch's own memory and stream."""
 
 import logging
 import mmap
@@ -42,7 +42,7 @@ class _Context:
 
 
 class TensorRTEngine(Engine):
-    """A plan, loaded onto torch's current GPU; inputs and outputs are torch tensors, bound without a copy.
+    """An engine plan, loaded onto torch's current GPU; inputs and outputs are torch tensors, bound without a copy.
 
     Several engines may be given the same workspace if they run one after the other on one stream. After a change of
     shape, tensor, workspace or weights, `run` once outside a CUDA graph before it is captured: TensorRT sets itself up
@@ -54,7 +54,7 @@ class TensorRTEngine(Engine):
 
     def __init__(
         self,
-        plan: Path,
+        path: Path,
         *,
         backend: str,
         inputs: Mapping[str, TensorSpec],
@@ -62,29 +62,29 @@ class TensorRTEngine(Engine):
         profiles: Sequence[ShapeProfile],
         runtime_cache: Path | None = None,
     ) -> None:
-        """Load `plan`, built for `profiles` in this order. `backend` is "tensorrt" or "tensorrt-rtx".
+        """Load the engine plan at `path`, built for `profiles` in this order, by "tensorrt" or "tensorrt-rtx".
 
         TensorRT-RTX compiles the rest on the GPU when it first runs; it keeps the result in the file `runtime_cache`.
 
         Raises:
-            BackendError: the backend or a GPU is missing, or the plan is not for this version and GPU.
-            StoreError: there is no plan.
+            BackendError: the backend or a GPU is missing, or the engine plan is not for this version and GPU.
+            StoreError: there is no engine plan.
         """
         import torch
         from torch.utils.weak import WeakIdKeyDictionary
 
         self._trt = versions.load(backend)
-        if not plan.is_file():
-            raise StoreError(f"there is no plan at {plan}; build it again")
+        if not path.is_file():
+            raise StoreError(f"there is no engine plan at {path}; build it again")
         if not torch.cuda.is_available():  # TensorRT 8.6 ends the process instead of saying so
             raise BackendError(f"backend {backend!r} needs an NVIDIA GPU and torch sees none; install a driver")
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self._profiles = profiles
         self._device = torch.cuda.current_device()
         self._runtime = self._trt.Runtime(versions.logger(self._trt))
-        self._engine = _deserialize(self._trt, self._runtime, plan)
+        self._engine = _deserialize(self._trt, self._runtime, path)
         self.workspace_bytes = versions.workspace_bytes(self._engine)
-        self._dtypes = _dtypes(self._engine, plan, inputs, outputs)
+        self._dtypes = _dtypes(self._engine, path, inputs, outputs)
         self._config = versions.runtime_config(self._trt, self._engine)
         self._cache_path = None if self._config is None else runtime_cache
         self._cache = None if self._cache_path is None else _load_cache(self._config, self._cache_path)
@@ -141,7 +141,7 @@ class TensorRTEngine(Engine):
         import torch
 
         if not self._engine.refittable:
-            raise BackendError("this plan was not built to be refitted; build another one for these weights")
+            raise BackendError("this engine plan was not built to be refitted; build another one for these weights")
         torch.cuda.synchronize(self._device)
         versions.refit(self._trt, self._engine, graph)
         self._stale = True
@@ -223,32 +223,32 @@ class TensorRTEngine(Engine):
             raise BackendError(f"TensorRT refused {call.__name__}{args}: {versions.reason(errors)}")
 
 
-def _deserialize(trt: Any, runtime: Any, plan: Path) -> Any:
+def _deserialize(trt: Any, runtime: Any, path: Path) -> Any:
     with versions.errors_of(trt) as errors:
         engine = None
-        if plan.stat().st_size:
-            with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BackendError(
-            f"{plan} does not load with {trt.__name__} {trt.__version__} on this GPU ({versions.reason(errors)}); "
-            "a plan serves one version and one kind of GPU, build it again for these"
+            f"{path} does not load with {trt.__name__} {trt.__version__} on this GPU ({versions.reason(errors)}); "
+            "an engine plan serves one version and one kind of GPU, build it again for these"
         )
     return engine
 
 
 def _dtypes(
-    engine: Any, plan: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+    engine: Any, path: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> dict[str, str]:
-    """The dtype of each of the plan's tensors: that of its spec, but 8.6 reads int32 where the graph has int64."""
+    """The dtype of each tensor of an engine plan: that of its spec, but 8.6 reads int32 where the graph has int64."""
     specs = {**inputs, **outputs}
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: _DTYPES.get(engine.get_tensor_dtype(name).name, "another") for name in names}
-    for name, dtype in found.items():
+    dtypes = {name: _DTYPES.get(engine.get_tensor_dtype(name).name, "another") for name in names}
+    for name, dtype in dtypes.items():
         wanted = specs[name].dtype if name in specs else "nothing"
         if dtype != wanted and (name not in inputs or (dtype, wanted) != ("int32", "int64")):
-            raise BackendError(f"{plan}: {name!r} is {dtype} there and {wanted} in its manifest; build it again")
-    return found
+            raise BackendError(f"{path}: {name!r} is {dtype} there and {wanted} in its manifest; build it again")
+    return dtypes
 
 
 def _load_cache(config: Any, path: Path) -> Any:
