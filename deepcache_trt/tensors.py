@@ -22,7 +22,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
     ast.FloorDiv: lambda a, b: a // b,
-    ast.Pow: lambda a, b: float(a) ** b,  # of whole numbers it could fill the memory
+    ast.Pow: lambda a, b: float(a) ** b,  # a power of whole numbers could fill the memory
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INTERVALS = (1, 3, 5)
 ROUNDS = 3
 
-_SCALE = 2  # of the 64-pixel digits on the sheet
+_SCALE = 2  # the digits of 64 pixels are drawn larger on the sheet by this factor
 _LABEL = 300
 _MARGIN = 10
 

@@ -64,7 +64,7 @@ def settings() -> list[Setting]:
         Setting(interval=interval, skip_interval=skip, forecast=forecast)
         for skip, forecast in ((None, "taylor1"), (1, None), (1, "taylor1"), (2, None), (2, "taylor1"))
         for interval in cached
-        if skip != 2 or interval > 2  # with a single cached call there is no other one
+        if skip != 2 or interval > 2  # where a single call is cached there is no other one
     ]
     return plain + others
 

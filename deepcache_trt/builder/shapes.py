@@ -104,7 +104,7 @@ def profiles_around(component: Component, sizes: Mapping[str, int], *, static: b
     if component.architecture.is_guided and not static:
         batch = sizes["batch"]
         ranges["batch"] = Range(min=max(1, batch // 2), opt=batch, max=batch)
-    if component.architecture.frames is not None:  # in chunks, of which the last may have fewer frames
+    if component.architecture.frames is not None:  # a video is decoded in chunks, and the last may have fewer frames
         ranges["batch"] = Range(min=1, opt=sizes["batch"], max=sizes["batch"])
     tiles = _tiles(component.architecture, sizes["batch"])
     return tiles if any(tile.covers(sizes) for tile in tiles) else (ShapeProfile(**ranges), *tiles)

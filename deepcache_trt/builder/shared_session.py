@@ -62,7 +62,7 @@ class OpenEngines:
     def __init__(self) -> None:
         self.opened: SharedSession | None = None
         self.state: tuple[object, ...] | None = None
-        self._other_seconds = 0.0  # of engines that are let go of, less what others have spent in those that are held
+        self._other_seconds = 0.0  # what closed engines took, less what others spent in the open ones
         self._count_before = 0  # runs of the open session before this holder took it
 
     @property

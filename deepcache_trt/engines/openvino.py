@@ -72,7 +72,7 @@ class OpenVinoEngine(Engine):
         self._cache = cache
         # One profile will be run, of several maybe only some.
         self._mapped: list[Any] = []  # what requests read from, alive for as long as they are
-        self._requests = {0: self._request(profiles[0])} if len(profiles) == 1 else {}  # by profile
+        self._requests = {0: self._request(profiles[0])} if len(profiles) == 1 else {}  # the compiled ones, by profile
         self._current: Any = None  # the request that has been told of every bound tensor
         self._bound: dict[str, torch.Tensor] = {}
 

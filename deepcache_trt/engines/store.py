@@ -164,7 +164,7 @@ class Store:
             with _as_store_errors(self.root):
                 self._remove_abandoned()
                 temporary.mkdir(parents=True)
-                about = json.loads(json.dumps(build(temporary)))  # as it will be found
+                about = json.loads(json.dumps(build(temporary)))  # what is returned is what will be read
                 files = {file.name: _record(file) for file in sorted(temporary.iterdir())}
                 manifest = {"about": about, "files": files, "created": int(time.time())}
                 (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))

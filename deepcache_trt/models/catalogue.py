@@ -158,7 +158,7 @@ CATALOGUE: dict[str, Entry] = {
                     **_CLIP,
                     "hidden_size": 1024,
                     "intermediate_size": 4096,
-                    "num_hidden_layers": 23,  # of OpenCLIP's 24: the model was trained on the last but one
+                    "num_hidden_layers": 23,  # OpenCLIP has 24, and the model was trained on the last but one
                     "num_attention_heads": 16,
                     "projection_dim": 512,
                     "hidden_act": "gelu",

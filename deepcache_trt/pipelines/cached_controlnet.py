@@ -31,7 +31,7 @@ class CachedControlNet(LiveComponent):
         super().__init__(pipe, part, options, name=name, progress=progress)
         self._denoiser = denoiser
         self._last: dict[str, torch.Tensor] = {}
-        self._generation = 0  # of the session
+        self._generation = 0  # the session's number of the last one that is ours
         self._condition: tuple[torch.Tensor, int] | None = None  # the control image of the last full run, as it was
 
     @property

@@ -95,9 +95,9 @@ class CachedDenoiser(LiveComponent):
         """
         super().__init__(pipe, part_of_denoiser(pipe), options, name=name, progress=progress)
         self.generation: Generation | None = None  # the last one of this call of the pipeline
-        self._few_calls: set[Plan] = set()  # of which the log has told
-        self._backward_loop: Callable[..., Any] | None = None  # in the place of the pipeline's own
-        self._backward_calls: int | None = None  # of the `backward_loop` that runs now
+        self._few_calls: set[Plan] = set()  # the log has told of these
+        self._backward_loop: Callable[..., Any] | None = None  # what stands for the pipeline's own
+        self._backward_calls: int | None = None  # how many the `backward_loop` has that runs now
         self.params = params
         self.check(params)
 
@@ -188,7 +188,9 @@ class CachedDenoiser(LiveComponent):
         session = self._session_for(model, tensors, sizes)
         if generation is None:
             generation = self._new_generation(session)
-        elif generation.session is not session or generation.is_interrupted:  # as by another pipeline on these engines
+        elif (
+            generation.session is not session or generation.is_interrupted
+        ):  # another pipeline may have drawn on these engines
             number = session.begin(forecast=generation.plan.forecast)
             generation = replace(generation, session=session, number=number)
         variant = generation.planned if session.holds_taps(sizes) else FULL

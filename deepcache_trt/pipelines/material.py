@@ -41,7 +41,7 @@ class Material:
         """
         self._name, self._part = name, part
         self._refit, self._keep_torch_weights = refit, keep_torch_weights
-        self._base_weights: dict[str, torch.Tensor] = {}  # of layers with adapters, see `adapters.base_weights`
+        self._base_weights: dict[str, torch.Tensor] = {}  # what `adapters.base_weights` returned last
         self._dropped: tuple[Identity, Component] | None = None  # what the weights are, and were made of, when dropped
 
     def component(self, model: Model, form: CallForm) -> Component:

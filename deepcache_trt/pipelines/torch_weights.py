@@ -46,9 +46,9 @@ class DroppedWeight(torch.nn.Parameter):
 
     origin: "_Origin"
     home: torch.device  # where it was
-    writes: int  # to the real one, see `version_of`
+    writes: int  # how often the real one was written to, see `version_of`
     sample: torch.Tensor
-    attributes: dict[str, Any]  # of the real one
+    attributes: dict[str, Any]  # what the real one has beside its values
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,7 +86,7 @@ class _Origin:
             for name, weight in self._model.named_parameters()
             if name.startswith(prefix) and type(weight) is torch.nn.Parameter
         ]
-        if not held:  # as at most images
+        if not held:  # at most images they are dropped already
             return
         stored = _stored_in(self._kept, held)
         for name, weight in held:

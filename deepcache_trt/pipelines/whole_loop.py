@@ -136,7 +136,7 @@ class WholeLoop:
                 timesteps=ready.timesteps,
                 generator=step.arguments.get("generator"),
                 on_step=lambda done: bar.move_to(done / calls) if bar is not None else None,
-                is_stopped=lambda: bool(getattr(pipe, "_interrupt", False)),  # from another thread
+                is_stopped=lambda: bool(getattr(pipe, "_interrupt", False)),  # another thread may set it
                 known=ready.known,
             )
         self._inpainting.finish(final)

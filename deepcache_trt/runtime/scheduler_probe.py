@@ -66,7 +66,7 @@ def probe_add_noise(
         try:
             real = TrialRun(scheduler, accepted_arguments(scheduler, step_arguments or {}))
             for i, t in enumerate(calls[:-1]):
-                real.step(torch.zeros_like(image), t, torch.zeros_like(image))  # which some count
+                real.step(torch.zeros_like(image), t, torch.zeros_like(image))  # some schedulers count their steps
                 noisy = real.add_noise(image, noise, calls[i + 1].reshape(1)).double().flatten().numpy()
                 if not abs(given[2].numpy() @ noisy[:2] - noisy[2]) <= TOLERANCE * np.abs(noisy).max():
                     raise RefusedError("its add_noise is not linear")
@@ -100,7 +100,7 @@ def _table_from_symbols(
     n = len(timesteps)
     scales, rows, draws = np.empty(n), np.empty([n, 3 * n]), []
     real = TrialRun(scheduler, arguments)
-    with Symbols(real.generator, 3 * n) as symbols:  # in this order: x[0…n-1], ε[0…n-1], z[0…n-1]
+    with Symbols(real.generator, 3 * n) as symbols:  # they stand for x[0…n-1], ε[0…n-1], z[0…n-1]
         for i, t in enumerate(timesteps):
             sample = symbols.symbol(i)
             scales[i] = real.scale(sample, t)[0, i].item()

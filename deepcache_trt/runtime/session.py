@@ -28,7 +28,7 @@ class Buffers:
     def __init__(self, tensors: Mapping[str, "torch.Tensor"], graphs: CudaGraphs | None) -> None:
         self.tensors = tensors
         self.graphs = graphs
-        self.forecast: Forecast | None = None  # from the first generation on that wants one
+        self.forecast: Forecast | None = None  # it is made for the first generation that wants one
         self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
         self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
 
@@ -58,7 +58,7 @@ class Session:
         self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
         self._workspace: torch.Tensor | None = None
-        self._device: torch.device | None = None  # that the engines were last bound on
+        self._device: torch.device | None = None  # the engines were last bound there
         self.generation = 0
         self._forecasts = False
         self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
@@ -150,7 +150,7 @@ class Session:
 
         Where the model takes further channels, such as a mask, those are left out.
         """
-        axis = latents.ndim - 3  # of the channels: 1 of an image, 2 of a video
+        axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
         return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
 
     def step(self, variant: str) -> Callable[[], None]:

@@ -146,7 +146,7 @@ class Settings:
             for value in values:
                 if value < 1:
                     raise DeepCacheError(f"{option} must be at least 1, not {value}")
-        calls = max(self.steps, 2)  # in one step no plan caches anything
+        calls = max(self.steps, 2)  # a plan of one step caches nothing
         for params in self.caching:
             if len(make_plan(params, calls).full_steps) == calls:
                 raise DeepCacheError(

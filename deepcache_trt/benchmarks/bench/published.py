@@ -53,7 +53,7 @@ class Allowed:
     """The speed-up that the count of operations allows, by what is counted."""
 
     whole: float  # convolutions, linear layers and the products of attention
-    weights: float  # without the products of attention, as the published counts are
+    weights: float  # the published counts leave the products of attention out
 
 
 def allowed_speedup(macs: Mapping[str, Macs], plan: Plan) -> Allowed:

@@ -61,7 +61,7 @@ class Stage:
                 store=str(self.store),
             )
             for backend in self.settings.backends
-            if not self._runs_model(backend)  # for which nothing is built
+            if not self._runs_model(backend)  # nothing is built for the model itself
         }
 
     def reference(self, row: Cell) -> System:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_SIDE, _INK = 8, 16  # of the data: pixels, and its darkest value
+_SIDE, _INK = 8, 16  # the data has so many pixels a side, and this is its darkest value
 _SPLIT_SEED = 0
 
 

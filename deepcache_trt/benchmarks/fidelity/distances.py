@@ -124,7 +124,7 @@ def _lpips() -> Callable[[np.ndarray, np.ndarray], float]:
     import torchvision  # noqa: F401 - torchmetrics says only that it is not there
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)  # of pictures in 0…1
+    network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)  # pictures are in 0…1
 
     @torch.no_grad()
     def lpips(reference: np.ndarray, found: np.ndarray) -> float:

@@ -61,7 +61,7 @@ class Judges:
         self._clip: ClipScore | None = loaded.get(_CLIP)
         self._reader: DigitReader | None = loaded.get(_READER)
         self._folder, self._reference = folder, reference
-        self._names: dict[str, None] = {}  # of contenders, in order
+        self._names: dict[str, None] = {}  # the contenders, in order
         self._images: dict[str, list[np.ndarray]] = {}  # (10, 8, 8) in 0…16 of each batch of digits, by contender
 
     def judge(

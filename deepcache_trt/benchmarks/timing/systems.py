@@ -89,7 +89,7 @@ class Drawing:
         self.pipe = pipe
         self._picture = picture
         self._prompt = _prompt(pipe, picture)
-        self._seconds: dict[str, float] = {}  # of the last call
+        self._seconds: dict[str, float] = {}  # what the last call took
         self._is_first = True
         pipe.vae.decode = self._timed("decoder_seconds", self._keeping_latents(pipe.vae.decode))
         if pipe.text_encoder is not None:

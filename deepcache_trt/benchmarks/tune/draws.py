@@ -109,6 +109,6 @@ class Drawer:
         full = min(loop for (_, _, variant), loop in loops.items() if variant == FULL) / steps
         calls: dict[tuple[int, bool], dict[str, float]] = {}
         for (branch, forecasts, variant), loop in loops.items():
-            each = loop / steps if variant == FULL else (loop - full) / max(1, steps - 1)  # of those, one call is full
+            each = loop / steps if variant == FULL else (loop - full) / max(1, steps - 1)  # one call of those is full
             calls.setdefault((branch, forecasts), {})[variant] = max(0.0, each / full)
         return Costs(unit=SECONDS, whole=full * steps / len(self._scene.prompts), calls=calls)

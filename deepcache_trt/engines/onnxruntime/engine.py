@@ -64,7 +64,7 @@ class OnnxRuntimeEngine(Engine):
     `run` makes that stream wait for the current one and the current one wait for it, so it may be called on any.
     """
 
-    capturable = False  # with CUDA graphs of its own inside
+    capturable = False  # it has CUDA graphs of its own inside
 
     def __init__(self, path: Path, *, device: str = "cpu", tensorrt: TensorRtProvider | None = None) -> None:
         """Load the graph at `path`; its weights lie beside it.
@@ -157,7 +157,7 @@ class OnnxRuntimeEngine(Engine):
         if self in _open_on_cpu:
             _open_on_cpu.remove(self)
             if not _open_on_cpu:
-                renew_arena()  # which frees the last one
+                renew_arena()  # the last one is freed by that
 
     def _gpu_options(self) -> Any:
         import onnxruntime

@@ -21,7 +21,7 @@ class TensorRtProvider:
     """
 
     cache: Path
-    inputs: Mapping[str, TensorSpec]  # of the graph
+    inputs: Mapping[str, TensorSpec]  # what the graph takes
     profiles: Sequence[ShapeProfile]
 
 

@@ -168,21 +168,21 @@ def create_context(trt: Any, engine: Any, config: Any | None) -> Any | None:
     """An execution context without memory of its own; None if TensorRT cannot make it."""
     if config is not None:
         return engine.create_execution_context(config)
-    if hasattr(trt, "ExecutionContextAllocationStrategy"):  # from 10.0
+    if hasattr(trt, "ExecutionContextAllocationStrategy"):  # it is there from 10.0 on
         return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     return engine.create_execution_context_without_device_memory()
 
 
 def workspace_bytes(engine: Any) -> int:
     """Bytes of scratch memory that a context needs, the most over all profiles."""
-    if hasattr(engine, "device_memory_size_v2"):  # from 10.1
+    if hasattr(engine, "device_memory_size_v2"):  # it is there from 10.1 on
         return int(engine.device_memory_size_v2)
     return int(engine.device_memory_size)
 
 
 def give_memory(context: Any, address: int, size: int) -> None:
     """Let a context use `size` bytes at `address`, which is a multiple of 256."""
-    if hasattr(context, "set_device_memory"):  # from 10.1
+    if hasattr(context, "set_device_memory"):  # it is there from 10.1 on
         context.set_device_memory(address, size)
     else:
         context.device_memory = address
@@ -194,7 +194,7 @@ def refit(trt: Any, engine: Any, graph: Path) -> None:
     Raises:
         BackendError: this version cannot, or some weight is missing or does not fit.
     """
-    if not hasattr(trt, "OnnxParserRefitter"):  # from 10.0
+    if not hasattr(trt, "OnnxParserRefitter"):  # it is there from 10.0 on
         raise BackendError(f"TensorRT {trt.__version__} cannot take weights from a graph; build another engine")
     refitter = trt.Refitter(engine, logger(trt))
     parser = trt.OnnxParserRefitter(refitter, logger(trt))

@@ -22,7 +22,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
 
 def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     latent = tensors["latent"]
-    frames = latent.shape[0]  # which tracing follows, as it does not `len`
+    frames = latent.shape[0]  # tracing follows this, but not `len`
     # Of the indicator the layers read nothing but the shape: they mix space and time by learned factors.
     return {"image": model.decoder(latent, image_only_indicator=latent.new_zeros(1, frames), num_frames=frames)}
 

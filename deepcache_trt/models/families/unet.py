@@ -37,7 +37,7 @@ def unet_taps(model: Any) -> tuple[Tap, ...]:
     for i, block in enumerate(model.up_blocks):
         layers = "attentions" if getattr(block, "attentions", None) else "resnets"
         paths += [f"up_blocks.{i}.{layers}.{j}" for j in range(len(block.resnets) - 1)]
-        paths.append(f"up_blocks.{i}")  # with its up-sampler, where it has one
+        paths.append(f"up_blocks.{i}")  # its up-sampler is part of it, where it has one
     paths.pop()  # the last up layer feeds the output convolution, not a residual
     return tuple(Tap(name=f"tap_{k}", path=path) for k, path in enumerate(reversed(paths)))
 
