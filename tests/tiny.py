@@ -171,7 +171,7 @@ def controlnet(unet: str = "sd15", *, seed: int = 0, pooled: bool = False) -> An
 
     Args:
         unet: as in `denoiser`.
-        seed: of its last layers.
+        seed: of the layers that it does not have from the U-Net.
         pooled: give residuals of one row and one column, as a shuffle ControlNet does.
     """
     return new_controlnet(denoiser(unet), seed=seed, pooled=pooled)
@@ -179,13 +179,13 @@ def controlnet(unet: str = "sd15", *, seed: int = 0, pooled: bool = False) -> An
 
 def new_controlnet(unet: Any, *, seed: int = 0, pooled: bool = False) -> Any:
     """A ControlNet for a U-Net, whose residuals are not zero as those of a new one are."""
+    torch.manual_seed(seed)
     model = ControlNetModel.from_unet(unet).eval()
     model.register_to_config(global_pool_conditions=pooled)
-    torch.manual_seed(seed)
     for zero in (*model.controlnet_down_blocks, model.controlnet_mid_block):
         zero.reset_parameters()
     # The control image has faded in the random layers before.
-    torch.nn.init.normal_(model.controlnet_cond_embedding.conv_out.weight)
+    torch.nn.init.normal_(model.controlnet_cond_embedding.conv_out.weight, std=10)
     return model
 
 
