@@ -85,6 +85,7 @@ def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -
     assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of modules that torch's compiler imports
 @pytest.mark.parametrize("backend", backends.OWN, ids=lambda backend: f"{backend.name}-{backend.device}")
 def test_every_backend_draws_or_says_why_not(backend: Backend) -> None:
     pipe = DeepCachePipeline.from_pipe(MICROS["sd"].new(), cache_interval=2, backend=backend.name)
@@ -110,7 +111,7 @@ def outcome(pipe: Any) -> torch.Tensor | type[Exception]:
 
 @pytest.mark.parametrize("name", sorted({*TABLES, *FALLBACKS}))
 def test_every_scheduler_draws_or_is_refused_as_plain_diffusers_does(name: str) -> None:
-    kind, options = getattr(diffusers, name), _first_case(name).options
+    kind, options = getattr(diffusers.schedulers, name), _first_case(name).options
     plain, ours = MICROS["sd"].new(), cached(MICROS["sd"], cache_interval=1)
     for pipe in (plain, ours):
         try:

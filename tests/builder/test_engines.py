@@ -290,7 +290,7 @@ def test_shapes_that_the_graph_cannot_take_are_refused_before_anything_is_built(
 @pytest.mark.parametrize("backend", [on_cpu, openvino, pytest.param(ahead, marks=needs_rtx)])
 def test_never_names_what_is_missing_and_the_command_that_builds_it(store: Store, backend: Any) -> None:
     target = backend(store, build="never")
-    shape = " --batch 1" if target.compiled else ""
+    shape = " --batch 1" if target.backend.compiled else ""
     place = f" --target {target.capability}" if target.capability else ""
     with pytest.raises(NotBuiltError) as error:
         build_variants(text_encoder(), 2, target, sizes=ONE)

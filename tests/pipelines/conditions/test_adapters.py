@@ -1,6 +1,7 @@
 """LoRAs: engines follow what is loaded, fused, switched and scaled, and A → B → A is A again bit for bit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,12 +9,11 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.builder import open_session as opening
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines import onnxruntime
 from deepcache_trt.engines.backend import ENGINE_GRAPH, BuildOptions
+from deepcache_trt.engines.onnxruntime import CPU
 from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, UnsupportedError
@@ -158,13 +158,11 @@ class Refittable(OnnxRuntimeEngine):
         super().close()
 
 
+REFITS = replace(CPU, refits=True, open=lambda built: Refittable(built.folder / ENGINE_GRAPH))
+
+
 @pytest.fixture
 def refittable(monkeypatch: pytest.MonkeyPatch) -> type[Refittable]:
-    def open_engine(component: Any, variant: Any, artefact: Any, target: Any) -> Refittable:
-        return Refittable(artefact.folder / ENGINE_GRAPH)
-
-    monkeypatch.setattr(opening, "REFITTABLE", ("onnxruntime",))
-    monkeypatch.setattr(opening, "open_engine", open_engine)
     monkeypatch.setattr(Refittable, "refuses", "")
     Refittable.log.clear()
     return Refittable
@@ -178,7 +176,7 @@ def _other_weights() -> Component:
 
 
 def _run(component: Component, store: Path, *, refit: bool) -> torch.Tensor:
-    target = Target(backend=onnxruntime.CPU, store=Store(store), options=BuildOptions(refittable=refit))
+    target = Target(backend=REFITS, store=Store(store), options=BuildOptions(refittable=refit))
     sizes = {"batch": 2, "height": 8, "width": 8, "sequence": 5}
     inputs = example_inputs(component.architecture, sizes)
     session = open_session(component, 0, target, sizes=sizes)
