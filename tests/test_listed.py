@@ -49,7 +49,7 @@ def new(name: str) -> Any:
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
-    decoded = {"output_type": "pt"} if name == "svd" else {}
+    decoded: dict[str, Any] = {"output_type": "pt"} if name == "svd" else {}
     return draw(pipe, MICROS[name], num_inference_steps=3, **decoded)
 
 
