@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
-CPU = ["onnxruntime>=1.22", "openvino>=2026.4"]
+CPU = ["onnxruntime>=1.30", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 EVAL = [
     "matplotlib>=3.9",
@@ -14,7 +14,7 @@ EVAL = [
     "scikit-learn>=1.5",
     "torch-fidelity>=0.3",
     "torchmetrics>=1.5",
-    "torchvision>=0.25",
+    "torchvision>=0.27",
 ]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings-python>=2", "ruff>=0.6"]  # ruff formats signatures
 
@@ -35,21 +35,21 @@ setup(
         "filelock>=3.13",
         "numpy>=1.26",
         "onnx>=1.19",
-        "onnx-ir>=0.1.12",
-        "onnxscript>=0.5.4",
+        "onnx-ir>=0.1.16",
+        "onnxscript>=0.6",
         "pillow>=10",
         "platformdirs>=4",
         "psutil>=5.9",
         "rich>=13",
         "safetensors>=0.8",
         "sympy>=1.13.3",
-        "torch>=2.10",
+        "torch>=2.12",
         "transformers>=5.0",
         "typer>=0.19",
     ],
     extras_require={
         "cpu": CPU,
-        "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.22", "polygraphy>=0.53.6", "tensorrt>=8.6"],
+        "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.30", "polygraphy>=0.53.6", "tensorrt>=8.6"],
         "rtx": RTX,
         "eval": EVAL,
         "docs": DOCS,
