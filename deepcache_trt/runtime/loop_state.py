@@ -71,7 +71,7 @@ class Given(NamedTuple):
     known: "torch.Tensor"  # [2], how noisy what is known is at x[i+1]: the weights of its latents and its noise
 
 
-# Of the pieces.
+# How many columns of the row each piece has.
 _WIDTHS = (1, 1, 2, 2)
 
 

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
 
 STEPS = (4, 7, 30, 50)
@@ -206,3 +206,14 @@ def table_of(scheduler: Any, timesteps: torch.Tensor, **step: Any) -> SamplerTab
     table = probe(scheduler, timesteps, step)
     assert isinstance(table, SamplerTable), table
     return table
+
+
+def reason(scheduler: Any, timesteps: torch.Tensor, **step: Any) -> str:
+    """Why a scheduler has no table for calls at these timesteps."""
+    refusal = probe(scheduler, timesteps, step)
+    assert isinstance(refusal, NoTable)
+    return refusal.reason
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -48,11 +48,8 @@ class Small(Engine):
     capturable = True
 
     def __init__(self, *, cached: bool) -> None:
-        inputs, outputs = ("sample", "tap_0"), ("noise_pred",)
-        if not cached:
-            inputs, outputs = ("sample", "timestep"), ("noise_pred", "tap_0")  # type: ignore[assignment]
-        self.inputs = {name: SPECS[name] for name in inputs}
-        self.outputs = {name: SPECS[name] for name in outputs}
+        self.inputs = {name: SPECS[name] for name in ["sample", "tap_0" if cached else "timestep"]}
+        self.outputs = {name: SPECS[name] for name in (["noise_pred"] if cached else ["noise_pred", "tap_0"])}
         self._bound: Tensors = {}
         self.runs = 0
 

@@ -1,134 +1,23 @@
-"""Real plans from TensorRT-RTX, whose compiler needs no GPU once it is told which one to build for."""
+"""A build with TensorRT-RTX that fails, dies or is interrupted is an error with the reason and leaves nothing."""
 
-import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from onnx import helper
 
-from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.tensorrt import build as tensorrt_build
-from deepcache_trt.engines.tensorrt.build import build_engine_plan
-from deepcache_trt.errors import BackendError, StoreError, UnknownNameError
-from deepcache_trt.progress import logged
+from deepcache_trt.errors import BackendError, StoreError
 from tests.engines.graphs import Net, by_name, save, spec, square
+from tests.engines.tensorrt_backend.rtx_builds import BATCH, assert_nothing_is_left, build, plan_of
 
-trt = pytest.importorskip("tensorrt_rtx", reason="builds with tensorrt-rtx; pip install 'deepcache-trt[rtx]'")
-
-SMALL, LARGE = square(8, 8, 8), square(16, 32, 64)
-BATCH = ShapeProfile(batch=Range(min=1, opt=2, max=4))
-
-
-def build(graph: Path, inputs: Any, profiles: Any = (SMALL,), **changes: Any) -> dict[str, Any]:
-    arguments = {
-        "backend": "tensorrt-rtx",
-        "target": "sm86",
-        "options": BuildOptions(),
-        "timing_cache": None,
-        "progress": logged,
-        "stage": "building",
-    }
-    return build_engine_plan(graph, plan_of(graph), inputs=inputs, profiles=profiles, **{**arguments, **changes})
-
-
-def plan_of(graph: Path) -> Path:
-    return graph.with_suffix(".plan")
-
-
-def assert_nothing_is_left(graph: Path) -> None:
-    assert not [file.name for file in graph.parent.iterdir() if ".plan" in file.name]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_graph_becomes_one_plan_for_all_profiles(tmp_path: Path, dtype: str) -> None:
-    net = Net(tmp_path / "net.onnx", dtype=dtype)
-    facts = build(net.path, net.inputs, [SMALL, LARGE])
-    assert plan_of(net.path).stat().st_size == facts["plan_bytes"] > 10_000
-    assert facts["seconds"] > 0
-    expected = {
-        "tensorrt": trt.__version__,
-        "strongly_typed": True,
-        "built_for": "sm86",
-        "layers": facts["layers"],
-        "profiles": 2,
-        "optimization_level": 3,
-        "workspace_bytes": None,
-        "refittable": False,
-    }
-    assert expected.items() <= json.loads(json.dumps(facts)).items()
-    assert facts["layers"] >= 5
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "net.plan", "net.weights"]
-
-
-def test_the_weights_are_in_the_plan(tmp_path: Path) -> None:
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="matmul")]
-    weights = {"w": np.random.default_rng(0).standard_normal((512, 1024)).astype("float32")}
-    inputs, outputs = [spec("x", "float32", "batch", 512)], [spec("y", "float32", "batch", 1024)]
-    graph = save(tmp_path / "g.onnx", nodes, inputs, outputs, weights)
-    assert build(graph, by_name(*inputs), [BATCH])["plan_bytes"] > weights["w"].nbytes
-
-
-def test_the_options_reach_tensorrt(tmp_path: Path) -> None:
-    net = Net(tmp_path / "net.onnx")
-    facts = build(net.path, net.inputs, options=BuildOptions(optimization_level=1, workspace_bytes=1 << 28))
-    assert (facts["optimization_level"], facts["workspace_bytes"]) == (1, 1 << 28)
-
-
-def test_too_little_workspace_is_an_error_with_the_cure(tmp_path: Path) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with pytest.raises(BackendError, match=r"cannot build net\.onnx: .*no tactics .*; allow more workspace, or"):
-        build(net.path, net.inputs, options=BuildOptions(workspace_bytes=1 << 10))
-    assert_nothing_is_left(net.path)
-
-
-def test_a_build_tells_how_far_it_is(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
-
-    @contextmanager
-    def progress(stage: str) -> Iterator[Any]:
-        assert stage == "building"
-        yield lambda **report: told.append(report)
-
-    net = Net(tmp_path / "net.onnx", depth=20)
-    build(net.path, net.inputs, progress=progress)
-    assert len(told) > 5
-    assert all(0 <= report["done"] <= report["total"] == 1 for report in told)
-    assert told[-1]["done"] > 0.5
-    assert all(report["detail"] for report in told)
-
-
-def test_what_tensorrt_says_is_logged_and_printed_nowhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with caplog.at_level(logging.DEBUG, "deepcache_trt"):
-        build(net.path, net.inputs)
-    assert any("Int64 binding" in record.message and record.levelno == logging.INFO for record in caplog.records)
-    assert any("Total Weights Memory" in record.message for record in caplog.records)
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_nothing_is_logged_that_nobody_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with caplog.at_level(logging.WARNING, "deepcache_trt"):
-        build(net.path, net.inputs)
-    assert not caplog.records
-
-
-# What cannot be built.
+pytest.importorskip("tensorrt_rtx", reason="builds with tensorrt-rtx; pip install 'deepcache-trt[rtx]'")
 
 
 def test_an_unknown_operator_is_reported_by_node(tmp_path: Path) -> None:
@@ -251,7 +140,7 @@ def long_build(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process in the middle of the one step that TensorRT-RTX takes most of the time for."""
     script = tmp_path / "script.py"
     script.write_text(CTRL_C)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(
         [sys.executable, script, tmp_path / "net.onnx"],
         stdout=subprocess.PIPE,
@@ -297,52 +186,3 @@ def test_a_build_ends_at_once_with_whoever_asked_for_it(
     assert not plan_of(graph).exists()
     if number != signal.SIGKILL:
         assert_nothing_is_left(graph)
-
-
-# What is refused before anything starts.
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.mark.parametrize("target", ["sm68", "86", "current", "none", "a5000", ""])
-def test_an_unknown_gpu_is_refused_with_those_there_are(tmp_path: Path, target: str) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with pytest.raises(UnknownNameError, match=rf"cannot build for '{target}'.*; it can for .*sm86, sm89"):
-        build(net.path, net.inputs, target=target)
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_building_for_the_gpu_at_hand_without_one_offers_to_build_ahead(tmp_path: Path) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with pytest.raises(BackendError, match=r"torch sees none; .*--backend tensorrt-rtx --target sm86"):
-        build(net.path, net.inputs, target=None)
-
-
-def test_a_refittable_plan_cannot_be_built_ahead(tmp_path: Path) -> None:
-    net = Net(tmp_path / "net.onnx")
-    with pytest.raises(
-        BackendError, match=r"refittable engine plan can only be built on the GPU .*'sm86'; leave the target"
-    ):
-        build(net.path, net.inputs, options=BuildOptions(refittable=True))
-
-
-def test_without_polygraphy_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_build, "find_spec", lambda name: None)
-    net = Net(tmp_path / "net.onnx")
-    with pytest.raises(BackendError, match=r"polygraphy, which is not installed; pip install"):
-        build(net.path, net.inputs)
-
-
-@pytest.mark.parametrize(
-    ("visible", "current", "expected"), [("", 0, "0"), ("", 1, "1"), ("3,5", 1, "5"), ("GPU-a,GPU-b", 0, "GPU-a")]
-)
-def test_the_compiler_sees_torchs_current_gpu(
-    monkeypatch: pytest.MonkeyPatch, visible: str, current: int, expected: str
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
-    assert tensorrt_build._environment("tensorrt", None)["CUDA_VISIBLE_DEVICES"] == expected
-    assert tensorrt_build._environment("tensorrt-rtx", "sm86")["CUDA_VISIBLE_DEVICES"] == visible
