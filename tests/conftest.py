@@ -2,14 +2,17 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deepcache_trt import cli
 from deepcache_trt.builder import shared_session
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store
+from tests.commands.command_line import Result, Run
 
 # Two test processes with two threads each spend their time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -64,3 +67,17 @@ def _sessions_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.M
 @pytest.fixture
 def shared_sessions() -> None:
     """Pipelines with the same model share their engines, as they do outside of tests."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: a process of its own takes seconds to import torch."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["deepcache-trt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(code=ended.value.code, out=captured.out, err=captured.err)
+
+    return run

@@ -14,3 +14,18 @@ def store_with_graph(component: Component, shared: Path, root: Path) -> Store:
     (root / "graphs").mkdir(parents=True)
     (root / "graphs" / kept.key).symlink_to(kept.folder)
     return Store(root)
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which file each is and when it was last written."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and "locks" not in file.parts]
+    return {str(file.relative_to(folder)): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def kept(store: Store, kind: str) -> list[str]:
+    return sorted(folder.name for folder in (store.root / kind).glob("*"))
+
+
+def assert_nothing_half_built(store: Store) -> None:
+    assert not kept(store, "engines")
+    assert not list((store.root / "tmp").glob("*"))

@@ -20,7 +20,7 @@ from deepcache_trt.export import parity
 from deepcache_trt.models.taps import Variant, deepcache_variants
 from tests import tiny
 from tests.export.exported import WHOLE, Exported, export
-from tests.pipelines import micro
+from tests.pipelines import micro, micro_parts
 
 Damage = Callable[[torch.Tensor], object]
 
@@ -154,7 +154,7 @@ def test_zeros_are_unusable_with_a_reference_or_without(vae: Exported, dtype: st
 def test_zeros_are_right_where_the_reference_has_them() -> None:
     """A ControlNet before its training steers nothing."""
     controlled = micro.OTHERS["sd controlnet"]
-    plain = controlled.new(controlnet=ControlNetModel.from_unet(micro.unet("sd")).eval())
+    plain = controlled.new(controlnet=ControlNetModel.from_unet(micro_parts.unet("sd")).eval())
     pipe = DeepCachePipeline.from_pipe(plain, backend="openvino", components=("controlnet",))
     micro.draw(pipe, controlled, num_inference_steps=2)
     (component,) = pipe._live_components

@@ -11,7 +11,7 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.families.unet import unet_taps
 from tests import tiny
-from tests.pipelines import micro
+from tests.pipelines import micro, micro_parts
 from tests.pipelines.control_images import control
 from tests.pipelines.drawing import difference, draw, record_runs
 from tests.reference import cached_by_hooks, cached_by_package
@@ -175,7 +175,7 @@ def test_a_control_image_that_is_replaced_between_steps_is_embedded_again(
 
 def test_one_that_pools_its_conditions() -> None:
     controlled = micro.OTHERS["sd controlnet"]
-    plain = controlled.new(controlnet=tiny.new_controlnet(micro.unet("sd"), pooled=True))
+    plain = controlled.new(controlnet=tiny.new_controlnet(micro_parts.unet("sd"), pooled=True))
     cached = DeepCachePipeline.from_pipe(plain, **micro.engines(controlled), cache_interval=3)
     for guess_mode in (False, True):
         call = {"num_inference_steps": 5, "guess_mode": guess_mode}

@@ -17,7 +17,7 @@ from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.graphs import graph_key
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.models.architecture import CallForm
-from tests.pipelines import micro
+from tests.pipelines import micro, micro_parts
 from tests.pipelines.conditions.ip_adapters import embeds, load, with_adapters
 from tests.pipelines.drawing import difference, python_between_steps
 from tests.reference import cached_by_hooks, cached_by_package
@@ -136,7 +136,7 @@ def test_adapters_come_and_go_and_nothing_of_them_stays(tmp_path: Path) -> None:
 
 
 def test_several_prompts_and_images_that_are_encoded_by_the_pipeline() -> None:
-    vision = micro.components_of("svd")
+    vision = micro_parts.components_of("svd")
     encoders = {"image_encoder": vision["image_encoder"], "feature_extractor": vision["feature_extractor"]}
     options = {**micro.STRAIGHT["sd"].options, **encoders}
     plain = dataclasses.replace(micro.STRAIGHT["sd"], options=options).new()
@@ -270,7 +270,7 @@ def test_torch_s_compiler_takes_scales_as_they_come() -> None:
 
 def test_a_controlnet_may_steer_it_too() -> None:
     controlled = micro.OTHERS["sd controlnet"]
-    plain = controlled.new(unet=copy.deepcopy(micro.unet("sd")))
+    plain = controlled.new(unet=copy.deepcopy(micro_parts.unet("sd")))
     load(plain, "plain")
     call: dict[str, Any] = {"ip_adapter_image_embeds": embeds("plain"), "num_inference_steps": STEPS}
     pipe = DeepCachePipeline.from_pipe(plain, **micro.engines(controlled), cache_interval=INTERVAL)

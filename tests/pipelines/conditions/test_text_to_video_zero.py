@@ -14,7 +14,7 @@ from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.graphs import graph_key
 from deepcache_trt.models.processors import structure_of
-from tests.pipelines import micro
+from tests.pipelines import micro, micro_parts
 from tests.pipelines.coverage.rows import VIDEOS_OF_IMAGES
 from tests.pipelines.drawing import difference
 from tests.reference import cached_by_hooks
@@ -33,10 +33,10 @@ def new(name: str) -> Any:
     """A plain pipeline; the U-Net is its own, since attention between the frames of a batch stays in it."""
     pipeline = getattr(diffusers, VIDEOS_OF_IMAGES[name])
     taken = inspect.signature(pipeline.__init__).parameters
-    parts = {part: model for part, model in micro.components_of(name).items() if part in taken}
+    parts = {part: model for part, model in micro_parts.components_of(name).items() if part in taken}
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False)
     unchecked = {"requires_safety_checker": False} if name == "sd" else {}
-    pipe = pipeline(**{**parts, **unchecked, "unet": copy.deepcopy(micro.unet(name)), "scheduler": scheduler})
+    pipe = pipeline(**{**parts, **unchecked, "unet": copy.deepcopy(micro_parts.unet(name)), "scheduler": scheduler})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -135,7 +135,7 @@ def test_how_many_videos_a_processor_expects_is_part_of_the_graph_s_key() -> Non
         CrossFrameAttnProcessor2_0,
     )
 
-    unet, keys = copy.deepcopy(micro.unet("sd")), []
+    unet, keys = copy.deepcopy(micro_parts.unet("sd")), []
     for processor in (AttnProcessor2_0(), *(CrossFrameAttnProcessor2_0(batch_size=size) for size in (1, 2, 2))):
         unet.set_attn_processor(processor)
         keys.append(graph_key(from_model(unet, name="", part="unet")))

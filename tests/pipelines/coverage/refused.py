@@ -8,7 +8,8 @@ import torch
 from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
 
 from tests import tiny
-from tests.pipelines.micro import STRAIGHT, unet
+from tests.pipelines.micro import STRAIGHT
+from tests.pipelines.micro_parts import unet
 
 _TEXT_UNET = {"block_out_channels": (8,), "norm_num_groups": 4, "cross_attention_dim": 32, "layers_per_block": 1}
 _HEADS = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "in_channels": 4}

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import UnsupportedError
 from tests.pipelines.drawing import difference
-from tests.pipelines.micro import unet
+from tests.pipelines.micro_parts import unet
 from tests.reference import cached_by_hooks
 
 CLASSES = torch.tensor([3, 7])

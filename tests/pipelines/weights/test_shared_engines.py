@@ -9,7 +9,8 @@ import torch
 import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder import shared_session
-from tests.pipelines.micro import OTHERS, STRAIGHT, cached, controlnet, draw, engines, with_own
+from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw, engines, with_own
+from tests.pipelines.micro_parts import controlnet
 
 pytestmark = pytest.mark.usefixtures("shared_sessions")
 

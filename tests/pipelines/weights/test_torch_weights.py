@@ -17,7 +17,7 @@ from deepcache_trt.builder import open_session as opening
 from deepcache_trt.builder.open_engine import open_engine
 from deepcache_trt.errors import StoreError
 from deepcache_trt.pipelines import torch_weights
-from tests.pipelines import loras, micro
+from tests.pipelines import loras, micro_parts
 from tests.pipelines.drawing import difference
 from tests.pipelines.weights.changes import replace_values, write, write_past_the_counter
 from tests.pipelines.weights.own_models import PARTS, draw, fresh
@@ -116,13 +116,13 @@ def test_the_pipeline_is_where_it_was(shared: Any) -> None:
     other: Any = DDPMPipeline(shared.unet, shared.scheduler)
     assert other.device == torch.device("cpu")
     assert type(shared.unet).__name__ == "UNet2DConditionModel"
-    assert shared.unet.num_parameters() == micro.unet("sd").num_parameters()
+    assert shared.unet.num_parameters() == micro_parts.unet("sd").num_parameters()
 
 
 def call_unet(pipe: Any) -> None:
     given = torch.ones(1, 4, 8, 8), torch.tensor([7.0]), torch.ones(1, 5, 32)
     with torch.no_grad():
-        assert torch.equal(pipe.unet(*given).sample, micro.unet("sd")(*given).sample)
+        assert torch.equal(pipe.unet(*given).sample, micro_parts.unet("sd")(*given).sample)
 
 
 def call_block(pipe: Any) -> None:
@@ -133,13 +133,13 @@ def pickle(pipe: Any) -> None:
     file = io.BytesIO()
     torch.save(pipe.unet, file)
     file.seek(0)
-    assert bytes_of(torch.load(file, weights_only=False)) == bytes_of(micro.unet("sd"))
+    assert bytes_of(torch.load(file, weights_only=False)) == bytes_of(micro_parts.unet("sd"))
 
 
 USES: dict[str, Callable[[Any], Any]] = {
     "state_dict": lambda pipe: pipe.unet.state_dict(),
     "state_dict of a block": lambda pipe: pipe.unet.conv_in.state_dict(),
-    "load_state_dict": lambda pipe: pipe.unet.load_state_dict(micro.unet("sd").state_dict()),
+    "load_state_dict": lambda pipe: pipe.unet.load_state_dict(micro_parts.unet("sd").state_dict()),
     "to": lambda pipe: pipe.to("cpu"),
     "cast": lambda pipe: pipe.unet.to(torch.float64).to(torch.float32),
     "call": call_unet,
@@ -154,7 +154,7 @@ USES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_whoever_uses_the_weights_gets_them(shared: Any, use: Callable[[Any], Any]) -> None:
-    expected, unet = draw(shared), micro.unet("sd")
+    expected, unet = draw(shared), micro_parts.unet("sd")
     weights, session = list(shared.unet.parameters()), shared._cached_denoiser.session
     use(shared)
     assert bytes_of(shared.unet) == bytes_of(unet)
@@ -178,7 +178,7 @@ def test_loaded_weights_can_be_trained(pipe: Any) -> None:
 def test_what_is_saved_is_what_was_loaded(shared: Any, tmp_path: Path) -> None:
     shared.save_pretrained(tmp_path)
     saved = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
-    for part, original in {"unet": micro.unet("sd"), **micro.components_of("sd")}.items():
+    for part, original in {"unet": micro_parts.unet("sd"), **micro_parts.components_of("sd")}.items():
         if part in PARTS:
             state = getattr(saved, part).state_dict()
             assert state.keys() == original.state_dict().keys()
@@ -285,7 +285,7 @@ def test_where_the_torch_model_is_the_engine_its_weights_stay(caplog: pytest.Log
     pipe = freeing(plain, backend="torch")
     with caplog.at_level(logging.INFO, logger="deepcache_trt"):
         assert difference(draw(pipe), draw(plain)) <= 1e-5
-    assert bytes_of(pipe.unet) == bytes_of(micro.unet("sd"))
+    assert bytes_of(pipe.unet) == bytes_of(micro_parts.unet("sd"))
     assert "unet stay in memory: 'torch' runs the model itself" in caplog.text
 
 

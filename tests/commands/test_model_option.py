@@ -1,0 +1,47 @@
+"""`--model` of `deepcache-trt build` and `generate`: what is no model, a pickle, and one that takes no prompt."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.commands.command_line import Run, assert_one_line
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose weights are only a pickle."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    folder = tmp_path_factory.mktemp("pickled")
+    pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
+    pipe.save_pretrained(folder, safe_serialization=False)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["build", "generate one"])
+def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(run: Run, tmp_path: Path, command: str) -> None:
+    result = run(*command.split(), "--model", tmp_path)
+    assert_one_line(result)
+    assert f"{tmp_path} is no diffusers model: it has no model_index.json" in result.err
+
+
+@pytest.mark.parametrize("command", ["build", "generate one"])
+def test_a_pickle_is_refused_with_the_option_that_allows_it(run: Run, pickled: Path, command: str) -> None:
+    result = run(*command.split(), "--model", pickled)
+    assert_one_line(result)
+    assert str(pickled) in result.err
+    assert "--allow-pickle" in result.err
+
+
+def test_an_allowed_pickle_is_read(run: Run, pickled: Path) -> None:
+    result = run("build", "--model", pickled, "--allow-pickle", "--branch", 99)
+    assert_one_line(result)
+    assert "cache_branch_id=99 is outside 0…8" in result.err  # known only once it is loaded
+
+
+def test_a_pipeline_that_takes_no_prompt_is_refused(run: Run, pickled: Path) -> None:
+    result = run("generate", "one", "--model", pickled, "--allow-pickle")
+    assert_one_line(result)
+    assert "DDPMPipeline takes no prompt" in result.err

@@ -1,0 +1,35 @@
+"""`deepcache-trt tune`: the plan it writes, and a budget that nothing meets."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.commands.command_line import Run
+
+
+@pytest.mark.usefixtures("built")
+def test_tune_writes_a_plan_that_generate_takes(run: Run, tmp_path: Path) -> None:
+    out, branches = tmp_path / "tuned", ["--branch", 0]
+    few = ["--steps", 4, "--seeds", 1, "--unseen", 1, "--prompt", "two"]
+    result = run("tune", *few, *branches, "--macs", 0.6, "--plot", "svg", "--out", out)
+    assert result.code == 0
+    assert result.out.endswith(f"{out / 'plan.json'}\n")
+    assert {path.name for path in out.iterdir()} == {"plan.json", "tune.json", "tune.md", "front.svg"}
+    record = json.loads((out / "tune.json").read_text())
+    assert record["best"]["cost"] <= record["budget"] == 0.6
+    assert set(record["checked"]) >= {"uncached", "default", "chosen"}
+    assert "![Cost and error of the plans](front.svg)" in (out / "tune.md").read_text()
+    image = tmp_path / "two.png"
+    assert run("generate", "two", "--steps", 4, "--plan", out / "plan.json", "--out", image).code == 0
+    assert image.is_file()
+
+
+@pytest.mark.usefixtures("built")
+def test_a_budget_that_nothing_meets_is_one_line_with_the_least(run: Run, tmp_path: Path) -> None:
+    options = ["--steps", 4, "--prompt", "two", "--branch", 0, "--speedup", 1000, "--out", tmp_path]
+    result = run("tune", *options)
+    assert result.code == 2
+    assert re.search(r"error: a budget of 0\.1% of the uncached seconds is below", result.err.splitlines()[-1])
+    assert not list(tmp_path.iterdir())
