@@ -11,7 +11,6 @@ import torch
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.engines import backends
-from deepcache_trt.engines.backend import Backend
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.registry import COVERED, FAMILIES, covered_models
@@ -86,15 +85,15 @@ def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of modules that torch's compiler imports
-@pytest.mark.parametrize("backend", backends.OWN, ids=lambda backend: f"{backend.name}-{backend.device}")
-def test_every_backend_draws_or_says_why_not(backend: Backend) -> None:
-    pipe = DeepCachePipeline.from_pipe(MICROS["sd"].new(), cache_interval=2, backend=backend.name)
-    runs_here = any(each.name == backend.name and backends.probe(each).works for each in backends.every())
-    if runs_here and (backend.name, "cpu") in {(each.name, each.device) for each in backends.every()}:
+@pytest.mark.parametrize("name", sorted({backend.name for backend in backends.OWN}))
+def test_every_backend_draws_or_says_why_not(name: str) -> None:
+    """On a CPU; what is for a GPU is drawn with by `deepcache-trt check gpu`."""
+    pipe = DeepCachePipeline.from_pipe(MICROS["sd"].new(), cache_interval=2, backend=name)
+    if any(backends.probe(each).works for each in backends.every() if (each.name, each.device) == (name, "cpu")):
         assert draw(pipe, MICROS["sd"], num_inference_steps=3).isfinite().all()
         assert set(pipe.last_run.runs) == {"full", "shallow"}
     else:
-        with pytest.raises(BackendError, match=f"backend '{backend.name}'"):
+        with pytest.raises(BackendError, match=f"backend '{name}'"):
             draw(pipe, MICROS["sd"], num_inference_steps=3)
 
 

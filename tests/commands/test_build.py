@@ -115,7 +115,7 @@ def test_a_plan_for_a_gpu_elsewhere_is_built_once_and_listed_with_what_it_is_for
     ("options", "message"),
     [
         ("--target sm68", r"cannot build for 'sm68' \(did you mean 'sm8.'\?\); it can for .*sm86, sm89"),
-        ("--target sm86 --refit", r"a refittable plan can only be built on the GPU .* not ahead for 'sm86'"),
+        ("--target sm86 --refit", r"a refittable engine plan can only be built on the GPU .* not ahead for 'sm86'"),
         ("--target sm86 --workspace 0.001", r"TensorRT cannot build graph\.onnx: .*; allow more workspace, or"),
     ],
 )
