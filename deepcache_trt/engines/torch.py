@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,34 +165,22 @@ def _open(device: str, mode: Mode, built: Built) -> TorchEngine:
     return TorchEngine(make(), inputs=inputs, outputs=dict(built.outputs), device=device, mode=mode)
 
 
-def _eager(device: str) -> Backend:
+def _backend(name: str, device: str, mode: Mode, probe: Callable[[str], str]) -> Backend:
     return Backend(
-        name="torch",
+        name=name,
         device=device,
-        probe=partial(_probe_eager, device),
+        probe=partial(probe, device),
         version=partial(package_version, "torch"),
         build=keep_nothing,
-        open=partial(_open, device, "eager"),
+        open=partial(_open, device, mode),
         packages=("torch",),
         trusted=True,
         runs_model=True,
-        bit_exact=True,
+        bit_exact=mode == "eager",
     )
 
 
-def _compiled(device: str) -> Backend:
-    return Backend(
-        name="torch-compile",
-        device=device,
-        probe=partial(_probe_compiled, device),
-        version=partial(package_version, "torch"),
-        build=keep_nothing,
-        open=partial(_open, device, "compile"),
-        packages=("torch",),
-        trusted=True,
-        runs_model=True,
-    )
-
-
-EAGER_CPU, EAGER_CUDA = _eager("cpu"), _eager("cuda")
-COMPILED_CPU, COMPILED_CUDA = _compiled("cpu"), _compiled("cuda")
+EAGER_CPU, EAGER_CUDA = (_backend("torch", device, "eager", _probe_eager) for device in ("cpu", "cuda"))
+COMPILED_CPU, COMPILED_CUDA = (
+    _backend("torch-compile", device, "compile", _probe_compiled) for device in ("cpu", "cuda")
+)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from deepcache_trt.engines.backend import Backend, BuildOptions, Built, Order, why_no_gpu
+from deepcache_trt.engines.backend import Backend, Built, Order, why_no_gpu
 from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.engines.tensorrt.build import build_engine_plan, check_target
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
@@ -12,10 +12,10 @@ from deepcache_trt.errors import BackendError
 ENGINE_PLAN = "engine.plan"
 
 
-def _probe(name: str) -> str:
+def _probe(name: str, builds_ahead: bool) -> str:
     installed = _version(name)
     missing = why_no_gpu()
-    if missing and name == TENSORRT_RTX.name:
+    if missing and builds_ahead:
         raise BackendError(f"{installed} builds for another GPU here (--target sm86), but {missing}")
     if missing:
         raise BackendError(missing)
@@ -62,35 +62,22 @@ def _open(name: str, built: Built) -> TensorRTEngine:
     )
 
 
-def _check(name: str, target: str | None, options: BuildOptions) -> None:
-    check_target(name, target, options)
+def _backend(name: str, *, builds_ahead: bool) -> Backend:
+    return Backend(
+        name=name,
+        device="cuda",
+        probe=partial(_probe, name, builds_ahead),
+        version=partial(_version, name),
+        build=partial(_build, name),
+        open=partial(_open, name),
+        check=partial(check_target, name),
+        packages=(name, f"{name}-cu12", f"{name}-cu13", "polygraphy", "cuda-python"),
+        compiled=True,
+        options=True,
+        refits=True,
+        ahead=partial(_is_there, name) if builds_ahead else None,
+    )
 
 
-TENSORRT = Backend(
-    name="tensorrt",
-    device="cuda",
-    probe=partial(_probe, "tensorrt"),
-    version=partial(_version, "tensorrt"),
-    build=partial(_build, "tensorrt"),
-    open=partial(_open, "tensorrt"),
-    check=partial(_check, "tensorrt"),
-    packages=("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "polygraphy", "cuda-python"),
-    compiled=True,
-    options=True,
-    refits=True,
-)
-
-TENSORRT_RTX = Backend(
-    name="tensorrt-rtx",
-    device="cuda",
-    probe=partial(_probe, "tensorrt-rtx"),
-    version=partial(_version, "tensorrt-rtx"),
-    build=partial(_build, "tensorrt-rtx"),
-    open=partial(_open, "tensorrt-rtx"),
-    check=partial(_check, "tensorrt-rtx"),
-    packages=("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "polygraphy", "cuda-python"),
-    compiled=True,
-    options=True,
-    refits=True,
-    ahead=partial(_is_there, "tensorrt-rtx"),
-)
+TENSORRT = _backend("tensorrt", builds_ahead=False)
+TENSORRT_RTX = _backend("tensorrt-rtx", builds_ahead=True)
