@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.builder.model_source import random_components
+from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.models.catalogue import CATALOGUE
@@ -74,6 +75,16 @@ def test_a_family_that_is_not_covered_is_refused_by_name_wherever_it_is_given_ov
         DeepCachePipeline.from_pipe(pipe)
     with pytest.raises(UnsupportedError, match="is not covered"):
         denoiser_of(pipe)
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_a_saved_family_that_is_not_covered_is_refused_by_name_whatever_its_files(
+    tmp_path: Path, allow_pickle: bool
+) -> None:
+    tiny.denoiser("dit").save_pretrained(tmp_path / "transformer", safe_serialization=not allow_pickle)
+    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "DiTTransformer2DModel"]}')
+    with pytest.raises(UnsupportedError, match="DiTTransformer2DModel is not covered"):
+        find_components(ModelSource(model=str(tmp_path), allow_pickle=allow_pickle), dtype="float32")
 
 
 @pytest.mark.parametrize("name", sorted({name for family in FAMILIES for name in family.straight}))

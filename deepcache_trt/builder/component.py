@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.errors import CheckpointError, UnsupportedError
+from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export import weights
 from deepcache_trt.export.trace import fake_model, model_from_config
 from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.processors import graft, structure_of
-from deepcache_trt.models.registry import COVERED, architecture_of, family_of, part_dtype
+from deepcache_trt.models.registry import architecture_of, check_covered, family_of, part_dtype
 
 # The names under which pipelines keep their denoiser.
 DENOISERS = ("unet", "transformer")
@@ -179,11 +179,11 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
 
     Raises:
         CheckpointError: no config, or no safetensors files.
+        UnsupportedError: a class that is not covered.
     """
     files = checkpoint_files(folder, variant=variant)
     model_class, config = read_config(folder)
-    if model_class.__name__ not in COVERED:
-        raise UnsupportedError(f"{model_class.__name__} is not covered; covered are {', '.join(COVERED)}")
+    check_covered(model_class.__name__)
     own = part_dtype(config, dtype)
     fake: Any = fake_model(model_class, config, own)
     stored = weights.under_names(weights.locate(files), fake.state_dict())
@@ -281,7 +281,7 @@ def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
 
     Raises:
         CheckpointError: no config of such a model.
-        UnsupportedError: a class that is not covered.
+        UnsupportedError: a class of no family.
     """
     path = folder / "config.json"
     try:

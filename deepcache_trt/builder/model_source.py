@@ -10,7 +10,7 @@ from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
-from deepcache_trt.models.registry import part_dtype
+from deepcache_trt.models.registry import check_covered, part_dtype
 
 # Folders of a repository that can hold a covered component.
 _DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")
@@ -107,6 +107,7 @@ def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
     import torch
 
     kind, config = component.read_config(folder)
+    check_covered(kind.__name__)
     model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
     model = model.to(getattr(torch, part_dtype(config, dtype)))
     return component.from_model(model.eval(), name=source.model, part=folder.name)

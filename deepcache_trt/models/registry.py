@@ -35,14 +35,24 @@ COVERED_DENOISERS = tuple(family.class_name for family in FAMILIES if family.is_
 
 
 def family_of(class_name: str) -> Family:
-    """The family of a class.
+    """The family of a class, whether pipelines run it on engines or not.
 
     Raises:
         UnsupportedError: there is none.
     """
     if class_name not in _BY_CLASS:
-        raise UnsupportedError(f"{class_name} is not covered; covered are {', '.join(COVERED)}")
+        raise _not_covered(class_name)
     return _BY_CLASS[class_name]
+
+
+def check_covered(class_name: str) -> None:
+    """Raise UnsupportedError unless pipelines run models of this class on engines."""
+    if class_name not in COVERED:
+        raise _not_covered(class_name)
+
+
+def _not_covered(class_name: str) -> UnsupportedError:
+    return UnsupportedError(f"{class_name} is not covered; covered are {', '.join(COVERED)}")
 
 
 def architecture_of(model: Any, *, dtype: str, form: CallForm = AS_CONFIGURED) -> Architecture:
