@@ -17,6 +17,7 @@ import torch
 from deepcache_trt.builder.component import DENOISERS, dtype_of
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.shapes import check_sizes
+from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import OUTPUT, Architecture
@@ -28,7 +29,6 @@ from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
-_PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,9 +188,8 @@ class CachedDenoiser(LiveComponent):
         session = self._session_for(model, tensors, sizes)
         if generation is None:
             generation = self._new_generation(session)
-        elif (
-            generation.session is not session or generation.is_interrupted
-        ):  # another pipeline may have drawn on these engines
+        elif generation.session is not session or generation.is_interrupted:
+            # Another pipeline may have drawn on these engines.
             number = session.begin(forecast=generation.plan.forecast)
             generation = replace(generation, session=session, number=number)
         variant = generation.planned if session.holds_taps(sizes) else FULL
@@ -217,9 +216,9 @@ class CachedDenoiser(LiveComponent):
 
     def _architecture_now(self) -> Architecture:
         dtype = dtype_of(self.model)
-        if dtype not in _PRECISIONS:
+        if dtype not in DTYPES:
             raise UnsupportedError(
-                f"the weights of {self.part} are {dtype}, and engines have {', '.join(_PRECISIONS)}; "
+                f"the weights of {self.part} are {dtype}, and engines have {', '.join(DTYPES)}; "
                 f"call pipe.to(torch.float32), or pipe.disable_cache() for this image"
             )
         return architecture_of(self.model, dtype=dtype)

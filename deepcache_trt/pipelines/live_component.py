@@ -7,7 +7,7 @@ installed.
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -113,11 +113,9 @@ class LiveComponent:
         """Load the model's torch weights if they were dropped."""
         load(self.model)
 
-    @contextmanager
-    def own_forward(self) -> Iterator[None]:
+    def own_forward(self) -> AbstractContextManager[None]:
         """Building reads the model and the torch engine is the model: inside, its `forward` is its own."""
-        with self._patch.lifted():
-            yield
+        return self._patch.lifted()
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         model, site = self._patch.model, self._patch.site
