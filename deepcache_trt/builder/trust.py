@@ -62,7 +62,7 @@ def check_engine(
     errors: dict[str, float] = {}
     if not reason:
         reference, missing = _reference(graph, inputs, sizes, dtype)
-        errors = {name: _relative_error(outputs[name], expected) for name, expected in reference.items()}
+        errors = {name: relative_error(outputs[name], expected) for name, expected in reference.items()}
         wrong = {name: error for name, error in errors.items() if not error <= tolerance}
         # Those of a ControlNet that nobody has trained are zeros, and right.
         zeros = [name for name, output in outputs.items() if not bool(output.any()) and (missing or name in wrong)]
@@ -136,5 +136,7 @@ def _reference(
         reference.close()
 
 
-def _relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
+def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """‖output − reference‖ / ‖reference‖, wherever they are."""
+    output, reference = output.float(), reference.float()
     return float((output - reference).norm() / reference.norm().clamp(min=1e-20))

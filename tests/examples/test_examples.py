@@ -62,7 +62,7 @@ def test_drop_in(example: Main, out: Path, reader: DigitReader) -> None:
     assert not np.array_equal(plain, cached)
 
 
-def test_helper(example: Main, out: Path, reader: DigitReader) -> None:
+def test_deepcache_sd_helper(example: Main, out: Path, reader: DigitReader) -> None:
     example(out=out, steps=STEPS)
     assert digits(out, reader) == [3, 3]
     plain, cached = pictures(out)

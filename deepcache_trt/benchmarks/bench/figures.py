@@ -17,7 +17,7 @@ from deepcache_trt.benchmarks.bench.grid import (
 )
 from deepcache_trt.benchmarks.bench.published import allowed_speedup
 from deepcache_trt.benchmarks.counting.macs import Macs
-from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, spread
+from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, ratio, spread
 from deepcache_trt.runtime.plan import FULL, SHALLOW, make_plan
 
 SECONDS, LOOP = "seconds", "loop_seconds"
@@ -158,17 +158,13 @@ class Figures:
     def margins(self) -> list[Margin]:
         """Of every peer that came through, in every cell where ours did."""
         return [
-            Margin(cell=cell, ours=ours, peer=peer, ratio=_ratio(outcomes[peer], outcomes[ours]))
+            Margin(cell=cell, ours=ours, peer=peer, ratio=ratio(outcomes[peer], outcomes[ours], SECONDS))
             for cell, outcomes in self.outcomes.items()
             for ours in outcomes
             for peer in outcomes
             if is_ours(ours) and not is_ours(peer)
             if not outcomes[ours].error and not outcomes[peer].error
         ]
-
-
-def _ratio(slow: Outcome, fast: Outcome) -> Spread:
-    return spread([a / b for a, b in zip(slow.figures(SECONDS), fast.figures(SECONDS), strict=True)])
 
 
 def _outcome(record: Mapping[str, Any]) -> Outcome:

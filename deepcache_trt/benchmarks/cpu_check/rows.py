@@ -1,12 +1,12 @@
 """The rows of a CPU check: what is required, what was measured, and what explains it; values in, values out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deepcache_trt.benchmarks.counting.macs import ideal_speedup
 from deepcache_trt.benchmarks.report import gib, markdown_table
-from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, spread
+from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, ratio, spread
 from deepcache_trt.runtime.plan import FULL
 
 # What systems are compared by.
@@ -160,7 +160,7 @@ def markdown(
 
 
 def _filled(row: Row, measured: Spread | None, detail: str) -> Row:
-    return Row(**{**asdict(row), "measured": measured, "detail": detail})
+    return replace(row, measured=measured, detail=detail)
 
 
 def _unless_failed(row: Row, outcomes: Sequence[Outcome], measure: Callable[[], Row]) -> Row:
@@ -169,9 +169,9 @@ def _unless_failed(row: Row, outcomes: Sequence[Outcome], measure: Callable[[], 
 
 
 def _ratio(slow: Outcome, fast: Outcome) -> Spread:
-    pairs = slow.figures(_LOOP), fast.figures(_LOOP)
-    rounds = spread([a / b for a, b in zip(*pairs, strict=True)])
-    return Spread(median=spread(pairs[0]).median / spread(pairs[1]).median, low=rounds.low, high=rounds.high)
+    """Of the medians, between the smallest and the largest of a round."""
+    medians = [spread(outcome.figures(_LOOP)).median for outcome in (slow, fast)]
+    return replace(ratio(slow, fast, _LOOP), median=medians[0] / medians[1])
 
 
 def _pace(macs: Mapping[str, int], seconds: Mapping[str, float]) -> str:

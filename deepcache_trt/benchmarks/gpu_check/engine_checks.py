@@ -7,14 +7,15 @@ from dataclasses import replace
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject, distance, record
+from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject, record
 from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.graphs import graph_artefact
-from deepcache_trt.builder.trust import TOLERANCE
+from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.engines.store import Artefact
 from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.tensors import LATENT_PIXELS
 
 
 def build(subject: Subject) -> list[Row]:
@@ -56,7 +57,7 @@ def shapes(subject: Subject) -> list[Row]:
     first, second = subject.sizes(), subject.sizes(subject.workload.other_pixels)
     inputs = subject.inputs(first)
     before = Buffers(subject.session.engines, first, subject.device).run(FULL, inputs)
-    errors = {f"{sizes['height'] * 8} pixels ": _errors(subject, sizes) for sizes in (first, second)}
+    errors = {f"{sizes['height'] * LATENT_PIXELS} pixels ": _errors(subject, sizes) for sizes in (first, second)}
     after = Buffers(subject.session.engines, first, subject.device).run(FULL, inputs)
     row = _compare(subject, "shapes", errors)
     if torch.equal(before, after):
@@ -70,7 +71,9 @@ def _errors(subject: Subject, sizes: Mapping[str, int]) -> dict[str, float]:
     computed = {
         variant: buffers.run(variant, subject.inputs(sizes, seed)) for seed, variant in enumerate((FULL, SHALLOW))
     }
-    return {variant: distance(computed[variant], expected) for variant, expected in subject.reference(sizes).items()}
+    return {
+        variant: relative_error(computed[variant], expected) for variant, expected in subject.reference(sizes).items()
+    }
 
 
 def _compare(subject: Subject, check: str, errors: Mapping[str, Mapping[str, float]]) -> Row:
@@ -86,7 +89,7 @@ def cut(subject: Subject) -> list[Row]:
     buffers, inputs = Buffers(subject.session.engines, subject.sizes(), subject.device), subject.inputs(subject.sizes())
     full, shallow = (buffers.run(variant, inputs) for variant in (FULL, SHALLOW))
     exact, largest = torch.equal(full, shallow), float((full.float() - shallow.float()).abs().max())
-    error, limit = distance(shallow, full), TOLERANCE[subject.dtype]
+    error, limit = relative_error(shallow, full), TOLERANCE[subject.dtype]
     # A compiler may choose other kernels for a part of a graph than for all of it; torch runs the same ones.
     passed = exact or (not subject.target.backend.bit_exact and error <= limit)
     detail = "bit for bit" if exact else f"largest difference {largest:.1e}, {error:.1e} of the norm"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import Subject, distance, draw
-from deepcache_trt.builder.trust import TOLERANCE
+from deepcache_trt.benchmarks.gpu_check.subject import Subject, draw
+from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime.cuda_graph import Recorded
 
 _INTERVALS = (3, 5, 3)
@@ -39,7 +39,7 @@ def loop(subject: Subject) -> list[Row]:
                     latents = _latents(subject, pipe)
                     ways.add(pipe.last_run.way)
                     seconds[number] = time.perf_counter() - started
-                    error = distance(latents, expected)
+                    error = relative_error(latents, expected)
                     errors[number] = float(np.maximum(error, errors.get(number, 0.0)))  # NaN stays, unlike in max()
         recorded = pipe.last_run.recorded
     finally:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject, distance
+from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import bound_graph
 from deepcache_trt.builder.open_session import open_session
-from deepcache_trt.builder.trust import TOLERANCE
+from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import FULL, SHALLOW
@@ -40,7 +40,11 @@ def refit(subject: Subject) -> list[Row]:
         rebuilt = _both(subject, rebuilt_session)
     finally:
         rebuilt_session.close()
-    changed, error, limit = distance(refitted, before), distance(refitted, rebuilt), TOLERANCE[subject.dtype]
+    changed, error, limit = (
+        relative_error(refitted, before),
+        relative_error(refitted, rebuilt),
+        TOLERANCE[subject.dtype],
+    )
     returned = torch.equal(before, again)
     detail = (
         f"{error:.1e} of the norm from engines built for these weights, {changed:.1e} from those for the first ones"

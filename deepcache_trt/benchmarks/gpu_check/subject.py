@@ -207,12 +207,6 @@ def record(engine: Engine) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def distance(computed: torch.Tensor, expected: torch.Tensor) -> float:
-    """‖computed − expected‖ / ‖expected‖, wherever they are."""
-    computed, expected = computed.float(), expected.float()
-    return float((computed - expected).norm() / expected.norm().clamp(min=1e-20))
-
-
 def draw(subject: Subject, pipe: Any, **call: Any) -> Any:
     """One image of the workload, always from the same seed; `call` is more of what the pipeline takes."""
     size = subject.workload.pixels

@@ -283,6 +283,11 @@ class Worker:
         self.line = f"{self.system.name}: {what}"
 
 
+def ratio(slow: Outcome, fast: Outcome, figure: str) -> Spread:
+    """How many times as large a figure of one system is as another's, in each round."""
+    return spread([a / b for a, b in zip(slow.figures(figure), fast.figures(figure), strict=True)])
+
+
 def _bytes(kilobytes: str) -> int:
     """Of a text such as "  12 kB"."""
     return int(kilobytes.split()[0]) << 10

@@ -1,6 +1,6 @@
 """Cache a pipeline that you have already, with the interface of the DeepCache package: one import changes.
 
-    python examples/helper.py
+    python examples/deepcache_sd_helper.py
 
 What `disable` leaves is the pipeline as it came.
 """
