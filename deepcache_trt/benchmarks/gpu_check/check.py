@@ -27,7 +27,7 @@ from deepcache_trt.errors import UnknownNameError, did_you_mean
 
 MODELS = ("digits", "sd15")
 
-# The GPU that plans are built ahead for where there is none: an RTX A5000.
+# The GPU that engine plans are built ahead for where there is none: an RTX A5000.
 _AHEAD_TARGET = "sm86"
 
 # A process that would be ended sooner is not started.
@@ -69,7 +69,7 @@ def plan_jobs(working: Sequence[tuple[str, str]], models: Sequence[str], *, buil
     Args:
         working: backends that work, with their devices; with a GPU among them the CPU is not checked.
         models: which models, the cheapest first.
-        builds_ahead: whether plans for a GPU elsewhere can be built.
+        builds_ahead: whether engine plans for a GPU elsewhere can be built.
     """
     has_gpu = any(device == "cuda" for _, device in working)
     chosen = [place for place in working if place[1] == "cuda" or not has_gpu]
@@ -190,7 +190,7 @@ class Report:
 
 
 def look_around(folder: Path) -> tuple[dict[str, str], list[Row], bool]:
-    """The environment, what works here, and whether plans for a GPU elsewhere can be built."""
+    """The environment, what works here, and whether engine plans for a GPU elsewhere can be built."""
     out = folder / "machine.json"
     command = [sys.executable, "-P", "-m", "deepcache_trt.benchmarks.gpu_check.look_around", "--out", str(out)]
     reason = run_child(command, _PROBE_SECONDS).reason

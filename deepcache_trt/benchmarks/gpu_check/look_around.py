@@ -30,7 +30,7 @@ def backend_rows() -> list[Row]:
 
 
 def builds_ahead() -> bool:
-    """Whether plans for a GPU elsewhere can be built."""
+    """Whether engine plans for a GPU elsewhere can be built."""
     return any(backend.ahead is not None and backend.ahead() for backend in backends.builders_ahead())
 
 
