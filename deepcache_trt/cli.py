@@ -1,6 +1,7 @@
 """The command `deepcache-trt`: its commands, and how it ends."""
 
 import inspect
+import io
 import logging
 import pkgutil
 import sys
@@ -66,6 +67,9 @@ app = _app()
 
 def main() -> None:
     """Run the command; what the user can mend ends in one line and exit code 2, Ctrl-C in 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has not every letter shows a question mark
+            stream.reconfigure(errors="replace")
     try:
         code = app(prog_name="deepcache-trt", standalone_mode=False)
     except DeepCacheError as error:
@@ -74,6 +78,8 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path} --help")
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except SystemExit:  # how typer ends where whoever reads the output has read enough, as `head` does
+        code = 0
     if code == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(code or 0)

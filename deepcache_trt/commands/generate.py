@@ -68,6 +68,7 @@ def generate(
 
     if (height is None) != (width is None):
         raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")
+    _check_format(out)
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
@@ -117,6 +118,17 @@ def _draw(pipe: Any, **arguments: Any) -> list[Any]:
     except ValueError as error:  # how diffusers refuses an argument
         raise DeepCacheError(f"{type(pipe).__name__} refuses this: {error}") from error
     return images
+
+
+def _check_format(out: Path) -> None:
+    """Raise DeepCacheError where no picture can be written under a name like this, before any is drawn."""
+    from PIL import Image
+
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        ending = f"{out.suffix} is no format that Pillow writes" if out.suffix else "there is no suffix"
+        raise DeepCacheError(
+            f"--out {out} does not say how to write pictures: {ending}; write --out {out.with_suffix('.png')}, for one"
+        )
 
 
 def _save(image: Any, path: Path) -> None:

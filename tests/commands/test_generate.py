@@ -68,16 +68,22 @@ def test_sizes_and_schedule_reach_the_pipeline(run: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("built")
-@pytest.mark.parametrize(
-    ("name", "reason"), [("two.pgn", "unknown file extension: .pgn"), ("file/two.png", "File exists")]
-)
-def test_an_image_that_cannot_be_written_is_named_with_the_option(
-    run: Run, tmp_path: Path, name: str, reason: str
-) -> None:
+def test_an_image_that_cannot_be_written_is_named_with_the_option(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    result = run("generate", "two", "--steps", 1, "--no-build", "--out", tmp_path / name)
+    result = run("generate", "two", "--steps", 1, "--no-build", "--out", tmp_path / "file" / "two.png")
     assert result.code == 2
     last = result.err.splitlines()[-1]
-    assert last.startswith(f"error: cannot write {tmp_path / name}: ")
-    assert reason in last
+    assert last.startswith(f"error: cannot write {tmp_path / 'file' / 'two.png'}: ")
+    assert "File exists" in last
     assert last.endswith("choose another --out")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("two", "there is no suffix"), ("two.pgn", ".pgn is no format that Pillow writes")]
+)
+def test_a_name_that_says_no_format_is_refused_before_anything_is_drawn(
+    run: Run, tmp_path: Path, name: str, reason: str
+) -> None:
+    result = run("generate", "two", "--model", "a model that is not asked for", "--out", tmp_path / name)
+    assert_one_line(result)
+    assert f"--out {tmp_path / name} does not say how to write pictures: {reason}; write --out" in result.err
