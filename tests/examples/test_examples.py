@@ -14,6 +14,7 @@ from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 from deepcache_trt.engines import backends
 from deepcache_trt.runtime.plan_file import read_plan
 from tests import tiny
+from tests.pipelines import micro, micro_parts
 from tests.pipelines.control_images import control
 from tests.pipelines.loras import save_two
 
@@ -75,8 +76,8 @@ def test_image_to_image(example: Main, out: Path, reader: DigitReader, shared_se
 
 
 def test_controlnet(example: Main, out: Path, tmp_path: Path) -> None:
-    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
-    tiny.controlnet().save_pretrained(tmp_path / "controlnet")
+    micro.STRAIGHT["sd"].new().save_pretrained(tmp_path / "model")
+    micro_parts.controlnet("sd", 0).save_pretrained(tmp_path / "controlnet")
     found = []
     for seed in (0, 1, 0):
         edges = (control(seed)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
