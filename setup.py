@@ -46,6 +46,7 @@ setup(
         "torch>=2.12",
         "transformers>=5.0",
         "typer>=0.19",
+        "xxhash>=3.4",
     ],
     extras_require={
         "cpu": CPU,

@@ -18,6 +18,7 @@ from deepcache_trt.models.registry import COVERED, FAMILIES, covered_models
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.runtime.plan import SHALLOW
 from tests import tiny
+from tests.pipelines import micro_parts
 from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
 from tests.runtime.schedulers import FALLBACKS, TABLES, WARNINGS, Case
 
@@ -33,6 +34,7 @@ PIPELINES: dict[str, tuple[str, str]] = {
     "ControlNetModel": ("sd controlnet", "controlnet"),
     "AutoencoderKL": ("text", "vae"),
     "AutoencoderKLTemporalDecoder": ("svd", "vae"),
+    "AutoencoderTiny": ("tiny vae", "vae"),
     "CLIPTextModel": ("text", "text_encoder"),
     "CLIPTextModelWithProjection": ("xl", "text_encoder_2"),
 }
@@ -43,14 +45,16 @@ def new(name: str) -> Any:
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
     if name == "xl":
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
+    if name == "tiny vae":
+        return DeepCachePipeline.from_pipe(MICROS["sd"].new(vae=micro_parts.tiny_vae()), cache_interval=2)
     return cached(MICROS[name], cache_interval=2, components=None)
 
 
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
-    decoded: dict[str, Any] = {"output_type": "pt"} if name == "svd" else {}
-    return draw(pipe, MICROS[name], num_inference_steps=3, **decoded)
+    decoded: dict[str, Any] = {"output_type": "pt"} if name in ("svd", "tiny vae") else {}
+    return draw(pipe, MICROS["sd" if name == "tiny vae" else name], num_inference_steps=3, **decoded)
 
 
 @pytest.mark.parametrize("kind", COVERED)
@@ -99,7 +103,7 @@ def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -
 @pytest.mark.parametrize("name", sorted({backend.name for backend in backends.OWN}))
 def test_every_backend_draws_or_says_why_not(name: str) -> None:
     """On a CPU; what is for a GPU is drawn with by `deepcache-trt check gpu`."""
-    pipe = DeepCachePipeline.from_pipe(MICROS["sd"].new(), cache_interval=2, backend=name)
+    pipe = cached(MICROS["sd"], cache_interval=2, backend=name)
     if any(backends.probe(each).works for each in backends.every() if (each.name, each.device) == (name, "cpu")):
         assert draw(pipe, MICROS["sd"], num_inference_steps=3).isfinite().all()
         assert set(pipe.last_run.runs) == {"full", "shallow"}

@@ -21,8 +21,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from deepcache_trt.export.trace import model_from_config
 from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.models.fresh import model_from_config
 
 _SD15 = {
     "sample_size": 8,

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import torch
 
 from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export import weights
-from deepcache_trt.export.trace import fake_model, model_from_config
-from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
-from deepcache_trt.models.processors import graft, structure_of
+from deepcache_trt.models.copies import meta_copy
+from deepcache_trt.models.fresh import config_of, dtype_of, empty_model, fake_model
 from deepcache_trt.models.registry import architecture_of, check_covered, family_of, part_dtype
+from deepcache_trt.models.structure import changed_buffers, structure_of
 
 # The names under which pipelines keep their denoiser.
 DENOISERS = ("unet", "transformer")
@@ -46,8 +45,8 @@ class Component:
         module: the real model with these weights.
         base: the same component without the adapters that are merged into these weights.
         form: how it is called, if that is not how every model of its config can be.
-        structure: what the live model is beside its config, see `models.processors`.
-        graft: gives a new model of this config that structure; None: it has it.
+        structure: what the live model is beside its config, see `models.structure`.
+        live: the model that has that structure; None: every model of the config has.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Component:
     base: "Component | None" = None
     form: CallForm = AS_CONFIGURED
     structure: Mapping[str, Any] = field(default_factory=dict)
-    graft: Callable[[torch.nn.Module], None] | None = None
+    live: torch.nn.Module | None = None
 
     @property
     def title(self) -> str:
@@ -74,7 +73,7 @@ class Component:
     @property
     def beyond_config(self) -> str:
         """What makes its graph another one than that of its config, which a command could not know; "" if nothing."""
-        return self.form.in_words or ("attention processors of its pipeline" if self.structure else "")
+        return self.form.in_words or ("changes of its modules" if self.structure else "")
 
     @property
     def graph_config(self) -> dict[str, Any]:
@@ -82,11 +81,6 @@ class Component:
         # A U-Net takes any size; for a DiT the position table depends on it.
         unread = _NOT_IN_THE_GRAPH - ({"sample_size"} if self.architecture.fixed_size else set())
         return {k: v for k, v in self.config.items() if not k.startswith("_") and k not in unread}
-
-
-def dtype_of(model: Model) -> str:
-    """The precision of a model's weights, as "float16"."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def from_model(
@@ -108,19 +102,20 @@ def from_model(
         state: other weights for it than its own, as a model with adapters needs them; None: its own.
         base: see `Component`.
     """
-    dtype, config = dtype_of(model), _plain_config(model)
+    dtype, config = dtype_of(model), config_of(model)
     if form.frames is not None:
         config["num_frames"] = form.frames
     weights_now = model.state_dict() if state is None else state
     fingerprint = weights.fingerprint(weights_now, weights_now.__getitem__)
-    structure = structure_of(model)
-    grafted = partial(graft, model) if structure else None
+    buffers = changed_buffers(model)
+    structure = structure_of(model) | ({"buffers": buffers} if buffers else {})
 
     def module() -> torch.nn.Module:
         own: torch.nn.Module = model
         if state is None:
             return own
-        return _with_weights(type(model), config, state, grafted).to(device=model.device)
+        empty = meta_copy(model) if structure else empty_model(type(model), config)
+        return _with_weights(empty, state).to(device=model.device)
 
     return Component(
         name=name,
@@ -137,25 +132,14 @@ def from_model(
         base=base,
         form=form,
         structure=structure,
-        graft=grafted,
+        live=model if structure else None,
     )
 
 
-def _with_weights(
-    model_class: Any,
-    config: Mapping[str, Any],
-    state: Mapping[str, torch.Tensor],
-    graft: Callable[[torch.nn.Module], None] | None = None,
-) -> torch.nn.Module:
-    """A model that takes over the tensors of `state`; none are drawn to be thrown away."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        model = model_from_config(model_class, config)
-    if graft is not None:
-        graft(model)
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False)
+def _with_weights(empty: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """A model whose weights are on "meta", with the tensors of `state`."""
+    empty.load_state_dict(state, assign=True)
+    return empty.requires_grad_(False)
 
 
 def _files_with(fingerprint: str, names: Iterable[str], folder: Path) -> tuple[Path, ...] | None:
@@ -201,7 +185,7 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         name=name,
         part=folder.name,
         model_class=model_class,
-        config=_plain_config(fake),
+        config=config_of(fake),
         dtype=own,
         architecture=architecture_of(fake, dtype=own),
         parameters=sum(math.prod(tensor.shape) for tensor in stored.values()),
@@ -231,13 +215,13 @@ def from_architecture(
     shapes = {tensor_name: tensor.shape for tensor_name, tensor in fake.state_dict().items()}
 
     def module() -> torch.nn.Module:
-        return _with_weights(model_class, config, dict(weights.seeded(shapes, dtype=dtype, seed=seed)))
+        return _with_weights(empty_model(model_class, config), dict(weights.seeded(shapes, dtype=dtype, seed=seed)))
 
     return Component(
         name=name,
         part=part,
         model_class=model_class,
-        config=_plain_config(fake),
+        config=config_of(fake),
         dtype=dtype,
         architecture=architecture or architecture_of(fake, dtype=dtype),
         parameters=sum(shape.numel() for shape in shapes.values()),
@@ -290,7 +274,3 @@ def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
     except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no config of a model of diffusers or transformers: {error}") from error
     return family_of(kind).model_class(), config
-
-
-def _plain_config(model: Any) -> dict[str, Any]:
-    return model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)

@@ -17,7 +17,7 @@ from deepcache_trt.builder.component import Component
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.export import parity, weights
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import onnx_from_config
+from deepcache_trt.export.trace import onnx_from_config, onnx_from_live
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress
 
@@ -62,14 +62,12 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
     """The architecture's graph with every tap as an output, exported and checked against the model once."""
 
     def build(folder: Path) -> dict[str, Any]:
-        model = onnx_from_config(
-            component.model_class,
-            component.graph_config,
-            dtype=component.dtype,
-            form=component.form,
-            graft=component.graft,
-            progress=progress,
-        )
+        form = component.form
+        if component.live is not None:
+            model = onnx_from_live(component.live, form=form, progress=progress)
+        else:
+            model_class, config = component.model_class, component.graph_config
+            model = onnx_from_config(model_class, config, dtype=component.dtype, form=form, progress=progress)
         onnx_ir.save(model, folder / GRAPH)
         return {
             "class": component.model_class.__name__,

@@ -38,7 +38,7 @@ def open_session(
     if opened is None:
         artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
         before_loading()
-        with progress(f"loading the engines of {component.title}"):
+        with logged(f"loading the engines of {component.title}"):
             opened = _open_all(component, variants, artefacts, target), artefacts
     engines, artefacts = opened
     return Session(engines, outputs=outputs, profiles=profiles_of(artefacts[variants[0].name]))

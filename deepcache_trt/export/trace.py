@@ -1,7 +1,8 @@
 """Trace a model into one ONNX graph whose outputs are the prediction and every tap.
 
-The model is built from its *config* on fake tensors, so tracing needs no weights and next to no memory. The weights
-stay initializers without data, named as in the state dict; `export.weights` points them into a checkpoint.
+The model is built from its *config* on fake tensors, or copied onto them where it has been changed since, so tracing
+needs no weights and next to no memory. The weights stay initializers without data, named as in the state dict;
+`export.weights` points them into a checkpoint.
 """
 
 import functools
@@ -18,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.tidy import tidy
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
+from deepcache_trt.models.copies import fake_copy
+from deepcache_trt.models.fresh import dtype_of, empty_model, fake_model
 from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import tapped
@@ -29,42 +32,12 @@ MAX_LATENT_SIZE = 512
 MAX_SEQUENCE = 4096
 
 
-def model_from_config(model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:
-    """Construct a model of diffusers or transformers in torch's default dtype, its weights as they are initialised.
-
-    Args:
-        model_class: a class that `architecture_of` covers.
-        config: its config, as its library stores it: `dict(model.config)` or `model.config.to_dict()`.
-    """
-    model: torch.nn.Module
-    if hasattr(model_class, "from_config"):
-        model = model_class.from_config(dict(config))
-    else:
-        # transformers builds inner models in the dtype that the config names.
-        dtype = str(torch.get_default_dtype()).removeprefix("torch.")
-        model = model_class(model_class.config_class.from_dict({**config, "dtype": dtype}))
-    return model.eval()
-
-
-def fake_model(model_class: Any, config: Mapping[str, Any], dtype: str) -> torch.nn.Module:
-    """`model_from_config` on fake tensors: structure and shapes, without memory for weights."""
-    # `.to(dtype)` fails on fake parameters, so they have to be born with the right one.
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return model_from_config(model_class, config)
-    finally:
-        torch.set_default_dtype(before)
-
-
 def onnx_from_config(
     model_class: Any,
     config: Mapping[str, Any],
     *,
     dtype: str,
     form: CallForm = AS_CONFIGURED,
-    graft: Callable[[torch.nn.Module], None] | None = None,
     architecture: Architecture | None = None,
     progress: Progress = logged,
 ) -> onnx_ir.Model:
@@ -75,7 +48,6 @@ def onnx_from_config(
         config: as for `model_from_config`.
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
         form: as for `architecture_of`, in whose place `architecture` can say what the graph is.
-        graft: makes of a new model one with the structure of a live one, see `models.processors`.
         progress: told about each stage.
 
     Returns:
@@ -84,17 +56,31 @@ def onnx_from_config(
     Raises:
         UnsupportedError: the class, a block type, or a constant without a source.
     """
-    model = fake_model(model_class, config, dtype)
-    if graft is not None:
-        graft(model)
-    architecture = architecture or architecture_of(model, dtype=dtype, form=form)
-    make_traceable(model)
+    fake = fake_model(model_class, config, dtype)
+    architecture = architecture or architecture_of(fake, dtype=dtype, form=form)
+    return _onnx_of(fake, architecture, lambda: empty_model(model_class, config), progress)
+
+
+def onnx_from_live(
+    model: torch.nn.Module, *, form: CallForm = AS_CONFIGURED, progress: Progress = logged
+) -> onnx_ir.Model:
+    """As `onnx_from_config`, of the modules that a live model has, whatever its config would make."""
+    fake = fake_copy(model)
+    architecture = architecture_of(fake, dtype=dtype_of(model), form=form)
+    return _onnx_of(fake, architecture, lambda: model, progress)
+
+
+def _onnx_of(
+    fake: torch.nn.Module, architecture: Architecture, real: Callable[[], torch.nn.Module], progress: Progress
+) -> onnx_ir.Model:
+    """The graph of a model on fake tensors; `real` gives one whose buffers have values, where these are needed."""
+    make_traceable(fake)
     with progress("tracing the model"), _quiet():
-        exported = _exported_program(model, architecture)
+        exported = _exported_program(fake, architecture)
     with progress("translating to ONNX"), _quiet():
-        graph = _translate(exported, model)
+        graph = _translate(exported, fake)
     with progress("optimizing the graph"), _quiet():
-        tidy(graph, architecture, _buffers_of(model, config, dtype))
+        tidy(graph, architecture, _buffers_of(fake, real))
     return graph
 
 
@@ -172,29 +158,26 @@ def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -
     return graph
 
 
-def _buffers_of(fake: Any, config: Mapping[str, Any], dtype: str) -> Callable[[str], torch.Tensor | None]:
-    """The values of non-persistent buffers, from a model of this config that has them, which is made when it is needed.
+def _buffers_of(fake: torch.nn.Module, real: Callable[[], torch.nn.Module]) -> Callable[[str], torch.Tensor | None]:
+    """The values of non-persistent buffers, from a model that has them.
 
     What is returned raises UnsupportedError for a name that no checkpoint and no buffer has.
     """
-    stored = set(fake.state_dict())
+    stored, dtype = set(fake.state_dict()), next(fake.parameters()).dtype
 
     @functools.cache
-    def real() -> dict[str, torch.Tensor]:
-        from accelerate import init_empty_weights
-
-        with init_empty_weights(include_buffers=False):
-            return dict(model_from_config(type(fake), config).named_buffers())
+    def buffers() -> dict[str, torch.Tensor]:
+        return dict(real().named_buffers())
 
     def buffer(name: str) -> torch.Tensor | None:
         if name in stored:
             return None
-        if name not in real():
+        if name not in buffers():
             raise UnsupportedError(
                 f"the graph reads {name!r}, which is in no checkpoint and no buffer of {type(fake).__name__}"
             )
-        value = real()[name]
-        return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+        value = buffers()[name].cpu()
+        return value.to(dtype) if value.is_floating_point() else value
 
     return buffer
 

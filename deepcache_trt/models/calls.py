@@ -86,6 +86,11 @@ def _to_spec(value: Any, spec: TensorSpec, first: "torch.Tensor | None") -> "tor
     import torch
 
     dtype = getattr(torch, spec.dtype)
+    if spec.name == "sample" and value.dtype == torch.float64 != dtype:
+        raise UnsupportedError(
+            f"the latents are float64 and the model takes {spec.dtype}, which diffusers does not mix either; "
+            f"pass latents.to(torch.{spec.dtype})"
+        )
     if spec.name == "timestep":
         value = _timestep(value, spec, first)
     if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)):

@@ -4,9 +4,8 @@ diffusers changes a U-Net in place, for an IP-Adapter or for the length of a cal
 model's structure: a graph is traced from a model that has it too, and serves no model that has something else.
 """
 
-import copy
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
@@ -43,6 +42,31 @@ def check_processors(model: Any) -> None:
         )
 
 
+@contextmanager
+def kept_processors(model: Any, pipeline: str) -> Iterator[None]:
+    """Give `model` its processors back where a call of a pipeline is refused that has put others there.
+
+    Args:
+        model: a denoiser.
+        pipeline: the name of the pipeline's class.
+
+    Raises:
+        UnsupportedError: in the place of the refusal of what the pipeline has put there, which is no one else's affair.
+    """
+    before = dict(getattr(model, "attn_processors", {}))
+    try:
+        yield
+    except UnsupportedError as error:
+        now = getattr(model, "attn_processors", {})
+        if all(now[path] is processor for path, processor in before.items()):
+            raise
+        model.set_attn_processor(before)
+        raise UnsupportedError(
+            f"{pipeline} puts attention processors of its own into the {type(model).__name__} while it is called, "
+            f"which no engine has; call pipe.disable_cache(), or run this pipeline with diffusers alone"
+        ) from error
+
+
 def image_projections(model: Any) -> tuple[Any, ...]:
     """What makes tokens of images, one for each IP-Adapter of the model, in their order.
 
@@ -64,27 +88,11 @@ def image_projections(model: Any) -> tuple[Any, ...]:
     return layers
 
 
-def structure_of(model: Any) -> dict[str, Any]:
-    """Everything beside its config that decides what the model computes with given weights; as JSON.
-
-    Empty for a model that is what its config says. Two models with the same config and structure share a graph.
-    """
+def processors_of(model: Any) -> dict[str, Any]:
+    """The processors and projections that a new model of the same config has not, as JSON; {}: none."""
     processors = {path: _describe(processor) for path, processor in _foreign(model).items()}
     projections = [_describe(layer) for layer in image_projections(model)]
     return {"processors": processors, "projections": projections} if processors or projections else {}
-
-
-def graft(source: Any, target: Any) -> None:
-    """Give `target`, a new model of the config of `source`, the processors and projections that `source` has.
-
-    Their tensors come without values: fake or on "meta", as those of `target` are.
-    """
-    processors = {path: _empty_copy(processor, target) for path, processor in _foreign(source).items()}
-    if processors:
-        target.set_attn_processor({**target.attn_processors, **processors})
-    if image_projections(source):
-        target.encoder_hid_proj = _empty_copy(source.encoder_hid_proj, target)
-        target.config.encoder_hid_dim_type = source.config.encoder_hid_dim_type
 
 
 def make_traceable(model: Any) -> None:
@@ -150,17 +158,3 @@ def _describe(part: Any) -> dict[str, Any]:
         about["shapes"] = {name: list(tensor.shape) for name, tensor in part.named_parameters(recurse=False)}
         about["modules"] = {name: _describe(child) for name, child in part.named_children()}
     return about
-
-
-def _empty_copy(part: Any, beside: Any) -> Any:
-    import torch
-
-    neighbour = next(beside.parameters())
-    with getattr(neighbour, "fake_mode", nullcontext()):
-        empty = {
-            id(tensor): torch.nn.Parameter(
-                torch.empty(tensor.shape, dtype=tensor.dtype, device=neighbour.device), requires_grad=False
-            )
-            for tensor in (part.parameters() if hasattr(part, "parameters") else ())
-        }
-    return copy.deepcopy(part, empty)

@@ -1,12 +1,14 @@
 """Which families there are, and which one a model belongs to."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.families.autoencoder_kl import AUTOENCODER_KL
 from deepcache_trt.models.families.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
+from deepcache_trt.models.families.autoencoder_tiny import AUTOENCODER_TINY
 from deepcache_trt.models.families.clip_text import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION
 from deepcache_trt.models.families.controlnet import CONTROLNET
 from deepcache_trt.models.families.dit import DIT
@@ -23,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     CONTROLNET,
     AUTOENCODER_KL,
     AUTOENCODER_KL_TEMPORAL,
+    AUTOENCODER_TINY,
     CLIP_TEXT,
     CLIP_TEXT_WITH_PROJECTION,
 )
@@ -70,7 +73,7 @@ def architecture_of(model: Any, *, dtype: str, form: CallForm = AS_CONFIGURED) -
     if form.controlled and not family.is_controllable:
         can_be = ", ".join(each.class_name for each in FAMILIES if each.is_controllable)
         raise UnsupportedError(f"{family.class_name} with ControlNet residuals is not covered; covered are {can_be}")
-    return family.describe(model, dtype, form)
+    return replace(family.describe(model, dtype, form), module=family.module)
 
 
 def covered_models(path: str, component: Any) -> dict[str, Family]:

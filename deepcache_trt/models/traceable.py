@@ -1,11 +1,11 @@
 """A variant of a live model as a function that torch's compiler can trace as a whole."""
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
 
 from deepcache_trt.models.architecture import Architecture
+from deepcache_trt.models.copies import sharing_copy
 from deepcache_trt.models.ip_adapter import SCALES, scale_adapters
 from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.taps import Variant, tap
@@ -18,7 +18,7 @@ def traceable(model: torch.nn.Module, architecture: Architecture, variant: Varia
 
     Each function has modules of its own, which keep their hooks for as long as it lives, on the weights of `model`.
     """
-    own = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    own = sharing_copy(model)
     make_traceable(own)
     consumed: dict[str, torch.Tensor] = {}
     emitted: dict[str, torch.Tensor] = {}

@@ -10,7 +10,6 @@ from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FULL, SKIP
 
 
@@ -25,10 +24,9 @@ class CachedControlNet(LiveComponent):
         denoiser: CachedDenoiser,
         *,
         name: str | None = None,
-        progress: Progress = shown,
     ) -> None:
         """Arguments as for `LiveComponent`; `denoiser` is called after this at each step."""
-        super().__init__(pipe, part, options, name=name, progress=progress)
+        super().__init__(pipe, part, options, name=name)
         self._denoiser = denoiser
         self._last: dict[str, torch.Tensor] = {}
         self._generation = 0  # the session's number of the last one that is ours

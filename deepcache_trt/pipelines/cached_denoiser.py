@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.builder.component import DENOISERS, dtype_of
+from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import OUTPUT, Architecture
+from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.progress import Progress, shown
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
 from deepcache_trt.runtime.session import Session
 
@@ -85,7 +85,6 @@ class CachedDenoiser(LiveComponent):
         options: EngineOptions,
         *,
         name: str | None = None,
-        progress: Progress = shown,
     ) -> None:
         """Check `params` and the model; nothing is built before the first call.
 
@@ -93,7 +92,7 @@ class CachedDenoiser(LiveComponent):
             UnsupportedError: the pipeline's denoiser is not covered.
             UnknownNameError: no such branch.
         """
-        super().__init__(pipe, part_of_denoiser(pipe), options, name=name, progress=progress)
+        super().__init__(pipe, part_of_denoiser(pipe), options, name=name)
         self.generation: Generation | None = None  # the last one of this call of the pipeline
         self._few_calls: set[Plan] = set()  # the log has told of these
         self._backward_loop: Callable[..., Any] | None = None  # what stands for the pipeline's own
@@ -124,11 +123,11 @@ class CachedDenoiser(LiveComponent):
         """Of the last generation; without calls where there is none."""
         return Plan(variants=()) if self.generation is None else self.generation.plan
 
-    def install(self) -> None:
+    def install(self, *, everywhere: bool = False) -> None:
         """Send the calls of the denoiser here until `remove`."""
         if self._patch.model is not self.model:
             self.generation = None
-        super().install()
+        super().install(everywhere=everywhere)
         if hasattr(self._pipe, "backward_loop") and "backward_loop" not in vars(self._pipe):
             self._backward_loop = self._pipe.backward_loop = self._listening(self._pipe.backward_loop)
 

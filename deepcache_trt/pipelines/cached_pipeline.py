@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Unpack
 
-from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.errors import (
     CheckpointError,
     DeepCacheError,
@@ -19,11 +18,13 @@ from deepcache_trt.errors import (
 )
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.catalogue import resolve
-from deepcache_trt.models.registry import covered_models
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.processors import kept_processors
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import CacheKeywords, EngineOptions, PipelineKeywords
-from deepcache_trt.pipelines.live_component import LiveComponent
+from deepcache_trt.pipelines.live_component import LiveComponent, live_paths
+from deepcache_trt.pipelines.patched_forward import alone_with
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
@@ -47,6 +48,9 @@ class DeepCachePipeline:
     _plain_class: Any = None  # the diffusers class beneath; None here: whatever the checkpoint says
     _cached_denoiser: CachedDenoiser | None = None
     _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
+    _cache_settings: tuple[CacheParams, EngineOptions, str | None] | None = (
+        None  # those of the pipeline it is a copy of
+    )
     _cache_enabled = True
     last_run: Run | None = None  # what happened in the last call
 
@@ -79,20 +83,19 @@ class DeepCachePipeline:
             kwargs: as for `from_pretrained`; those of ours that are not given are as in `pipeline`, if it is cached.
                 The rest goes to `from_pipe` of diffusers.
         """
-        before: CachedDenoiser | None = getattr(pipeline, "_cached_denoiser", None)
-        ours = (before.params, before.options) if before else (CacheParams(), EngineOptions())
-        params, options, rest = _split(kwargs, *ours)
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
-        for attribute in ("_cached_denoiser", "_live_components", "_cache_enabled", "last_run"):
-            plain.__dict__.pop(attribute, None)
+        before, options, name = vars(plain).pop("_cache_settings", None) or _default_settings()
+        params, options, rest = _split(kwargs, before, options)
+        for attribute in ("_cache_enabled", "last_run"):
+            vars(plain).pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
             base = cls._plain_class or type(plain)
             # diffusers would cast to float32 unless told otherwise.
             if not {"dtype", "torch_dtype"} & set(rest):
                 rest["dtype"] = plain.dtype
             plain = base.from_pipe(plain, **rest)
-        return _attach(plain, params, options, name=before.name if before else None)
+        return _attach(plain, params, options, name=name)
 
     def set_cache_params(self, **changes: Unpack[CacheKeywords]) -> None:
         """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before.
@@ -161,10 +164,31 @@ class DeepCachePipeline:
         return cls._plain_class or DiffusionPipeline
 
     def _denoiser(self) -> CachedDenoiser:
-        if self._cached_denoiser is None:  # constructed by its class, as `DeepCacheX(**components)`
-            _give_engines(self, CacheParams(), EngineOptions(), name=None)
+        if self._cached_denoiser is None:  # constructed by its class, as `DeepCacheX(**components)`, or a copy
+            params, options, name = self._cache_settings or _default_settings()
+            _give_engines(self, params, options, name=name)
             assert self._cached_denoiser is not None
         return self._cached_denoiser
+
+    def _components_now(self: Any) -> tuple[LiveComponent, ...]:
+        """Those beside the denoiser that run on engines, of what the pipeline has now."""
+        denoiser: CachedDenoiser = self._denoiser()
+        components: tuple[LiveComponent, ...] = self._live_components
+        paths = live_paths(self, denoiser.options)
+        if [component.part for component in components] != list(paths):
+            for component in components:
+                component.close()
+            self._live_components = components = _live_components(self, paths, denoiser)
+        return components
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or a pickle, takes over: everything but open engines, which are for one pipeline."""
+        state = dict(vars(self))
+        denoiser = state.pop("_cached_denoiser", None)
+        state.pop("_live_components", None)
+        if denoiser is not None:
+            state["_cache_settings"] = (denoiser.params, denoiser.options, denoiser.name)
+        return state
 
 
 @functools.cache
@@ -178,9 +202,12 @@ def cached_class(base: Any) -> Any:
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)
         self._denoiser().check_size(arguments.get("height"), arguments.get("width"))
-        denoiser, others = self._denoiser(), self._live_components
+        denoiser, others = self._denoiser(), self._components_now()
         loop = WholeLoop(self, denoiser, arguments)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(alone_with(self.components.values()))
+            if loop.refusal:  # it may do more than those that are known
+                stack.enter_context(kept_processors(denoiser.model, base.__name__))
             for component in (denoiser, *others):
                 stack.enter_context(component.installed())
             stack.enter_context(recorded(self, denoiser, others, loop))
@@ -199,6 +226,10 @@ def cached_class(base: Any) -> Any:
     return type(base.__name__, (DeepCachePipeline, base), namespace)
 
 
+def _default_settings() -> tuple[CacheParams, EngineOptions, str | None]:
+    return CacheParams(), EngineOptions(), None
+
+
 def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> Any:
     base: Any = type(plain)
     plain.__class__ = cached_class(base)
@@ -208,35 +239,18 @@ def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: st
 
 def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> None:
     pipe._cached_denoiser = CachedDenoiser(pipe, params, options, name=name)
-    pipe._live_components = tuple(_live_components(pipe, options, pipe._cached_denoiser, name=name))
+    pipe._live_components = _live_components(pipe, live_paths(pipe, options), pipe._cached_denoiser)
 
 
 def _live_components(
-    pipe: Pipeline, options: EngineOptions, denoiser: CachedDenoiser, *, name: str | None
-) -> list[LiveComponent]:
-    """The components beside `denoiser` that run on engines.
-
-    Raises:
-        UnsupportedError: one that was asked for by name and is not covered, or not there.
-    """
-    beside = [part for part in pipe.components if part not in DENOISERS]
-    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
-    wanted = list(covered)
-    if options.components is not None:
-        wanted = [part for part in options.components if part not in DENOISERS]
-    for part in wanted:
-        if part not in covered:
-            raise UnsupportedError(
-                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
-                f"it has {', '.join(covered) or 'none'}"
-            )
-    return [
-        CachedControlNet(pipe, path, options, denoiser, name=name)
+    pipe: Pipeline, paths: Mapping[str, Family], denoiser: CachedDenoiser
+) -> tuple[LiveComponent, ...]:
+    return tuple(
+        CachedControlNet(pipe, path, denoiser.options, denoiser, name=denoiser.name)
         if family.follows_denoiser
-        else LiveComponent(pipe, path, options, name=name)
-        for part in wanted
-        for path, family in covered[part].items()
-    ]
+        else LiveComponent(pipe, path, denoiser.options, name=denoiser.name)
+        for path, family in paths.items()
+    )
 
 
 def _split(

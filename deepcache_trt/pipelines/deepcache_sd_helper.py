@@ -47,7 +47,7 @@ class DeepCacheSDHelper:
         self.pipe = pipe
         if self._denoiser is None:
             self._denoiser = CachedDenoiser(pipe, self._params, self._options)
-        self._denoiser.install()
+        self._denoiser.install(everywhere=True)
 
     def disable(self) -> None:
         """Give the pipeline its own denoiser back and let go of the engines."""

@@ -15,25 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-from deepcache_trt.builder.component import dtype_of
+from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.builder.shared_session import OpenEngines, SharedSession
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.errors import ShapeError
+from deepcache_trt.errors import ShapeError, UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
-from deepcache_trt.models.registry import architecture_of
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.fresh import dtype_of
+from deepcache_trt.models.registry import architecture_of, covered_models, family_of
 from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.pipelines.material import Material, identity_of
+from deepcache_trt.pipelines.material import Material
 from deepcache_trt.pipelines.patched_forward import PatchedForward
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load
-from deepcache_trt.progress import Progress, shown
+from deepcache_trt.progress import as_in_diffusers
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
 
@@ -43,9 +46,7 @@ class LiveComponent:
 
     branch = 0  # what it is built with; only a denoiser has taps to choose from
 
-    def __init__(
-        self, pipe: Pipeline, part: str, options: EngineOptions, *, name: str | None = None, progress: Progress = shown
-    ) -> None:
+    def __init__(self, pipe: Pipeline, part: str, options: EngineOptions, *, name: str | None = None) -> None:
         """Nothing is built before the first call.
 
         Args:
@@ -53,7 +54,6 @@ class LiveComponent:
             part: the attribute of the pipeline that holds the model, or a path from there, as "controlnet.nets.0".
             options: which engines.
             name: what messages call the pipeline's model.
-            progress: told about every stage of a build.
         """
         self.part = part
         self.options = options
@@ -61,7 +61,6 @@ class LiveComponent:
         self.seconds = 0.0  # spent in calls of the model
         self.engines = OpenEngines()
         self._pipe = pipe
-        self._progress = progress
         self._patch = PatchedForward(self._forward)
         self._material = Material(self.name, part, refit=options.refit, keep_torch_weights=options.keep_torch_weights)
         self._architecture: Architecture | None = None
@@ -79,14 +78,14 @@ class LiveComponent:
         """What is open now; other pipelines with the same model may hold it too."""
         return self.engines.session
 
-    def install(self) -> None:
-        """Send the calls of the model here until `remove`."""
+    def install(self, *, everywhere: bool = False) -> None:
+        """Send the calls of the model here until `remove`: those of this thread, or of every thread."""
         model = self.model
         if self._patch.model is model:
             return
         check_not_offloaded(model, self.part)
         # Of a VAE the module is the decoder, which serves whole images, slices and tiles.
-        self._patch.install(model, architecture_of(model, dtype=dtype_of(model)).module)
+        self._patch.install(model, family_of(type(model).__name__).module, everywhere=everywhere)
         self._is_checked = False
 
     def remove(self) -> None:
@@ -123,12 +122,22 @@ class LiveComponent:
         bound = inspect.signature(type(site).forward).bind(site, *args, **kwargs)
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
+        self._check_gradients(arguments)
         started = time.perf_counter()
         with self.own_forward():
             outputs = self._run(model, arguments)
         self.seconds += time.perf_counter() - started
         assert self._architecture is not None
         return self._architecture.answer(model, outputs, arguments)
+
+    def _check_gradients(self, arguments: Mapping[str, Any]) -> None:
+        """Raise UnsupportedError where a call is part of a graph of autograd, of which an engine would be no part."""
+        for name, value in arguments.items() if torch.is_grad_enabled() else ():
+            if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
+                raise UnsupportedError(
+                    f"{self.part} is called for a gradient, as {name} requires one, and engines give none; call "
+                    f"pipe.disable_cache(), or disable() of the helper, before, or call it under torch.no_grad()"
+                )
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
@@ -139,6 +148,7 @@ class LiveComponent:
         form = form_of(model, arguments)
         self._is_checked = self._is_checked and form == self._form
         if not self._is_checked:
+            self._material.structure(model)  # raises where no graph can carry what the model is
             check_untouched(model)
             if has_adapters(model):
                 check_mergeable(model)
@@ -152,7 +162,7 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         identity, state = (), self.engines.state or ()
         if not self._is_checked:
-            identity = identity_of(model, self._form)
+            identity = self._material.identity(model, self._form)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             state = (self.part, self.branch, options, device, *identity)
@@ -172,11 +182,12 @@ class LiveComponent:
             options=self.options.build_options,
         )
         component = self._material.component(model, self._form)
+        progress = as_in_diffusers(getattr(self._pipe, "_progress_bar_config", {}))
         drop: Callable[[], None] | None = None
 
         def before_loading() -> None:
             nonlocal drop
-            drop = self._material.dropping(model, component, target, self._progress)
+            drop = self._material.dropping(model, component, target, progress)
             if drop is not None:
                 drop()
 
@@ -186,10 +197,30 @@ class LiveComponent:
                 self.branch,
                 target,
                 sizes=sizes,
-                progress=self._progress,
+                progress=progress,
                 before_loading=before_loading,
             )
         return SharedSession(session, drop, component)
+
+
+def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
+    """Where the models beside the denoiser are that run on engines, with their families.
+
+    Raises:
+        UnsupportedError: one that was asked for by name and is not covered, or not there.
+    """
+    beside = [part for part in pipe.components if part not in DENOISERS]
+    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
+    wanted = list(covered)
+    if options.components is not None:
+        wanted = [part for part in options.components if part not in DENOISERS]
+    for part in wanted:
+        if part not in covered:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
+                f"it has {', '.join(covered) or 'none'}"
+            )
+    return {path: family for part in wanted for path, family in covered[part].items()}
 
 
 def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -1,51 +1,140 @@
-"""A `forward` that is replaced on one module, for as long as it is installed."""
+"""A `forward` that is replaced on one module, for whoever has installed something there, and for nobody else.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+Pipelines in several threads, and one within another, share models. So what stands in the module only asks what the
+running thread, or task, has installed: elsewhere the module's own `forward` runs, as if nothing had happened. It is
+there as long as anyone has something installed.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
 
 from deepcache_trt.foreign import Model
 
+Forward = Callable[..., Any]
+
+# By the ids of modules, what runs in the place of their own `forward`: in this thread or task, and in all others. None
+# is their own.
+_here: ContextVar[Mapping[int, Forward | None]] = ContextVar("deepcache_trt_forwards", default=MappingProxyType({}))
+_everywhere: dict[int, Forward | None] = {}
+
+_lock = threading.Lock()
+_users: dict[int, int] = {}  # how many have something installed in a module, by its id
+
 
 class PatchedForward:
-    """Sends the calls of one module elsewhere; its own `forward`, or what someone else put there, is kept.
+    """Sends the calls of one module elsewhere.
 
     Attributes:
         model: that holds the module, as long as it is installed.
         site: the module, as long as it is installed.
     """
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
+    def __init__(self, forward: Forward) -> None:
         """Nothing is replaced yet; `forward` takes the arguments of the module's own."""
         self.model: Model | None = None
         self.site: Any = None
         self._forward = forward
-        self._before: Any = None
+        self._remove: Callable[[], None] | None = None
 
-    def install(self, model: Model, path: str) -> None:
-        """Replace the `forward` of the model's sub-module at `path`; "" is the model itself."""
+    def install(self, model: Model, path: str, *, everywhere: bool = False) -> None:
+        """Replace the `forward` of the model's sub-module at `path`, in this thread or everywhere; "" is the model."""
         self.remove()
         self.model, self.site = model, model.get_submodule(path)
-        self._before = self.site.__dict__.get("forward")
-        self.site.forward = self._forward
+        _enter(self.site)
+        self._remove = (_set_everywhere if everywhere else _set_here)(id(self.site), self._forward)
 
     def remove(self) -> None:
         """Give the module its own `forward` back."""
-        if self.site is not None:
-            self._restore()
-        self.model = self.site = None
+        if self._remove is not None:
+            self._remove()
+            _leave(self.site)
+        self.model = self.site = self._remove = None
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
         """The module with its own `forward`, for the length of a block."""
-        self._restore()
+        undo = _set_here(id(self.site), None)
         try:
             yield
         finally:
-            self.site.forward = self._forward
+            undo()
 
-    def _restore(self) -> None:
-        if self._before is None:
-            self.site.__dict__.pop("forward", None)
-        else:
-            self.site.forward = self._before
+
+def _set_here(site: int, forward: Forward | None) -> Callable[[], None]:
+    before = _here.get()
+    _here.set({**before, site: forward})
+
+    def undo() -> None:
+        others = {key: value for key, value in _here.get().items() if key != site}
+        _here.set(others | ({site: before[site]} if site in before else {}))
+
+    return undo
+
+
+def _set_everywhere(site: int, forward: Forward) -> Callable[[], None]:
+    before = _everywhere.get(site)
+    _everywhere[site] = forward
+    return lambda: _everywhere.update({site: before})
+
+
+def _in_place(site: int) -> Forward | None:
+    here = _here.get()
+    return here[site] if site in here else _everywhere.get(site)
+
+
+def _enter(site: Any) -> None:
+    with _lock:
+        _users[id(site)] = _users.get(id(site), 0) + 1
+        if _users[id(site)] == 1:
+            site.forward = _standing_for(site)
+
+
+def _leave(site: Any) -> None:
+    with _lock:
+        _users[id(site)] -= 1
+        if not _users[id(site)]:
+            del _users[id(site)]
+            _everywhere.pop(id(site), None)
+            own = site.forward.__wrapped__
+            del site.forward
+            if site.forward != own:  # someone had put it there
+                site.forward = own
+
+
+def _standing_for(site: Any) -> Forward:
+    own = site.forward
+
+    @functools.wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (_in_place(id(site)) or own)(*args, **kwargs)
+
+    forward.__module__ = __name__
+    return forward
+
+
+# Held by the thread that draws with a model.
+_alone: "WeakKeyDictionary[Any, threading.RLock]" = WeakKeyDictionary()
+
+
+@contextmanager
+def alone_with(components: Iterable[Any]) -> Iterator[None]:
+    """Wait until no other thread draws with any of these models, and keep them to this one until the end of the block.
+
+    Engines have one set of buffers, which hold what a cached step reads; one image within another, in the same thread,
+    goes on.
+    """
+    models = sorted((each for each in components if isinstance(each, torch.nn.Module)), key=id)
+    with _lock:
+        locks = [_alone.setdefault(model, threading.RLock()) for model in models]
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)
+        yield

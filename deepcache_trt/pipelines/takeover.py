@@ -14,7 +14,7 @@ import torch
 
 from deepcache_trt.foreign import Pipeline, Scheduler
 from deepcache_trt.models.registry import family_of
-from deepcache_trt.pipelines.cached_denoiser import Generation, denoiser_of
+from deepcache_trt.pipelines.cached_denoiser import Generation, part_of_denoiser
 from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
@@ -54,8 +54,12 @@ def why_per_step(pipe: Pipeline, arguments: Mapping[str, Any]) -> str:
     for name in ("callback_on_step_end", "callback"):
         if given.get(name) is not None:
             return f"{name} wants Python between the steps"
+    part = part_of_denoiser(pipe)
+    denoiser = getattr(pipe, part)
+    if denoiser._forward_hooks or denoiser._forward_pre_hooks:
+        return f"there are hooks on the {part}, which want each of its calls"
     name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
-    if name not in family_of(type(denoiser_of(pipe)).__name__).straight:
+    if name not in family_of(type(denoiser).__name__).straight:
         return f"{name} may do more between two steps than the loop knows"
     return ""
 

@@ -18,10 +18,8 @@ from torch.utils._pytree import tree_leaves
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.errors import StoreError, UnsupportedError
 from deepcache_trt.export import weights
+from deepcache_trt.export.digest import digests
 from deepcache_trt.pipelines.adapters import adapter_state
-
-# Elements of each weight that are looked at before each image.
-_SAMPLES = 8
 
 # What a dropped weight knows without its values.
 _KNOWN = {
@@ -46,8 +44,7 @@ class DroppedWeight(torch.nn.Parameter):
 
     origin: "_Origin"
     home: torch.device  # where it was
-    writes: int  # how often the real one was written to, see `version_of`
-    sample: torch.Tensor
+    digest: int  # of the real one, see `version_of`
     attributes: dict[str, Any]  # what the real one has beside its values
 
     @classmethod
@@ -89,9 +86,9 @@ class _Origin:
         if not held:  # at most images they are dropped already
             return
         stored = _stored_in(self._kept, held)
-        for name, weight in held:
+        for (name, weight), digest in zip(held, digests([weight for _, weight in held]), strict=True):
             is_stored = name in stored and _describe(weight) == (stored[name].dtype, stored[name].shape)
-            if is_stored and self._drop_one(weight):
+            if is_stored and self._drop_one(weight, digest):
                 self._dropped.append((name, weight))
         if self._dropped and not isinstance(self._model, _DroppedModel):
             whole: Any = type(self._model)
@@ -123,11 +120,10 @@ class _Origin:
         if isinstance(self._model, _DroppedModel) and not is_dropped(self._model):
             self._model.__class__ = cast(Any, type(self._model).__base__)
 
-    def _drop_one(self, weight: torch.nn.Parameter) -> bool:
+    def _drop_one(self, weight: torch.nn.Parameter, digest: int) -> bool:
         with _own_ways():
             dropped = DroppedWeight(torch.empty_like(weight, device="meta"), requires_grad=weight.requires_grad)
-            dropped.origin, dropped.home = self, weight.device
-            dropped.writes, dropped.sample = _writes(weight), _sample(weight)
+            dropped.origin, dropped.home, dropped.digest = self, weight.device, digest
             dropped.attributes = dict(vars(weight))
             try:
                 swap_tensors(weight, dropped)
@@ -150,7 +146,6 @@ def _load_one(weight: Any, stored: weights.Stored) -> None:
     values.copy_(stored.tensor())
     loaded = torch.nn.Parameter(values, requires_grad=weight.requires_grad)
     vars(loaded).update(weight.attributes)
-    loaded._writes_before = weight.writes - loaded._version  # type: ignore[attr-defined]
     swap_tensors(weight, loaded)
 
 
@@ -241,28 +236,19 @@ def is_dropped(model: Any) -> bool:
     return any(isinstance(weight, DroppedWeight) for weight in model.parameters())
 
 
-def version_of(model: Any) -> tuple[Any, ...]:
-    """Changes whenever a weight is replaced or written to, but not when the model is moved, cast, dropped or loaded.
+def version_of(model: Any, module: str) -> tuple[Any, ...]:
+    """Changes whenever a weight or a buffer has other values, but not when weights are dropped or loaded.
 
-    torch counts writes, but not those through `.data`, which is how adapters are fused; so a few elements of each
-    weight are read as well. A hash of everything would take seconds for each image of a large model.
+    Args:
+        model: whose adapters count too.
+        module: path of the sub-module whose tensors are looked at.
     """
-    parameters = list(model.parameters())
-    samples = torch.cat([_sample(parameter) for parameter in parameters])
-    writes = tuple((id(parameter), _writes(parameter)) for parameter in parameters)
-    return adapter_state(model), writes, samples.cpu().numpy().tobytes()
-
-
-def _writes(weight: torch.nn.Parameter) -> int:
-    return (
-        weight.writes if isinstance(weight, DroppedWeight) else getattr(weight, "_writes_before", 0) + weight._version
-    )
-
-
-def _sample(weight: torch.nn.Parameter) -> torch.Tensor:
-    if isinstance(weight, DroppedWeight):
-        return weight.sample
-    return weight.detach().reshape(-1)[:: max(1, weight.numel() // _SAMPLES)].float().clone()
+    part = model.get_submodule(module)
+    tensors = [*part.parameters(), *part.buffers()]
+    present = [tensor for tensor in tensors if not isinstance(tensor, DroppedWeight)]
+    known = iter(digests(present))
+    values = tuple(each.digest if isinstance(each, DroppedWeight) else next(known) for each in tensors)
+    return adapter_state(model), values
 
 
 def check_not_offloaded(model: Any, part: str) -> None:

@@ -5,8 +5,8 @@ buffers, bound once for each shape, so that compiled engines see the same addres
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -256,11 +256,24 @@ def _step(
     return step
 
 
-def on_device(device: "torch.device") -> AbstractContextManager[object]:
-    """Make a GPU the current one, to which engines are bound; a pipeline may be on another than torch's first."""
+@contextmanager
+def on_device(device: "torch.device") -> Iterator[None]:
+    """Make a GPU the current one, to which engines are bound, and leave whatever mode of torch the caller is in.
+
+    A pipeline may be on another GPU than torch's first. What engines read and write outlives a caller's inference mode,
+    in which it could never be written to again outside; it has no gradients, and the precision of autocast is none of
+    an engine's.
+    """
     import torch
 
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _buffer(spec: TensorSpec, sizes: Mapping[str, int], device: "torch.device") -> "torch.Tensor":

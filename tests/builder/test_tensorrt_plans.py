@@ -26,9 +26,10 @@ from deepcache_trt.engines.store import Artefact
 from deepcache_trt.engines.tensorrt import TENSORRT_RTX
 from deepcache_trt.engines.tensorrt.backend import ENGINE_PLAN
 from deepcache_trt.export import weights
-from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import Variant
 from tests import tiny
 from tests.builder.stores import store_with_graph

@@ -12,8 +12,9 @@ import torch
 from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import architecture_of, part_dtype
 from deepcache_trt.models.taps import Variant
 from tests import tiny

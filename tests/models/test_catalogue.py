@@ -6,8 +6,8 @@ import pytest
 from diffusers import AutoencoderKL
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.export.trace import fake_model
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import COVERED, part_dtype
 
 # As published; for text encoders without the position_ids that old ones hold.

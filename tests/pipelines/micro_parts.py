@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderTiny,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -14,7 +15,7 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from deepcache_trt.export.trace import model_from_config
+from deepcache_trt.models.fresh import model_from_config
 from tests import tiny
 
 _BLOCK = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (8,), "norm_num_groups": 4}
@@ -129,3 +130,12 @@ def _video_components() -> dict[str, Any]:
 def controlnet(of: str, seed: int = 0) -> Any:
     """A ControlNet for a U-Net, one instance for each test process."""
     return tiny.new_controlnet(unet(of), seed=seed)
+
+
+def tiny_vae() -> Any:
+    """A small one, that makes eight pixels of each latent as a large one does."""
+    torch.manual_seed(0)
+    blocks = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
+    channels = {"encoder_block_out_channels": (8, 8, 8, 8), "decoder_block_out_channels": (8, 8, 8, 8)}
+    model: Any = AutoencoderTiny(**blocks, **channels)
+    return model.eval()

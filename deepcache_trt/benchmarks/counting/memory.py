@@ -15,9 +15,9 @@ from deepcache_trt.builder.component import Component, from_architecture
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.shapes import profiles_for, shapes_from_text
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
-from deepcache_trt.export.trace import fake_model
 from deepcache_trt.models.architecture import OUTPUT, Architecture
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import tapped
 
 

@@ -16,10 +16,11 @@ from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION, uncached
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.taps import Variant, deepcache_variants
 from deepcache_trt.progress import Progress

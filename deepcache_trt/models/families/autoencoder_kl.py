@@ -24,4 +24,4 @@ def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch
     return {"image": model.decoder(tensors["latent"])}
 
 
-AUTOENCODER_KL = Family(library="diffusers", class_name="AutoencoderKL", describe=_describe)
+AUTOENCODER_KL = Family(library="diffusers", class_name="AutoencoderKL", describe=_describe, module="decoder")

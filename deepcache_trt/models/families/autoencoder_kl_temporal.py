@@ -45,5 +45,9 @@ def _dtype(config: Mapping[str, Any], dtype: str) -> str:
 
 
 AUTOENCODER_KL_TEMPORAL = Family(
-    library="diffusers", class_name="AutoencoderKLTemporalDecoder", describe=_describe, dtype=_dtype
+    library="diffusers",
+    class_name="AutoencoderKLTemporalDecoder",
+    describe=_describe,
+    module="decoder",
+    dtype=_dtype,
 )

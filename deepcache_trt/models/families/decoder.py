@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def read_latents(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """`forward` calls the latents `sample`."""
-    return {{"sample": "latent"}.get(name, name): value for name, value in arguments.items()}
+    """`forward` calls the latents `sample`, or `x`."""
+    return {{"sample": "latent", "x": "latent"}.get(name, name): value for name, value in arguments.items()}
 
 
 def describe_decoder(
@@ -21,6 +21,7 @@ def describe_decoder(
     *,
     call: Call,
     read: Read = read_latents,
+    own_size: int | None = None,
     is_tiled: bool = False,
     frames: int | None = None,
 ) -> Architecture:
@@ -31,11 +32,12 @@ def describe_decoder(
         dtype: of its weights.
         call: as in `Architecture`.
         read: as in `Architecture`.
+        own_size: height and width of an image that it has been made for; None: as the config says.
         is_tiled: whether it may be asked for tiles of its own size.
         frames: as in `Architecture`.
     """
     config = model.config
-    factor = 2 ** (len(config.block_out_channels) - 1)
+    factor, size = 2 ** (len(config.block_out_channels) - 1), own_size or config.sample_size
     image = ("batch", config.out_channels, f"{factor}*height", f"{factor}*width")
     return Architecture(
         inputs=(TensorSpec(name="latent", dtype=dtype, shape=("batch", config.latent_channels, "height", "width")),),
@@ -44,10 +46,9 @@ def describe_decoder(
         answer=_answer,
         read=read,
         max_batch=MAX_IMAGES,
-        module="decoder",
         pixels=factor,
-        own_size=sides(config.sample_size, 1),
-        tile=max(1, config.sample_size // factor) if is_tiled else None,
+        own_size=sides(size, 1),
+        tile=max(1, size // factor) if is_tiled else None,
         frames=frames,
     )
 

@@ -37,6 +37,7 @@ class Family:
         is_covered: whether pipelines run it on engines; otherwise it can be exported and cut, and no more.
         is_denoiser: whether a pipeline calls it at every step, with caches to choose from.
         is_controllable: whether ControlNets can add residuals to its own.
+        module: path of the sub-module whose `forward` engines stand for; "" is the model itself.
         follows_denoiser: whether it is called before the denoiser at each step and computes what that reads.
         form: what of a call makes another graph of the model; the arguments are those of its `forward`, by name.
         dtype: the precision to build it in, by its config, where its pipeline is in another.
@@ -51,6 +52,7 @@ class Family:
     is_covered: bool = True
     is_denoiser: bool = False
     is_controllable: bool = False
+    module: str = ""
     follows_denoiser: bool = False
     form: Callable[[Any, Mapping[str, Any]], CallForm] = _as_configured
     dtype: Callable[[Mapping[str, Any], str], str] = upcast_if_stated

@@ -11,8 +11,9 @@ from deepcache_trt.benchmarks.counting.macs import Macs, count_macs
 from deepcache_trt.benchmarks.counting.model_counts import ModelCounts, count_model, countable, per_step
 from deepcache_trt.engines.store import Store
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.trace import fake_model, onnx_from_config
+from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import CacheParams, make_plan

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.builder.graphs import graph_key
-from deepcache_trt.models.processors import structure_of
+from deepcache_trt.models.structure import structure_of
 from tests.pipelines import micro, micro_parts
 from tests.pipelines.coverage.rows import VIDEOS_OF_IMAGES
 from tests.pipelines.drawing import difference

@@ -24,6 +24,8 @@ from tests.pipelines.coverage.rows import (
     VIDEOS_OF_IMAGES,
     WITH_PACKAGE,
 )
+from tests.pipelines.live.edits import FOLLOWED
+from tests.pipelines.live.edits import REFUSED as CHANGES
 from tests.pipelines.micro import MICROS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "pipelines.md"
@@ -48,6 +50,14 @@ BESIDE = {
     "videos of any number of frames, decoded in chunks": ("followed", "families/test_videos"),
     "attention slicing, VAE slicing and tiling": ("as in diffusers", "contract/test_pipeline_contract"),
     "offload": ("refused, see keep_torch_weights", "weights/test_offload"),
+    "copies, threads and pickles of a pipeline": (
+        "every image is the one that is drawn alone; a thread waits for another that draws with the same models",
+        "live/test_threads",
+    ),
+    "inference mode, autocast, gradients": (
+        "none of them changes a picture or reaches the next call; a gradient through an engine is refused",
+        "live/test_modes",
+    ),
     "FreeU, attention masks, other attention processors": ("refused", "coverage/test_refusals"),
 }
 
@@ -83,6 +93,16 @@ Each row is drawn around a tiny U-Net with seeded weights, {STEPS} steps, {seeds
     lines += [f"| {what} | {how} | {test}.py |" for what, (how, test) in BESIDE.items()]
     lines += ["", f"Models on engines are {_in_words(COVERED)}; others beside the denoiser run in PyTorch."]
     lines += [
+        "",
+        "## Models that were changed in place",
+        "",
+        "Before the first image or between two, at the next image (live/test_modules.py, live/test_values.py):",
+        "",
+        f"- followed: {_in_words(FOLLOWED)}; whatever is written to a parameter or a buffer, by one element and past "
+        "torch's counter too; hooks on the model itself fire at every step, which is then run one by one;",
+        f"- refused, with the module's path and what to do: {_in_words(CHANGES)}; and methods that are replaced in a "
+        "class of diffusers, or hooks on all modules of torch. A function of torch that is replaced, such as "
+        "`scaled_dot_product_attention`, is not seen.",
         "",
         "## Refused",
         "",

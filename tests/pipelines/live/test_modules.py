@@ -1,0 +1,159 @@
+"""Modules that are no longer what their config makes are followed or refused, and never ignored."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deepcache_trt import DeepCachePipeline
+from deepcache_trt.errors import UnsupportedError
+from tests.pipelines import micro
+from tests.pipelines.drawing import difference
+from tests.pipelines.live.edits import FOLLOWED, REFUSED, circular, hook
+from tests.pipelines.weights import own_models
+
+SD = micro.STRAIGHT["sd"]
+STEPS = 6
+
+
+def own() -> Any:
+    """A plain pipeline whose U-Net and VAE are its own."""
+    return micro.with_own(SD, "unet", "vae")
+
+
+def cached(plain: Any) -> Any:
+    return DeepCachePipeline.from_pipe(plain, cache_interval=1, **micro.engines(SD))
+
+
+def draw(pipe: Any, **call: Any) -> torch.Tensor:
+    return micro.draw(pipe, SD, num_inference_steps=STEPS, **call)
+
+
+def assert_followed(plain: Any, pipe: Any) -> None:
+    assert difference(draw(pipe), draw(plain)) <= 1e-4
+
+
+@pytest.mark.parametrize("edit", FOLLOWED.values(), ids=FOLLOWED)
+def test_what_a_graph_carries_is_followed_before_the_first_image_and_after_it(edit: Any) -> None:
+    plain = own()
+    edit(plain.unet)
+    assert_followed(plain, cached(plain))
+
+    plain = own()
+    pipe = cached(plain)
+    before = draw(pipe)
+    edit(plain.unet)
+    assert difference(draw(plain), before) > 1e-3
+    assert_followed(plain, pipe)
+
+
+@pytest.mark.parametrize(("edit", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_no_graph_carries_is_refused_with_its_path_and_plain_diffusers_goes_on(edit: Any, message: str) -> None:
+    plain = own()
+    pipe = cached(plain)
+    draw(pipe)
+    edit(plain.unet)
+    with pytest.raises(UnsupportedError, match=rf"{message}.*disable_cache\(\)"):
+        draw(pipe)
+    assert "forward" not in vars(plain.unet) or edit.__name__ == "other_forward_of_the_model"
+    if edit.__name__ != "several_precisions":  # which torch refuses too
+        assert draw(plain).isfinite().all()
+
+
+def test_what_is_undone_is_as_before() -> None:
+    plain = own()
+    pipe = cached(plain)
+    before = draw(pipe)
+    handle = plain.unet.mid_block.register_forward_hook(lambda module, given, output: 2 * output[0])
+    with pytest.raises(UnsupportedError, match="has a forward hook"):
+        draw(pipe)
+    handle.remove()
+    assert torch.equal(draw(pipe), before)
+    for padding in ("circular", "zeros"):
+        for layer in plain.unet.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.padding_mode = padding
+        assert_followed(plain, pipe)
+    assert torch.equal(draw(pipe), before)
+
+
+def test_a_class_that_is_patched_for_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = own()
+    pipe = cached(plain)
+    draw(pipe)
+    kind = type(plain.unet.mid_block.resnets[0])
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *args, **kwargs: 1.1 * forward(*args, **kwargs))
+    with pytest.raises(UnsupportedError, match=r"ResnetBlock2D, whose method ResnetBlock2D.forward was replaced"):
+        draw(pipe)
+
+
+def test_hooks_of_all_modules_are_refused() -> None:
+    pipe = cached(own())
+    draw(pipe)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, given, output: None)
+    try:
+        with pytest.raises(UnsupportedError, match="hooks on all modules of torch"):
+            draw(pipe)
+    finally:
+        handle.remove()
+    draw(pipe)
+
+
+def test_hooks_of_the_model_itself_go_on_firing() -> None:
+    plain = own()
+    calls = []
+    plain.unet.register_forward_hook(lambda module, given, output: calls.append("after"))
+    plain.unet.register_forward_pre_hook(lambda module, given: calls.append("before"))
+    pipe = cached(plain)
+    pipe.set_cache_params(cache_interval=3)
+    draw(pipe)
+    assert calls == ["before", "after"] * STEPS
+    assert pipe.last_run.reason == "there are hooks on the unet, which want each of its calls"
+
+
+def test_the_decoder_of_a_vae_is_looked_at_too() -> None:
+    plain = own_models.fresh()
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="onnxruntime", components=("vae",))
+    before = own_models.draw(pipe)
+    circular(plain.vae)
+    expected = own_models.draw(plain)
+    assert difference(expected, before) > 1e-3
+    assert difference(own_models.draw(pipe), expected) <= 1e-4
+    plain.vae.encoder.mid_block.register_forward_hook(lambda *_: None)  # which runs in PyTorch
+    own_models.draw(pipe)
+    hook(plain.vae.decoder)
+    with pytest.raises(UnsupportedError, match="mid_block of AutoencoderKL has a forward hook"):
+        own_models.draw(pipe)
+    assert difference(own_models.draw(plain), expected) <= 1e-6
+
+
+def test_training_without_dropout_is_no_other_picture() -> None:
+    plain = own()
+    pipe = cached(plain)
+    before = draw(pipe)
+    plain.unet.train()
+    assert torch.equal(draw(pipe), before)
+
+
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.sampled_from([*FOLLOWED, *REFUSED]), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from([*FOLLOWED]), max_size=2, unique=True),
+)
+def test_any_edits_together_are_followed_or_refused(later: list[str], first: list[str]) -> None:
+    plain = own()
+    for name in first:
+        FOLLOWED[name](plain.unet)
+    pipe = cached(plain)
+    assert_followed(plain, pipe)
+    for name in later:
+        (FOLLOWED.get(name) or REFUSED[name][0])(plain.unet)
+    if set(later) & set(REFUSED):
+        with pytest.raises(UnsupportedError, match="UNet2DConditionModel"):
+            draw(pipe)
+    else:
+        assert_followed(plain, pipe)
