@@ -1,15 +1,11 @@
 """AutoencoderKL: the VAE of Stable Diffusion; its decoder runs on engines."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.families.decoder import describe_decoder
 from deepcache_trt.models.families.family import Family
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
@@ -17,11 +13,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     unknown = set(model.config.up_block_types) - {"UpDecoderBlock2D"}
     if unknown:
         raise UnsupportedError(f"a VAE with {', '.join(sorted(unknown))} is not covered; covered is UpDecoderBlock2D")
-    return describe_decoder(model, dtype, call=_call, is_tiled=True)
-
-
-def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    return {"image": model.decoder(tensors["latent"])}
+    return describe_decoder(model, dtype, is_tiled=True)
 
 
 AUTOENCODER_KL = Family(library="diffusers", class_name="AutoencoderKL", describe=_describe, module="decoder")

@@ -1,14 +1,10 @@
 """AutoencoderTiny: a small VAE (TAESD and its kin) in the place of a pipeline's own; its decoder runs on engines."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.families.decoder import describe_decoder
 from deepcache_trt.models.families.family import Family
-
-if TYPE_CHECKING:
-    import torch
 
 # Its config names no size; diffusers cuts larger images into tiles of this, where it is asked to.
 _SIZE = 512
@@ -16,11 +12,7 @@ _SIZE = 512
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     """`vae.decoder` alone, which plain, sliced and tiled decoding all go through."""
-    return describe_decoder(model, dtype, call=_call, own_size=_SIZE, is_tiled=True)
-
-
-def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    return {"image": model.decoder(tensors["latent"])}
+    return describe_decoder(model, dtype, own_size=_SIZE, is_tiled=True)
 
 
 AUTOENCODER_TINY = Family(library="diffusers", class_name="AutoencoderTiny", describe=_describe, module="decoder")

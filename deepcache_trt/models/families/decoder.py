@@ -15,11 +15,15 @@ def read_latents(architecture: Architecture, model: Any, arguments: dict[str, An
     return {{"sample": "latent", "x": "latent"}.get(name, name): value for name, value in arguments.items()}
 
 
+def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    return {"image": model.decoder(tensors["latent"])}
+
+
 def describe_decoder(
     model: Any,
     dtype: str,
     *,
-    call: Call,
+    call: Call = _call,
     read: Read = read_latents,
     own_size: int | None = None,
     is_tiled: bool = False,
