@@ -205,7 +205,7 @@ def cached_class(base: Any) -> Any:
         denoiser, others = self._denoiser(), self._components_now()
         loop = WholeLoop(self, denoiser, arguments)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(alone_with(self.components.values()))
+            stack.enter_context(alone_with([*self.components.values(), *(each.model for each in others)]))
             if loop.refusal:  # it may do more than those that are known
                 stack.enter_context(kept_processors(denoiser.model, base.__name__))
             for component in (denoiser, *others):

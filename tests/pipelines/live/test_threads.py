@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.models.fresh import fake_model
+from deepcache_trt.pipelines.patched_forward import alone_with
 from tests.pipelines import micro
 from tests.pipelines.drawing import difference
 
@@ -112,6 +113,17 @@ def test_another_thread_waits_for_the_models_and_an_error_lets_it_go_on() -> Non
         assert torch.equal(waiting.result(30), expected[1])
     assert "forward" not in vars(plain.unet)
     assert torch.equal(draw(pipes[0]), expected[0])
+
+
+def test_models_within_a_container_are_waited_for_too() -> None:
+    kind = micro.MICROS["sd controlnets"]
+    pipe = micro.cached(kind)
+    with ThreadPoolExecutor(1) as pool:
+        with alone_with([pipe.controlnet.nets[1]]):
+            waiting = pool.submit(micro.draw, pipe, kind, num_inference_steps=2)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        assert waiting.result(60).isfinite().all()
 
 
 JOBS = st.lists(
