@@ -48,9 +48,8 @@ class DeepCachePipeline:
     _plain_class: Any = None  # the diffusers class beneath; None here: whatever the checkpoint says
     _cached_denoiser: CachedDenoiser | None = None
     _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
-    _cache_settings: tuple[CacheParams, EngineOptions, str | None] | None = (
-        None  # those of the pipeline it is a copy of
-    )
+    # Of a copy: those of the pipeline that it was made from.
+    _cache_settings: tuple[CacheParams, EngineOptions, str | None] | None = None
     _cache_enabled = True
     last_run: Run | None = None  # what happened in the last call
 
