@@ -111,8 +111,8 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("generate one --height 72", r"--height or --width alone is ignored .*; give both"),
         ("generate one --height 65 --width 64", r"have to be divisible by 8 but are 65 and 64"),
         (
-            "generate one --height 64 --width 72",
-            r"width of 9 \(72 pixels.* no multiple .*'s 8; use 8 or 16 \(64 or 128",
+            "generate one --height 64 --width 4104",
+            r"width of 513 \(4104 pixels.* is outside the profile 1–512; choose 8 to 4096 pixels",
         ),
         ("build --model digits --size big", r"--size 'big' is no number and no range; write for example --size 4"),
         ("build --model digits --size 1024-512", r"--size 1024-512: a range goes from 1 or more upwards"),

@@ -24,7 +24,7 @@ from deepcache_trt.progress import Progress
 _log = logging.getLogger(__name__)
 
 # Change it when the same config gives another graph.
-_GRAPH_FORMAT = 2
+_GRAPH_FORMAT = 3
 
 GRAPH = "graph.onnx"
 
@@ -107,6 +107,7 @@ def _graph_ingredients(component: Component) -> dict[str, Any]:
         "controlled": component.form.controlled,
         "structure": component.structure,
         "images": component.form.images,
+        "pooled": component.form.pooled,
     }
     return ingredients | {name: extra for name, extra in extras.items() if extra}
 

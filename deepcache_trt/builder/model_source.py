@@ -1,4 +1,4 @@
-"""Find the components of the pipeline that a model's name means: in the catalogue, in a folder, or on the hub."""
+"""Find the components of the pipeline that a model's name means: in the catalogue, a folder, a file or on the hub."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,11 @@ from typing import Any
 
 from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
+from deepcache_trt.builder.plain_pipeline import config_folder, is_single_file, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
-from deepcache_trt.models.registry import check_covered, part_dtype
+from deepcache_trt.models.fresh import config_of
+from deepcache_trt.models.registry import COVERED, check_covered, part_dtype
 
 # Folders of a repository that can hold a covered component.
 _DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")
@@ -18,22 +20,20 @@ _DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from; `revision`, `variant` and `offline` mean what they mean in diffusers."""
+    """Where a model comes from; `revision`, `variant`, `config` and `offline` mean what they mean in diffusers."""
 
     model: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
     offline: bool = False
     allow_pickle: bool = False
 
     def pretrained_arguments(self) -> dict[str, Any]:
         """The same as arguments of `from_pretrained`."""
-        return {
-            "revision": self.revision,
-            "variant": self.variant,
-            "local_files_only": self.offline,
-            "use_safetensors": not self.allow_pickle,
-        }
+        given = {"revision": self.revision, "variant": self.variant, "config": self.config}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {**given, "local_files_only": self.offline, "use_safetensors": not self.allow_pickle}
 
 
 def random_components(model: str, *, dtype: str, parts: Sequence[str] = (), seed: int = 0) -> list[Component]:
@@ -70,8 +70,9 @@ def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = (
         CheckpointError: a model that cannot be had, or one whose weights are only a pickle.
         UnsupportedError: a component that was asked for and is not covered.
     """
-    found = resolve(source.model)
-    pipeline = Path(found) if Path(found).is_dir() else _download(found, source)
+    if is_single_file(source.model):
+        return _components_of_file(source, dtype, parts)
+    pipeline = pipeline_folder(source)
     chosen = _chosen(parts, _components_of(pipeline), source.model)
     components = []
     for part in chosen:
@@ -82,6 +83,37 @@ def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = (
                 raise
     if not parts and not any(part in DENOISERS for part in chosen):
         raise CheckpointError(f"{source.model} has neither a unet nor a transformer with a config.json")
+    return components
+
+
+def pipeline_folder(source: ModelSource) -> Path:
+    """Where a model's folders are, of which weights are downloaded too; of one file, where its configs are.
+
+    Raises:
+        CheckpointError: it cannot be had.
+    """
+    if is_single_file(source.model):
+        return config_folder(source.model, config=source.config, revision=source.revision, offline=source.offline)
+    found = resolve(source.model)
+    return Path(found) if Path(found).is_dir() else _download(found, source)
+
+
+def _components_of_file(source: ModelSource, dtype: str, parts: Sequence[str]) -> list[Component]:
+    """Those of the pipeline that diffusers makes of one file, which is loaded whole to be converted."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    arguments = {**source.pretrained_arguments(), "dtype": getattr(torch, dtype)}
+    pipe = load_pipeline(DiffusionPipeline, source.model, arguments)
+    models = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    components = []
+    for part in _chosen(parts, sorted(models, key=lambda name: name not in DENOISERS), source.model):
+        model: Any = models[part]
+        if type(model).__name__ in COVERED:
+            model = model.to(getattr(torch, part_dtype(config_of(model), dtype))).eval()
+            components.append(component.from_model(model, name=source.model, part=part))
+        elif part in (*parts, *DENOISERS):
+            check_covered(type(model).__name__)
     return components
 
 
@@ -126,6 +158,10 @@ def _download(repository: str, source: ModelSource) -> Path:
             allow_patterns=["model_index.json", *wanted],
         )
     except (OSError, ValueError) as error:  # huggingface_hub's errors are of these families
+        if source.offline:
+            raise CheckpointError(
+                f"{repository} is not on this machine; download it first, or give a local folder"
+            ) from error
         raise CheckpointError(
             f"cannot get {repository!r}: {first_line(error)}; "
             f"check the name, the network and your access, or give a local folder"

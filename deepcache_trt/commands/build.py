@@ -8,6 +8,7 @@ from deepcache_trt.commands.options import (
     AllowPickle,
     Backend,
     Branch,
+    Config,
     Dtype,
     Model,
     Offline,
@@ -53,6 +54,7 @@ def build(
     random_weights: RandomWeights = False,
     revision: Revision = None,
     variant: WeightsVariant = None,
+    config: Config = None,
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -93,7 +95,12 @@ def build(
         components = random_components(model, dtype=dtype, parts=parts)
     else:
         source = ModelSource(
-            model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle
+            model=model,
+            revision=revision,
+            variant=variant,
+            config=config,
+            offline=offline,
+            allow_pickle=allow_pickle,
         )
         components = find_components(source, dtype=dtype, parts=parts)
     for part in components:

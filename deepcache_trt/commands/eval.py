@@ -10,6 +10,7 @@ from deepcache_trt.commands.options import (
     AllowPickle,
     AsJson,
     Backend,
+    Config,
     Dtype,
     Guidance,
     Model,
@@ -56,6 +57,7 @@ def eval(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     revision: Revision = None,
     variant: WeightsVariant = None,
+    config: Config = None,
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -79,7 +81,9 @@ def eval(
         check_out(out / "eval.json")
     quiet_libraries()
     keep_freed_memory()
-    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    source = ModelSource(
+        model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
+    )
     branches = {0, *(params.cache_branch_id for params in settings.values())}
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     prompts = prompts_for(model, prompt)

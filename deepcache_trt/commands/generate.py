@@ -8,6 +8,7 @@ import typer
 from deepcache_trt.commands.options import (
     AllowPickle,
     Backend,
+    Config,
     Dtype,
     Guidance,
     Interval,
@@ -52,6 +53,7 @@ def generate(
     no_build: Annotated[bool, typer.Option("--no-build", help="Refuse to build a missing engine.")] = False,
     revision: Revision = None,
     variant: WeightsVariant = None,
+    config: Config = None,
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -71,7 +73,9 @@ def generate(
     _check_format(out)
     quiet_libraries()
     device = backends.best_device(backend)
-    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    source = ModelSource(
+        model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
+    )
     caching: dict[str, Any] = {
         "plan": plan,
         "cache_interval": interval,

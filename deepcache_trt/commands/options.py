@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, or a hub id.")]
+Model = Annotated[
+    str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, hub id or .safetensors.")
+]
 Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
 Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
@@ -26,6 +28,10 @@ RandomWeights = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="As in diffusers: a branch, tag or commit on the hub.")]
 WeightsVariant = Annotated[str | None, typer.Option("--variant", help="As in diffusers: fp16 for *.fp16.safetensors.")]
+Config = Annotated[
+    str | None,
+    typer.Option("--config", help="Of one .safetensors file: a folder, hub id or name of the same kind of pipeline."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

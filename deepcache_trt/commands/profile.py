@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deepcache_trt.commands.options import AsJson, Interval, SkipInterval, SkipMode, StoreFolder
+from deepcache_trt.commands.options import AsJson, Config, Interval, SkipInterval, SkipMode, StoreFolder
 
 
 def profile(
-    model: Annotated[str, typer.Option(help="A catalogue name (sd15, sdxl, ldm-4-g, …) or a pipeline's folder.")],
+    model: Annotated[
+        str, typer.Option(help="A catalogue name (sd15, sdxl, ldm-4-g, …), or a folder, hub id or .safetensors here.")
+    ],
+    config: Config = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 512, or 768x1024 (height x width). [default: the model's]")
     ] = None,
@@ -67,6 +70,7 @@ def profile(
     quiet_libraries()
     counts = count_model(
         model,
+        config=config,
         dtype=dtype,
         size=size,
         batch=batch,

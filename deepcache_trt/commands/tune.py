@@ -8,6 +8,7 @@ import typer
 from deepcache_trt.commands.options import (
     AllowPickle,
     Backend,
+    Config,
     Dtype,
     Guidance,
     Model,
@@ -54,6 +55,7 @@ def tune(
     plot: Annotated[str, typer.Option(help="png or svg.")] = "png",
     revision: Revision = None,
     variant: WeightsVariant = None,
+    config: Config = None,
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -77,7 +79,9 @@ def tune(
     quiet_libraries()
     keep_freed_memory()
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
-    source = ModelSource(model=model, revision=revision, variant=variant, offline=offline, allow_pickle=allow_pickle)
+    source = ModelSource(
+        model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
+    )
     pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
     drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
     costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()

@@ -32,8 +32,9 @@ class Parity:
 
 def unseen_sizes(architecture: Architecture) -> dict[str, int]:
     """Axis sizes that differ from those of the trace, down to a batch of one and a bottom level of one row."""
-    multiple = max(architecture.size_multiple, 1)
-    return {"batch": 1, "sequence": 7, "height": multiple, "width": 3 * multiple}
+    multiple, downsampling = max(architecture.size_multiple, 1), architecture.downsampling
+    height, width = max(multiple, downsampling - multiple), max(3 * multiple, 3 * downsampling - multiple)
+    return {"batch": 1, "sequence": 7, "height": height, "width": width}
 
 
 def example_inputs(architecture: Architecture, sizes: Mapping[str, int], *, seed: int = 0) -> dict[str, torch.Tensor]:

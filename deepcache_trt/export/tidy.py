@@ -1,5 +1,6 @@
 """What the exporter leaves to do: sizes from the right inputs, fewer nodes, names for axes, and no weights."""
 
+import ast
 from collections.abc import Callable, Mapping
 
 import onnx_ir
@@ -15,6 +16,9 @@ UNBOUND = "unbound"
 
 # Enough for shape arithmetic and the timestep's frequency table, too little for a weight.
 _FOLD_LIMIT = 1024
+
+# How whole numbers are computed; ONNX's division of them rounds down, as sizes are not negative.
+_OPERATORS: dict[type[ast.operator], str] = {ast.Add: "Add", ast.Mult: "Mul", ast.FloorDiv: "Div"}
 
 
 def tidy(graph: onnx_ir.Model, architecture: Architecture, buffers: Callable[[str], torch.Tensor | None]) -> None:
@@ -46,16 +50,35 @@ def _read_sizes_off_first_inputs(model: onnx_ir.Model, architecture: Architectur
         start, end = (node.attributes.get_int(name, 0) for name in ("start", "end"))
         if end != start + 1:
             continue  # several sizes: a reshape of this very input
-        axis, _, divisor = str(specs[read].shape[start]).partition("/")
-        if axis not in first:
-            continue  # a multiple, as of a control image, which nothing else is measured by
-        value, position = first[axis]
-        nodes = [onnx_ir.node("Shape", [value], {"start": position, "end": position + 1})]
-        if divisor:
-            by = onnx_ir.node("Constant", [], {"value_ints": [int(divisor)]})
-            nodes += [by, onnx_ir.node("Div", [nodes[0].outputs[0], by.outputs[0]])]
+        nodes: list[onnx_ir.Node] = []
+        size = _size_nodes(ast.parse(str(specs[read].shape[start]), mode="eval").body, first, nodes)
         model.graph.insert_before(node, nodes)
-        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], size)
+
+
+def _size_nodes(
+    dim: ast.expr, first: Mapping[str | int, tuple[onnx_ir.Value, int]], nodes: list[onnx_ir.Node]
+) -> onnx_ir.Value:
+    """One dimension of a `TensorSpec` as a tensor of one whole number; the nodes that compute it are added to `nodes`.
+
+    Args:
+        dim: a number, an axis, or a sum, product or quotient of these.
+        first: the inputs that axes are read off, and where.
+        nodes: of the graph so far, in their order.
+    """
+    match dim:
+        case ast.Constant(value=int() as number):
+            node = onnx_ir.node("Constant", [], {"value_ints": [number]})
+        case ast.Name(id=axis):
+            value, position = first[axis]
+            node = onnx_ir.node("Shape", [value], {"start": position, "end": position + 1})
+        case ast.BinOp(left=left, op=op, right=right):
+            operands = [_size_nodes(side, first, nodes) for side in (left, right)]
+            node = onnx_ir.node(_OPERATORS[type(op)], operands)
+        case _:
+            raise AssertionError(f"no dimension: {ast.unparse(dim)}")
+    nodes.append(node)
+    return node.outputs[0]
 
 
 def _optimize(model: onnx_ir.Model) -> None:
@@ -78,19 +101,20 @@ def _optimize(model: onnx_ir.Model) -> None:
 def _name_axes(model: onnx_ir.Model, architecture: Architecture) -> None:
     """Name inputs and outputs, and write every symbolic shape in terms of batch, height, width and sequence."""
     known: dict[sympy.Symbol, sympy.Expr] = {}
+    axes = {axis: sympy.Symbol(axis, integer=True, positive=True) for axis in architecture.axes}
     for value, spec in zip(model.graph.inputs, architecture.inputs, strict=True):
         value.name = spec.name
         for dim, axis in zip(value.shape or (), spec.shape, strict=True):
-            if isinstance(axis, str) and axis.isidentifier() and not isinstance(dim, int):
+            if isinstance(axis, str) and not isinstance(dim, int):
                 traced = sympy.sympify(dim.value)
                 (symbol,) = traced.free_symbols
-                known[symbol] = sympy.solve(traced - sympy.Symbol(axis, integer=True, positive=True), symbol)[0]
+                known.setdefault(symbol, sympy.solve(traced - sympy.sympify(axis, axes), symbol)[0])
+        value.shape = onnx_ir.Shape(spec.shape)
     names = [*(spec.name for spec in architecture.outputs), *(tap.name for tap in architecture.taps)]
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = name
     renamed: dict[str, str | int] = {}
-    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    for value in values:
+    for value in (output for node in model.graph for output in node.outputs):
         if value.shape is not None:
             value.shape = onnx_ir.Shape([_rename(dim, known, renamed) for dim in value.shape])
 

@@ -21,9 +21,9 @@ from deepcache_trt.export.tidy import tidy
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.copies import fake_copy
 from deepcache_trt.models.fresh import dtype_of, empty_model, fake_model
-from deepcache_trt.models.processors import make_traceable
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import tapped
+from deepcache_trt.models.traceable import make_traceable
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.tensors import TensorSpec, resolve_dim
 
@@ -101,10 +101,10 @@ class _Tapped(torch.nn.Module):
 
 
 def _exported_program(model: torch.nn.Module, architecture: Architecture) -> torch.export.ExportedProgram:
-    multiple = max(architecture.size_multiple, 1)
+    multiple, downsampling = max(architecture.size_multiple, 1), architecture.downsampling
     dims = _traced_dims(architecture, multiple)
     # Sizes that differ from each other, so that the tracer cannot take two axes for one.
-    sizes = {"batch": 2, "sequence": 11, "height": 4 * multiple, "width": 6 * multiple}
+    sizes = {"batch": 2, "sequence": 11, "height": 4 * downsampling + multiple, "width": 6 * downsampling + multiple}
     mode = _fake_mode_of(model)
     with mode, torch.no_grad():
         args = tuple(_example(spec, sizes) for spec in architecture.inputs)
@@ -117,21 +117,28 @@ def _exported_program(model: torch.nn.Module, architecture: Architecture) -> tor
 
 
 def _traced_dims(architecture: Architecture, multiple: int) -> dict[str, Any]:
-    """Every symbolic dimension of the inputs, an axis or a fraction of one, as torch.export knows them.
+    """Every symbolic dimension of the inputs, an axis or what is made of one, as torch.export knows them.
 
-    torch takes whole multiples only, so they are all counted in units of their axis, of which height and width have
-    `multiple` each: where that is 8, "height" is `8 * height_units`, "height/2" is `4 * height_units` and "8*height",
-    as of a control image, `64 * height_units`.
+    torch takes whole multiples only, so axes are counted in units, of which height and width have `multiple` each:
+    where that is 8, "height" is `8 * height_units`; and "8*height", as of a control image, is `64 * height_units`.
+    What is no multiple, as the size of a residual, is a dimension of its own, which torch finds to be the right one.
     """
-    latent = (multiple, MAX_LATENT_SIZE // multiple)
-    units = {"batch": (1, architecture.max_batch), "sequence": (1, MAX_SEQUENCE), "height": latent, "width": latent}
-    torch_units = {axis: torch.export.Dim(f"{axis}_units", min=1, max=most) for axis, (_, most) in units.items()}
-    sizes = {axis: size for axis, (size, _) in units.items()}
+    # torch takes no size for one that can be 1, and the graph that it traces for larger ones holds for that too.
+    least = architecture.downsampling // multiple + (architecture.downsampling > multiple)
+    latent = (multiple, least, MAX_LATENT_SIZE // multiple)
+    units = {"batch": (1, 1, architecture.max_batch), "sequence": (1, 1, MAX_SEQUENCE)}
+    units |= {"height": latent, "width": latent}
+    traced = {axis: torch.export.Dim(f"{axis}_units", min=low, max=high) for axis, (_, low, high) in units.items()}
     dims = {}
-    for dim in {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str)}:
+    symbolic = {dim for spec in architecture.inputs for dim in spec.shape if isinstance(dim, str)}
+    for i, dim in enumerate(sorted(symbolic)):
         (axis,) = (axis for axis in units if axis in dim)
-        unit, factor = torch_units[axis], resolve_dim(dim, sizes)
-        dims[dim] = unit if factor == 1 else factor * unit
+        unit, low, high = units[axis]
+        at_unit, at_low, at_high = (resolve_dim(dim, {axis: unit * count}) for count in (1, low, high))
+        if "//" in dim:
+            dims[dim] = torch.export.Dim(f"{axis}_{i}", min=at_low, max=at_high)
+        else:
+            dims[dim] = traced[axis] if at_unit == 1 else at_unit * traced[axis]
     return dims
 
 

@@ -53,16 +53,19 @@ class CallForm:
         controlled: whether a U-Net is given the residuals of ControlNets.
         frames: of a video; None: as many as the config says.
         images: the shapes of the embeddings that a U-Net's IP-Adapters are given, each without the batch.
+        pooled: the width of the pooled text beside the prompt; None: as the config suggests.
     """
 
     controlled: bool = False
     frames: int | None = None
     images: tuple[tuple[int, ...], ...] = ()
+    pooled: int | None = None
 
     @property
     def in_words(self) -> str:
         """As messages say it; "" where the config says it all."""
         said = {"ControlNet": self.controlled, "IP-Adapter": self.images, f"{self.frames} frames": self.frames}
+        said[f"pooled text of {self.pooled}"] = self.pooled
         return " and ".join(words for words, is_so in said.items() if is_so)
 
 
@@ -92,6 +95,7 @@ class Architecture:
         taps: the outputs of its sub-modules that can be cached.
         variants: the graphs that are cut from it for DeepCache's branch k.
         size_multiple: latent height and width must be multiples of this; 0: only `fixed_size` fits.
+        downsampling: how many times smaller the innermost of its feature maps are than the latents.
         fixed_size: the one latent height and width that the model has been made for.
         module: path of the sub-module whose `forward` the graph stands for; "" is the model itself.
         tokens: what the `input_ids` of a text encoder can be.
@@ -111,6 +115,7 @@ class Architecture:
     taps: tuple[Tap, ...] = ()
     variants: Callable[[int], tuple[Variant, ...]] = _whole
     size_multiple: int = 1
+    downsampling: int = 1
     fixed_size: int | None = None
     module: str = ""
     tokens: Tokens | None = None

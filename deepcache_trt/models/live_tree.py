@@ -18,8 +18,6 @@ from torch.nn.modules import module as torch_module
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.fresh import config_of, empty_model
 
-Facts = Mapping[str, Any]
-
 _LIBRARIES = {"torch", "diffusers", "transformers"}
 # They wrap methods of models and compute nothing; of ours are those of a model whose weights are dropped.
 _WRAPPERS = {"accelerate", "huggingface_hub", "functools", "typing", "deepcache_trt"}
@@ -114,7 +112,7 @@ def _dicts(modules: Sequence[torch.nn.Module]) -> Iterator[Mapping[str, Any]]:
         )
 
 
-_fresh_trees: dict[tuple[Any, str, str], dict[str, Facts]] = {}
+_fresh_trees: dict[tuple[Any, str, str], Mapping[str, Any]] = {}
 
 
 def differences(model: Any, path: str) -> dict[str, Any]:
@@ -132,11 +130,14 @@ def differences(model: Any, path: str) -> dict[str, Any]:
     root = model.get_submodule(path)
     _check(model, root)
     live, fresh = _facts(root), _fresh_facts(type(model), config_of(model), path)
+    # The libraries keep marks of their own in a model itself, as the scale that a LoRA was fused with.
+    known = fresh[""]["attributes"]
+    live[""]["attributes"] = {name: value for name, value in live[""]["attributes"].items() if name in known}
     different: dict[str, Any] = {path: facts for path, facts in live.items() if facts != fresh.get(path)}
     return different | {path: None for path in fresh if path not in live}
 
 
-def _fresh_facts(model_class: Any, config: Mapping[str, Any], path: str) -> dict[str, Facts]:
+def _fresh_facts(model_class: Any, config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     key = model_class, repr(sorted(config.items())), path
     if key not in _fresh_trees:
         _fresh_trees[key] = _facts(empty_model(model_class, config).get_submodule(path))
@@ -151,16 +152,17 @@ def _places(module: torch.nn.Module, path: str = "") -> Iterator[_Place]:
             yield from _places(child, f"{path}.{name}" if path else name)
 
 
-def _facts(root: torch.nn.Module) -> dict[str, Facts]:
+def _facts(root: torch.nn.Module) -> dict[str, dict[str, Any]]:
     return {place.path: _describe(place) for place in _places(root)}
 
 
-def _describe(place: _Place) -> Facts:
+def _describe(place: _Place) -> dict[str, Any]:
     module = place.module
+    # An attribute that is None is what one is that is not there: FreeU, switched off, leaves such.
     own = {
         name: value
         for name, value in vars(module).items()
-        if name not in _SILENT and not (callable(value) and own_method(module, value))
+        if value is not None and name not in _SILENT and not (callable(value) and own_method(module, value))
     }
     if not place.path:  # the libraries keep their affairs there
         own = {name: value for name, value in own.items() if not name.startswith("_")}

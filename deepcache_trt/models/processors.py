@@ -95,7 +95,7 @@ def processors_of(model: Any) -> dict[str, Any]:
     return {"processors": processors, "projections": projections} if processors or projections else {}
 
 
-def make_traceable(model: Any) -> None:
+def free_of_batch(model: Any) -> None:
     """Replace, in a model that nobody else uses, the processors that a trace would bind to one size of the batch."""
     processors: Mapping[str, Any] = getattr(model, "attn_processors", {})
     if any(type(processor).__name__ == _CROSS_FRAME for processor in processors.values()):

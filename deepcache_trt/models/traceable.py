@@ -1,16 +1,28 @@
 """A variant of a live model as a function that torch's compiler can trace as a whole."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.copies import sharing_copy
 from deepcache_trt.models.ip_adapter import SCALES, scale_adapters
-from deepcache_trt.models.processors import make_traceable
+from deepcache_trt.models.processors import free_of_batch
 from deepcache_trt.models.taps import Variant, tap
 
 Tensors = Mapping[str, torch.Tensor]
+
+# A U-Net whose down-sampling did not divide the latents' size tells its up-samplers the sizes of its skip connections.
+# With more of them than any size can be divided by, it always does.
+_MANY_UPSAMPLERS = 30
+
+
+def make_traceable(model: Any) -> None:
+    """Change a model that nobody else uses so that it computes the same without a branch on a size."""
+    free_of_batch(model)
+    if hasattr(model, "num_upsamplers"):
+        model.num_upsamplers = _MANY_UPSAMPLERS
 
 
 def traceable(model: torch.nn.Module, architecture: Architecture, variant: Variant) -> Callable[[Tensors], Tensors]:

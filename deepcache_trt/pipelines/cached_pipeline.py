@@ -5,36 +5,27 @@ import copy
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, Unpack
 
-from deepcache_trt.errors import (
-    CheckpointError,
-    DeepCacheError,
-    UnknownNameError,
-    UnsupportedError,
-    did_you_mean,
-    first_line,
-)
+from deepcache_trt.builder.plain_pipeline import is_single_file, load_pipeline
+from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError
 from deepcache_trt.foreign import Pipeline
-from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.processors import kept_processors
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
-from deepcache_trt.pipelines.engine_options import CacheKeywords, EngineOptions, PipelineKeywords
+from deepcache_trt.pipelines.engine_options import (
+    CacheKeywords,
+    EngineOptions,
+    PipelineKeywords,
+    cache_params,
+    split_keywords,
+)
 from deepcache_trt.pipelines.live_component import LiveComponent, live_paths
 from deepcache_trt.pipelines.patched_forward import alone_with
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
 from deepcache_trt.runtime.plan import CacheParams
-from deepcache_trt.runtime.plan_file import read_params
-
-_OPTIONS = [field.name for field in fields(EngineOptions)]
-_PLAN = "plan"  # a file that holds the fields of `CacheParams`
-
-# What diffusers takes and looks like a misspelt option of ours.
-_ALIKE = {"cache_dir", "controlnet"}
 
 
 class DeepCachePipeline:
@@ -58,7 +49,8 @@ class DeepCachePipeline:
         """Load a pipeline as diffusers does and put its denoiser on engines.
 
         Args:
-            pretrained_model_name_or_path: a hub id, a folder, or a name of the catalogue such as "digits".
+            pretrained_model_name_or_path: a hub id, a folder, a name of the catalogue such as "digits", or a
+                checkpoint in one file, see `from_single_file`.
             kwargs: fields of `CacheParams` (cache_interval, cache_branch_id, skip_mode, …), or `plan`, a file that
                 holds them (`runtime.plan_file`); fields of `EngineOptions` (backend, store, build); everything else
                 goes to diffusers. Weights are read from safetensors only, unless `use_safetensors=False` says
@@ -69,9 +61,25 @@ class DeepCachePipeline:
             UnknownNameError: a misspelt option, an unknown backend, or a branch that the model does not have.
             DeepCacheError: a bad plan file, or one together with fields of `CacheParams`.
         """
-        params, options, rest = _split(kwargs, CacheParams(), EngineOptions())
-        plain = _load(cls._base(), pretrained_model_name_or_path, rest)
+        params, options, rest = split_keywords(kwargs, CacheParams(), EngineOptions())
+        plain = load_pipeline(cls._base(), pretrained_model_name_or_path, rest)
         return _attach(plain, params, options, name=str(pretrained_model_name_or_path))
+
+    @classmethod
+    def from_single_file(cls, pretrained_model_link_or_path: Any, **kwargs: Unpack[PipelineKeywords]) -> Any:
+        """The same for a checkpoint in one file, as programs other than diffusers keep them.
+
+        Args:
+            pretrained_model_link_or_path: a file, or its address on the hub.
+            kwargs: as for `from_pretrained`; and `config`, the folder, hub id or catalogue name of a pipeline of the
+                same kind, from which everything but weights is taken. By default diffusers says of which.
+
+        Raises:
+            CheckpointError: no such file, one that diffusers cannot convert, or no `config` on this machine.
+        """
+        if not is_single_file(pretrained_model_link_or_path):
+            raise CheckpointError(f"{pretrained_model_link_or_path} names no file of weights; use from_pretrained")
+        return cls.from_pretrained(pretrained_model_link_or_path, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Unpack[PipelineKeywords]) -> Any:
@@ -85,7 +93,7 @@ class DeepCachePipeline:
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
         before, options, name = vars(plain).pop("_cache_settings", None) or _default_settings()
-        params, options, rest = _split(kwargs, before, options)
+        params, options, rest = split_keywords(kwargs, before, options)
         for attribute in ("_cache_enabled", "last_run"):
             vars(plain).pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
@@ -102,14 +110,8 @@ class DeepCachePipeline:
         Args:
             changes: fields of `CacheParams`; or `plan`, a plan file, which sets all of them.
         """
-        known = [*CacheParams.names(), _PLAN]
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError(
-                    f"unknown cache parameter {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
-                )
         denoiser = self._denoiser()
-        params = _params(changes, denoiser.params)
+        params = cache_params(changes, denoiser.params)
         denoiser.check(params)
         denoiser.params = params
 
@@ -250,47 +252,6 @@ def _live_components(
         else LiveComponent(pipe, path, denoiser.options, name=denoiser.name)
         for path, family in paths.items()
     )
-
-
-def _split(
-    kwargs: Mapping[str, Any], params: CacheParams, options: EngineOptions
-) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
-    """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning.
-
-    What is not given of ours is as in `params` and `options`.
-    """
-    known = [*CacheParams.names(), _PLAN, *_OPTIONS]
-    rest = {name: value for name, value in kwargs.items() if name not in known}
-    for name in rest.keys() - _ALIKE:
-        if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
-            raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
-    params = _params(kwargs, params)
-    options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
-    return params, options, rest
-
-
-def _params(given: Mapping[str, Any], base: CacheParams) -> CacheParams:
-    """What is given in place of the base's; a plan file says all of it."""
-    own = {name: given[name] for name in CacheParams.names() if name in given}
-    plan = given.get(_PLAN)
-    return replace(base, **own) if plan is None else read_params(plan, own)
-
-
-def _load(base: Any, model: Any, kwargs: dict[str, Any]) -> Any:
-    kwargs.setdefault("use_safetensors", True)
-    try:
-        return base.from_pretrained(resolve(model), **kwargs)
-    except DeepCacheError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        cure = "check the name, the network and your access, or give a local folder"
-        if kwargs["use_safetensors"] and "safetensors" in reason:
-            cure = (
-                "if it holds its weights only as a pickle, which can run code when it is loaded, and you trust it, "
-                "say so with --allow-pickle (use_safetensors=False in Python)"
-            )
-        raise CheckpointError(f"diffusers cannot load {str(model)!r}: {reason}; {cure}") from error
 
 
 def _check_steps(arguments: Mapping[str, Any]) -> None:

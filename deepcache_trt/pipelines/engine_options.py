@@ -1,14 +1,16 @@
 """What a user chooses about engines, and the keywords by which pipelines are told of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
-from deepcache_trt.errors import UnknownNameError
+from deepcache_trt.errors import UnknownNameError, did_you_mean
+from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.plan_file import read_params
 
 BUILD_MODES = ("auto", "never")
 
@@ -107,6 +109,7 @@ class PipelineKeywords(CacheKeywords, total=False):
     variant: str | None
     use_safetensors: bool
     local_files_only: bool
+    config: Any
     cache_dir: Any
     token: Any
     device_map: Any
@@ -123,3 +126,43 @@ class PipelineKeywords(CacheKeywords, total=False):
     feature_extractor: Any
     safety_checker: Any
     requires_safety_checker: bool
+
+
+_PLAN = "plan"  # a file that holds the fields of `CacheParams`
+_CACHING = [*CacheParams.names(), _PLAN]
+_OPTIONS = [field.name for field in fields(EngineOptions)]
+
+
+def split_keywords(
+    kwargs: Mapping[str, Any], params: CacheParams, options: EngineOptions
+) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
+    """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning.
+
+    What is not given of ours is as in `params` and `options`.
+
+    Raises:
+        UnknownNameError: a misspelt one.
+    """
+    known = [*_CACHING, *_OPTIONS]
+    rest = {name: value for name, value in kwargs.items() if name not in known}
+    for name in rest.keys() - PipelineKeywords.__optional_keys__:  # diffusers' `token` is no misspelt `store`
+        if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
+            raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
+    params = cache_params({name: kwargs[name] for name in _CACHING if name in kwargs}, params)
+    options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
+    return params, options, rest
+
+
+def cache_params(given: Mapping[str, Any], base: CacheParams) -> CacheParams:
+    """What is given in place of the base's; a plan file says all of it.
+
+    Raises:
+        UnknownNameError: what is no field of `CacheParams`.
+    """
+    for name in given.keys() - set(_CACHING):
+        raise UnknownNameError(
+            f"unknown cache parameter {name!r}{did_you_mean(name, _CACHING)}; there are {', '.join(_CACHING)}"
+        )
+    own = {name: value for name, value in given.items() if name != _PLAN}
+    plan = given.get(_PLAN)
+    return replace(base, **own) if plan is None else read_params(plan, own)

@@ -35,8 +35,11 @@ def dit(store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 def _sizes(exported: Exported, batch: int, rows: int, columns: int) -> dict[str, int]:
-    multiple = max(exported.component.architecture.size_multiple, 1)
-    return {"batch": batch, "sequence": 5, "height": rows * multiple, "width": columns * multiple}
+    """Those of latents whose innermost feature maps have so many rows and columns, rounded up where it can be."""
+    architecture = exported.component.architecture
+    rounded = int(architecture.size_multiple < architecture.downsampling)
+    height, width = (side * architecture.downsampling - rounded for side in (rows, columns))
+    return {"batch": batch, "sequence": 5, "height": height, "width": width}
 
 
 def test_every_weight_of_the_graph_is_a_tensor_of_the_state_dict(unet: Exported) -> None:

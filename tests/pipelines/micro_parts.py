@@ -49,7 +49,7 @@ _UNETS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "sd with a mask": (UNet2DConditionModel, {**_TEXT, "in_channels": 9}),
     "sdxl": (UNet2DConditionModel, {**_XL, "in_channels": 4}),
-    "refiner": (UNet2DConditionModel, {**_XL, "in_channels": 4, "projection_class_embeddings_input_dim": 5 * 8 + 1280}),
+    "refiner": (UNet2DConditionModel, {**_XL, "in_channels": 4, "projection_class_embeddings_input_dim": 5 * 8 + 24}),
     "sdxl with a mask": (UNet2DConditionModel, {**_XL, "in_channels": 9}),
     "pix2pix": (UNet2DConditionModel, {**_TEXT, "in_channels": 8}),
     "upscale": (
@@ -101,10 +101,9 @@ def components_of(kind: str) -> dict[str, Any]:
         parts = {name: components_of("sd")[name] for name in ("text_encoder", "tokenizer", "scheduler")}
         return {**parts, "vae": vae, "low_res_scheduler": DDPMScheduler()}
     if kind == "sdxl refiner":
-        # Of a pooled text of this width it is known that there are five time ids.
         base = components_of("sdxl")
         parts = {name: base[name] for name in ("vae", "tokenizer_2", "scheduler")}
-        config = {**base["text_encoder_2"].config.to_dict(), "projection_dim": 1280, "hidden_size": 64}
+        config = {**base["text_encoder_2"].config.to_dict(), "projection_dim": 24, "hidden_size": 64}
         encoder = model_from_config(CLIPTextModelWithProjection, config)
         return {**parts, "text_encoder": None, "tokenizer": None, "text_encoder_2": encoder}
     if kind == "ddpm":

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,13 +11,14 @@ from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
 from deepcache_trt.builder.engines import check_branch
 from deepcache_trt.builder.graphs import GRAPH, graph_key
+from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import Architecture
-from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION, uncached
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import architecture_of, family_of
@@ -67,6 +67,7 @@ class ModelCounts:
 def count_model(
     model: str,
     *,
+    config: str | None = None,
     dtype: str,
     size: str | None,
     batch: int,
@@ -78,7 +79,8 @@ def count_model(
     """Count the variants of a model's denoiser.
 
     Args:
-        model: a name of the catalogue, or a pipeline's folder, of which only configs are read.
+        model: a name of the catalogue, or a folder, hub id or file that is on this machine; only configs are read.
+        config: as in `ModelSource`.
         dtype: of weights and activations.
         size: pixels, as "512" or "768x1024" (height × width); None: the model's own.
         batch: of one call of the denoiser, in which guidance doubles the images.
@@ -89,11 +91,11 @@ def count_model(
 
     Raises:
         UnknownNameError: no such model or branch.
-        CheckpointError: a folder without a denoiser, or a hub id.
+        CheckpointError: a folder without a denoiser, or no folder on this machine.
         ShapeError: a shape that the model cannot take.
         UnsupportedError: a denoiser that is not covered.
     """
-    component, refused = _find(model, dtype)
+    component, refused = _find(model, config, dtype)
     sizes = _sizes(component, size, batch, tokens)
     branches = () if refused else branches
     for branch in branches:
@@ -118,24 +120,22 @@ def per_step(plan: Plan, full: float, shallow: float) -> float:
     return (full * kinds.count(FULL) + shallow * kinds.count(SHALLOW)) / len(kinds)
 
 
-def _find(model: str, dtype: str) -> tuple[Component, str]:
+def _find(model: str, config: str | None, dtype: str) -> tuple[Component, str]:
     """The denoiser, and why it cannot be cached, if so."""
-    part, model_class, config = _denoiser(model)
-    fake: Any = fake_model(model_class, config, dtype)
+    part, model_class, own = _denoiser(model, config)
+    fake: Any = fake_model(model_class, own, dtype)
     architecture, refused = countable(fake, dtype)
-    component = from_architecture(model_class, config, name=model, part=part, dtype=dtype, architecture=architecture)
+    component = from_architecture(model_class, own, name=model, part=part, dtype=dtype, architecture=architecture)
     return component, refused
 
 
-def _denoiser(model: str) -> tuple[str, Any, Mapping[str, Any]]:
+def _denoiser(model: str, config: str | None) -> tuple[str, Any, Mapping[str, Any]]:
     """Its name in the pipeline, its class and its config."""
     parts = CATALOGUE[model].parts if model in CATALOGUE else {}
     for name in DENOISERS:
         if name in parts:
             return name, parts[name].model_class(), parts[name].config
-    folder = Path(resolve(model))
-    if not folder.is_dir():
-        raise CheckpointError(f"{model} is not on this machine; download it, then give its folder as --model")
+    folder = pipeline_folder(ModelSource(model=model, config=config, offline=True))
     for name in DENOISERS:
         if (folder / name).is_dir():
             return name, *read_config(folder / name)

@@ -17,8 +17,13 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, residuals
-from deepcache_trt.models.families.unet_2d_condition import added_conditions, condition_inputs, read_conditions
+from deepcache_trt.models.families.unet import check_blocks, downsampling, residuals
+from deepcache_trt.models.families.unet_2d_condition import (
+    added_conditions,
+    condition_inputs,
+    pooled_text,
+    read_conditions,
+)
 from deepcache_trt.models.taps import Tap, Variant
 from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
 
@@ -48,7 +53,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     image = ("batch", config.conditioning_channels, f"{LATENT_PIXELS}*height", f"{LATENT_PIXELS}*width")
     return Architecture(
         inputs=(
-            *condition_inputs(model, dtype),
+            *condition_inputs(model, dtype, form),
             TensorSpec(name="controlnet_cond", dtype=dtype, shape=image),
             TensorSpec(name=RESIDUAL_SCALES, dtype="float32", shape=(len(outputs),)),
         ),
@@ -58,7 +63,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         read=_read,
         taps=(_CONDITION,),
         variants=partial(_variants, [spec.name for spec in outputs]),
-        size_multiple=2 ** sum(bool(block.downsamplers) for block in model.down_blocks),
+        downsampling=downsampling(model),
         max_batch=MAX_IMAGES,
         pixels=LATENT_PIXELS,
         own_size=sides(UNNAMED_SIZE, LATENT_PIXELS),
@@ -117,5 +122,6 @@ CONTROLNET = Family(
     class_name="ControlNetModel",
     describe=_describe,
     follows_denoiser=True,
+    form=lambda model, arguments: CallForm(pooled=pooled_text(model, arguments)),
     containers={"MultiControlNetModel": "nets"},
 )

@@ -45,22 +45,26 @@ def unet_taps(model: Any) -> tuple[Tap, ...]:
 def residuals(model: Any, dtype: str) -> list[TensorSpec]:
     """One tensor for each entry of a U-Net's residual list, in its order, and one for its mid block."""
 
-    def spec(name: str, channels: int, level: int) -> TensorSpec:
-        height, width = (f"{axis}/{2**level}" if level else axis for axis in ("height", "width"))
-        return TensorSpec(name=name, dtype=dtype, shape=("batch", channels, height, width))
-
-    level = 0
-    outputs = [(model.conv_in.out_channels, level)]
+    size = ("height", "width")
+    outputs = [(model.conv_in.out_channels, *size)]
     for block in model.down_blocks:
-        outputs += [(resnet.out_channels, level) for resnet in block.resnets]
-        if block.downsamplers:
-            level += 1
-            outputs.append((block.downsamplers[0].out_channels, level))
-    mid = model.mid_block.resnets[-1].out_channels
-    return [
-        *(spec(f"{DOWN_RESIDUAL}{i}", *output) for i, output in enumerate(outputs)),
-        spec(MID_RESIDUAL, mid, level),
-    ]
+        outputs += [(resnet.out_channels, *size) for resnet in block.resnets]
+        for sampler in block.downsamplers or ():
+            size = _halved(size[0], sampler), _halved(size[1], sampler)
+            outputs.append((sampler.out_channels, *size))
+    named = {f"{DOWN_RESIDUAL}{i}": output for i, output in enumerate(outputs)}
+    named[MID_RESIDUAL] = (model.mid_block.resnets[-1].out_channels, *size)
+    return [TensorSpec(name=name, dtype=dtype, shape=("batch", *output)) for name, output in named.items()]
+
+
+def _halved(size: str, sampler: Any) -> str:
+    """What a down-sampler makes of a height or width: it rounds up, unless it pads on one side only."""
+    return f"({size} + 1)//2" if sampler.padding else f"({size})//2"
+
+
+def downsampling(model: Any) -> int:
+    """How many times smaller than the latents its innermost feature maps are."""
+    return 2 ** sum(bool(block.downsamplers) for block in model.down_blocks)
 
 
 def class_labels(model: Any, dtype: str) -> list[TensorSpec]:

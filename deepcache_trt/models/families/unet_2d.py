@@ -14,7 +14,7 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, class_labels, unet_taps
+from deepcache_trt.models.families.unet import check_blocks, class_labels, downsampling, unet_taps
 from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.tensors import TensorSpec
 
@@ -36,7 +36,8 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         answer=answer_as("UNet2DOutput"),
         taps=unet_taps(model),
         variants=deepcache_variants,
-        size_multiple=2 ** (len(config.up_block_types) - 1),
+        size_multiple=downsampling(model),
+        downsampling=downsampling(model),
         max_batch=MAX_IMAGES,
         own_size=sides(config.sample_size or UNNAMED_SIZE, 1),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import (
+    AS_CONFIGURED,
     DOWN_RESIDUAL,
     MAX_IMAGES,
     MID_RESIDUAL,
@@ -18,7 +19,14 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, class_labels, cross_attention_dim, residuals, unet_taps
+from deepcache_trt.models.families.unet import (
+    check_blocks,
+    class_labels,
+    cross_attention_dim,
+    downsampling,
+    residuals,
+    unet_taps,
+)
 from deepcache_trt.models.ip_adapter import image_shapes, ip_adapter_call, ip_adapter_inputs, ip_adapter_tensors
 from deepcache_trt.models.processors import image_projections
 from deepcache_trt.models.taps import deepcache_variants
@@ -44,7 +52,7 @@ _CURES = {
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     check_blocks(model)
-    plain = uncached(model, dtype)
+    plain = uncached(model, dtype, form)
     inputs = [*plain.inputs]
     taps = unet_taps(model)
     if form.controlled:
@@ -55,10 +63,10 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     return replace(plain, inputs=tuple(inputs), taps=taps, variants=deepcache_variants)
 
 
-def uncached(model: Any, dtype: str) -> Architecture:
+def uncached(model: Any, dtype: str, form: CallForm = AS_CONFIGURED) -> Architecture:
     """A model of any blocks without taps: what is refused for caching can still be counted."""
     config = model.config
-    inputs = condition_inputs(model, dtype)
+    inputs = condition_inputs(model, dtype, form)
     if config.time_cond_proj_dim is not None:
         inputs.append(TensorSpec(name="timestep_cond", dtype=dtype, shape=("batch", config.time_cond_proj_dim)))
     return Architecture(
@@ -67,7 +75,7 @@ def uncached(model: Any, dtype: str) -> Architecture:
         call=_call,
         answer=answer_as("UNet2DConditionOutput"),
         read=_read,
-        size_multiple=2**model.num_upsamplers,
+        downsampling=downsampling(model),
         max_batch=MAX_IMAGES,
         pixels=LATENT_PIXELS,
         own_size=sides(config.sample_size or UNNAMED_SIZE, LATENT_PIXELS),
@@ -75,7 +83,7 @@ def uncached(model: Any, dtype: str) -> Architecture:
     )
 
 
-def condition_inputs(model: Any, dtype: str) -> list[TensorSpec]:
+def condition_inputs(model: Any, dtype: str, form: CallForm) -> list[TensorSpec]:
     """What a U-Net with text, or a ControlNet for it, is called with."""
     config = model.config
     has_other_images = config.encoder_hid_dim_type is not None and not image_projections(model)
@@ -92,8 +100,8 @@ def condition_inputs(model: Any, dtype: str) -> list[TensorSpec]:
     ]
     if config.addition_embed_type == "text_time":
         # SDXL concatenates these with float32 embeddings: as float32 inputs the graph needs no mixed Concat.
-        time_ids = _time_ids(model)
-        width = model.add_embedding.linear_1.in_features - time_ids * config.addition_time_embed_dim
+        width = form.pooled or _pooled_width(model)
+        time_ids = (model.add_embedding.linear_1.in_features - width) // config.addition_time_embed_dim
         inputs.append(TensorSpec(name="text_embeds", dtype="float32", shape=("batch", width)))
         inputs.append(TensorSpec(name="time_ids", dtype="float32", shape=("batch", time_ids)))
     return [*inputs, *class_labels(model, dtype)]
@@ -104,10 +112,23 @@ def added_conditions(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.
     return {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
 
 
-def _time_ids(model: Any) -> int:
-    """How many of the embedded inputs are time ids: 5 in SDXL's refiner, whose pooled text is 1280 wide, else 6."""
+def _pooled_width(model: Any) -> int:
+    """How wide the pooled text is, of which a config knows no more than the sum with the embedded time ids.
+
+    There are six, as in SDXL, or five, as in its refiner, whose one text encoder is as wide as what it attends to.
+    """
     width, of_each = model.add_embedding.linear_1.in_features, model.config.addition_time_embed_dim
-    return 5 if width - 5 * of_each == 1280 else 6
+    count = 5 if width - 5 * of_each == cross_attention_dim(model.config) else 6
+    return int(width - count * of_each)
+
+
+def pooled_text(model: Any, arguments: Mapping[str, Any]) -> int | None:
+    """The width of the pooled text of a call; None where it is what the config suggests."""
+    text = (arguments.get("added_cond_kwargs") or {}).get("text_embeds")
+    if text is None or model.config.addition_embed_type != "text_time":
+        return None
+    width = int(text.shape[-1])
+    return None if width == _pooled_width(model) else width
 
 
 def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
@@ -128,7 +149,8 @@ def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch
 
 
 def _form(model: Any, arguments: Mapping[str, Any]) -> CallForm:
-    return CallForm(controlled=_is_controlled(arguments), images=image_shapes(arguments))
+    pooled = pooled_text(model, arguments)
+    return CallForm(controlled=_is_controlled(arguments), images=image_shapes(arguments), pooled=pooled)
 
 
 def _is_controlled(arguments: Mapping[str, Any]) -> bool:

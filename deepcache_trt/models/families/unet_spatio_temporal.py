@@ -15,7 +15,7 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, cross_attention_dim, unet_taps
+from deepcache_trt.models.families.unet import check_blocks, cross_attention_dim, downsampling, unet_taps
 from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
 
@@ -42,7 +42,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         answer=answer_as("UNetSpatioTemporalConditionOutput"),
         taps=unet_taps(model),
         variants=deepcache_variants,
-        size_multiple=2**model.num_upsamplers,
+        downsampling=downsampling(model),
         max_batch=MAX_IMAGES // frames,
         pixels=LATENT_PIXELS,
         own_size=sides(config.sample_size or UNNAMED_SIZE, LATENT_PIXELS),

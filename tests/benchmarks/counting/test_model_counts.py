@@ -151,10 +151,16 @@ def test_a_model_without_skip_connections_has_no_branches(tmp_path: Path, store_
     ("model", "changes", "error", "message"),
     [
         ("sdv", {}, UnknownNameError, r"unknown model 'sdv' \(did you mean 'svd'\?\)"),
-        ("owner/name", {}, CheckpointError, "owner/name is not on this machine; download it, then give its folder"),
+        (
+            "owner/name",
+            {},
+            CheckpointError,
+            "owner/name is not on this machine; download it first, or give a local folder",
+        ),
         ("sd15", {"size": "580"}, ShapeError, "must be multiples of 8; use 576"),
         ("sd15", {"size": "576"}, None, ""),
-        ("sd15", {"size": "520"}, ShapeError, "no multiple of the U-Net's 8"),
+        ("sd15", {"size": "520"}, None, ""),
+        ("ddpm-bedroom", {"size": "260"}, ShapeError, "no multiple of the U-Net's 32"),
         ("sd15", {"size": "512-1024"}, ShapeError, "--size 512-1024 is a range; .* one size, as --size 1024"),
         ("sd15", {"batch": 64}, ShapeError, "a batch of 64 is outside the profile 1–63"),
         ("sd15", {"branches": [0, 12]}, UnknownNameError, "=12 is outside 0…11: sd15 has 12 skip connections"),

@@ -18,7 +18,7 @@ from deepcache_trt.errors import (
 )
 from deepcache_trt.models.calls import tensors_from_call
 from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.pipelines.engine_options import EngineOptions, split_keywords
 from deepcache_trt.pipelines.live_component import call_sizes
 from deepcache_trt.runtime.plan import CacheParams
 from tests import tiny
@@ -93,8 +93,8 @@ def test_one_timestep_for_each_image_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sample": torch.zeros(2, 4, 9, 8)}, "a latent height of 9 .* no multiple of the U-Net's 8; use 8 or 16"),
-        ({"sample": torch.zeros(2, 4, 8, 4)}, "a latent width of 4"),
+        ({"sample": torch.zeros(2, 4, 520, 8)}, "a latent height of 520 .* is outside the profile 1–512; choose 8 to"),
+        ({"sample": torch.zeros(2, 4, 8, 513)}, "a latent width of 513"),
         ({"sample": torch.zeros(64, 4, 8, 8)}, "a batch of 64 is outside the profile 1–63; draw fewer"),
         ({"sample": torch.zeros(2, 5, 8, 8)}, r"sample has shape \[2, 5, 8, 8\]"),
         ({"encoder_hidden_states": torch.zeros(3, 5, 32)}, r"encoder_hidden_states has shape \[3, 5, 32\]"),
@@ -110,13 +110,13 @@ def test_a_shape_that_the_graph_cannot_take(change: dict[str, Any], message: str
 def test_a_video_batch_counts_its_frames() -> None:
     architecture = architecture_of(tiny.denoiser("svd"), dtype="float32")
     with pytest.raises(ShapeError, match="a batch of 22 is outside the profile 1–21"):
-        widest_profile(architecture).check({"batch": 22, "height": 8, "width": 8}, size_multiple=2)
+        widest_profile(architecture).check({"batch": 22, "height": 8, "width": 8})
 
 
 def test_a_bad_size_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     pipe = DeepCachePipeline.from_pipe(tiny.stable_diffusion(), store=tmp_path / "store")
-    with pytest.raises(ShapeError, match="latent height of 9"):
-        draw(pipe, height=72, width=64)
+    with pytest.raises(ShapeError, match="latent height of 520"):
+        draw(pipe, height=4160, width=64)
     assert not (tmp_path / "store").exists()
 
 
@@ -210,9 +210,7 @@ def test_a_checkpoint_that_is_only_a_pickle_is_refused_unless_the_user_says_so(t
 
 
 def test_arguments_of_diffusers_that_look_like_ours_are_handed_on() -> None:
-    from deepcache_trt.pipelines.cached_pipeline import _split
-
-    theirs = {"controlnet": object(), "cache_dir": "folder", "torch_dtype": torch.float16}
-    params, _, rest = _split({**theirs, "cache_interval": 5}, CacheParams(), EngineOptions())
+    theirs = {"controlnet": object(), "cache_dir": "folder", "torch_dtype": torch.float16, "token": "secret"}
+    params, _, rest = split_keywords({**theirs, "cache_interval": 5}, CacheParams(), EngineOptions())
     assert rest == theirs
     assert params.cache_interval == 5

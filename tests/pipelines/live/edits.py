@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from peft import LoraConfig
 
 Edit = Callable[[Any], Any]
 
@@ -162,3 +163,36 @@ REFUSED: Mapping[str, tuple[Edit, str]] = {
 
 def convolutions(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+
+
+def freeu_on_and_off(pipe: Any) -> None:
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    pipe.disable_freeu()
+
+
+def lora_fused(pipe: Any) -> None:
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    pipe.fuse_lora(lora_scale=0.7, components=["unet"])
+
+
+def slicing_on_and_off(pipe: Any) -> None:
+    pipe.enable_attention_slicing()
+    pipe.disable_attention_slicing()
+
+
+def checkpointing(pipe: Any) -> None:
+    pipe.unet.enable_gradient_checkpointing()
+
+
+def frozen(pipe: Any) -> None:
+    pipe.unet.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+# What leaves something behind in the modules of a pipeline that says nothing about what they compute.
+MARKS: Mapping[str, Edit] = {
+    "FreeU on and off": freeu_on_and_off,
+    "a LoRA fused": lora_fused,
+    "attention in slices and no more": slicing_on_and_off,
+    "gradient checkpointing": checkpointing,
+    "weights that want no gradient, channels last": frozen,
+}

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.structure import structure_of
 from tests.pipelines import micro
 from tests.pipelines.drawing import difference
-from tests.pipelines.live.edits import FOLLOWED, REFUSED, circular, hook
+from tests.pipelines.live.edits import FOLLOWED, MARKS, REFUSED, circular, hook
 from tests.pipelines.weights import own_models
 
 SD = micro.STRAIGHT["sd"]
@@ -35,7 +36,17 @@ def assert_followed(plain: Any, pipe: Any) -> None:
     assert difference(draw(pipe), draw(plain)) <= 1e-4
 
 
-@pytest.mark.parametrize("edit", FOLLOWED.values(), ids=FOLLOWED)
+# Each is exported: the others of their kind in the slow tier.
+_ONE_OF_A_KIND = {"circular padding", "other activations", "a layer taken away"}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(edit, id=name, marks=() if name in _ONE_OF_A_KIND else pytest.mark.slow)
+        for name, edit in FOLLOWED.items()
+    ],
+)
 def test_what_a_graph_carries_is_followed_before_the_first_image_and_after_it(edit: Any) -> None:
     plain = own()
     edit(plain.unet)
@@ -60,6 +71,13 @@ def test_what_no_graph_carries_is_refused_with_its_path_and_plain_diffusers_goes
     assert "forward" not in vars(plain.unet) or edit.__name__ == "other_forward_of_the_model"
     if edit.__name__ != "several_precisions":  # which torch refuses too
         assert draw(plain).isfinite().all()
+
+
+@pytest.mark.parametrize("leave", MARKS.values(), ids=MARKS)
+def test_marks_of_the_libraries_make_no_other_graph(leave: Any) -> None:
+    plain = own()
+    leave(plain)
+    assert structure_of(plain.unet) == {}
 
 
 def test_what_is_undone_is_as_before() -> None:

@@ -1,0 +1,125 @@
+"""Plain pipelines of diffusers: from a folder, from the hub, or from a checkpoint in one file.
+
+Of a checkpoint in one file, as other programs keep them, diffusers converts the weights; what is no weight, as the
+tokenizer and every config, comes from the folder of a pipeline of the same kind.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError, first_line
+from deepcache_trt.models.catalogue import resolve
+
+_SAFE = ".safetensors"
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+# All that a pipeline's folder has beside weights.
+_NO_WEIGHTS = ("*.json", "*.txt", "*.model")
+
+_UNSAFE = (
+    "if it holds its weights only as a pickle, which can run code when it is loaded, and you trust it, say so with "
+    "--allow-pickle (use_safetensors=False in Python)"
+)
+_UNREACHABLE = "check the name, the network and your access, or give a local folder"
+
+
+def load_pipeline(base: Any, model: Any, arguments: Mapping[str, Any]) -> Any:
+    """What `base.from_pretrained` returns, or `base.from_single_file` where `model` is a file.
+
+    Args:
+        base: a pipeline class of diffusers; DiffusionPipeline itself stands for that which the checkpoint says.
+        model: a hub id, a folder, a name of the catalogue, a file, or its address on the hub.
+        arguments: of either method, but for `original_config` of the latter. Pickles are not read unless it has
+            `use_safetensors=False`.
+
+    Raises:
+        CheckpointError: no such model, or none that diffusers can load.
+        UnknownNameError: neither a name of the catalogue, nor a folder, a file or a hub id.
+    """
+    arguments = {"use_safetensors": True, **arguments}
+    if is_single_file(model):
+        return _load_single_file(base, str(model), arguments)
+    if arguments.get("config") is not None:
+        raise CheckpointError(
+            f"{model} is not one file, and has configs of its own; leave config={arguments['config']!r} out"
+        )
+    with _as_checkpoint_error(model, _UNREACHABLE, is_safe=arguments["use_safetensors"]):
+        return base.from_pretrained(resolve(model), **arguments)
+
+
+def is_single_file(model: Any) -> bool:
+    """Whether `model` names a file of weights, here or on the hub, and no folder."""
+    return str(model).endswith((_SAFE, *_PICKLES)) and not Path(model).is_dir()
+
+
+def config_folder(file: str, *, config: Any = None, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder of a pipeline of the kind that a file's weights are for.
+
+    Args:
+        file: see `is_single_file`.
+        config: a folder, a hub id or a name of the catalogue; None: what diffusers takes the file for.
+        revision: of the file on the hub.
+        offline: whether to look on this machine only.
+
+    Raises:
+        CheckpointError: it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository = resolve(config) if config is not None else _kind_of(file, revision, offline)
+    if Path(repository).is_dir():
+        return Path(repository)
+    cure = (
+        f"the configs of {repository} are not on this machine; name the folder of a pipeline of this kind, or its hub "
+        f"id, with --config (config=… in Python)"
+    )
+    with _as_checkpoint_error(file, cure):
+        return Path(snapshot_download(repository, local_files_only=offline, allow_patterns=list(_NO_WEIGHTS)))
+
+
+def _kind_of(file: str, revision: str | None, offline: bool) -> str:
+    """The hub id of the first model of the kind of a file, by the names and shapes of its tensors."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+
+    with _as_checkpoint_error(file, _UNREACHABLE):
+        checkpoint = load_single_file_checkpoint(file, revision=revision, local_files_only=offline)
+        return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+
+
+def _load_single_file(base: Any, file: str, arguments: dict[str, Any]) -> Any:
+    import diffusers
+
+    if arguments.pop("use_safetensors") and not file.endswith(_SAFE):
+        raise CheckpointError(f"{file} is no {_SAFE} file; {_UNSAFE}")
+    if arguments.pop("variant", None) is not None:
+        raise CheckpointError(f"a variant is one of several files of a folder, and {file} is one file; leave it out")
+    if "://" not in file and not Path(file).is_file():
+        raise CheckpointError(f"there is no file {file}; check its name")
+    options = {"revision": arguments.get("revision"), "offline": arguments.get("local_files_only", False)}
+    folder = config_folder(file, config=arguments.pop("config", None), **options)
+    if base is diffusers.DiffusionPipeline:
+        base = getattr(diffusers, base.load_config(folder)["_class_name"])
+    if not hasattr(base, "from_single_file"):
+        raise UnsupportedError(f"diffusers loads no {base.__name__} from one file; give a folder or a hub id")
+    with _as_checkpoint_error(file, "check that it holds all of a pipeline, and that config is of the same kind"):
+        return base.from_single_file(file, config=str(folder), **arguments)
+
+
+@contextmanager
+def _as_checkpoint_error(model: Any, cure: str, *, is_safe: bool = False) -> Iterator[None]:
+    """Say in one line that `model` cannot be loaded, and what to do about it."""
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except DeepCacheError:
+        raise
+    # Such are huggingface_hub's errors too.
+    except (OSError, ValueError, SafetensorError, SingleFileComponentError) as error:
+        reason = first_line(error)
+        if is_safe and "safetensors" in reason:
+            cure = _UNSAFE
+        raise CheckpointError(f"diffusers cannot load {str(model)!r}: {reason}; {cure}") from error
