@@ -43,7 +43,8 @@ class Component:
         files: safetensors files that hold exactly these weights, to be linked; None: write `tensors` instead.
         tensors: the state dict, one tensor at a time.
         module: the real model with these weights.
-        base: the same component without the adapters that are merged into these weights.
+        adapters: whether adapters are merged into these weights, which others will follow.
+        base: the same component without them, where it is wanted.
         form: how it is called, if that is not how every model of its config can be.
         structure: what the live model is beside its config, see `models.structure`.
         live: the model that has that structure; None: every model of the config has.
@@ -60,6 +61,7 @@ class Component:
     files: tuple[Path, ...] | None
     tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
     module: Callable[[], torch.nn.Module]
+    adapters: bool = False
     base: "Component | None" = None
     form: CallForm = AS_CONFIGURED
     structure: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +92,7 @@ def from_model(
     part: str,
     form: CallForm = AS_CONFIGURED,
     state: Mapping[str, torch.Tensor] | None = None,
+    adapters: bool = False,
     base: Component | None = None,
 ) -> Component:
     """A live model as it is now.
@@ -100,6 +103,7 @@ def from_model(
         part: its place in the pipeline.
         form: as for `architecture_of`.
         state: other weights for it than its own, as a model with adapters needs them; None: its own.
+        adapters: see `Component`.
         base: see `Component`.
     """
     dtype, config = dtype_of(model), config_of(model)
@@ -129,6 +133,7 @@ def from_model(
         files=_files_with(fingerprint, weights_now, Path(config.get("_name_or_path") or "")),
         tensors=lambda: iter((model.state_dict() if state is None else state).items()),
         module=module,
+        adapters=adapters,
         base=base,
         form=form,
         structure=structure,

@@ -178,12 +178,12 @@ def _engine(
             "version": __version__,
             **ingredients,
         }
-        return about | _build_engine(component, variant, target, profiles, folder, progress)
+        return about | build_engine(component, variant, target, profiles, folder, progress)
 
-    return target.store.get("engines", ingredients, build)
+    return target.store.get("engines", ingredients, build, passing=component.adapters)
 
 
-def _build_engine(
+def build_engine(
     component: Component,
     variant: Variant,
     target: Target,
@@ -191,7 +191,7 @@ def _build_engine(
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Fill an engine's folder; returns what its manifest says beside the ingredients."""
+    """Fill an engine's folder; returns what its manifest says beside what the engine depends on."""
     with bound_graph(component, variant, target.store, progress) as path:
         graph = onnx.load(path, load_external_data=False).graph
         inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
@@ -222,7 +222,7 @@ def _trusted(
     """
     if target.capability is None and not target.backend.trusted and "check" not in artefact.about:
         try:
-            found = _check(component, variant, artefact, target, progress)
+            found = check_built(component, variant, artefact, target, progress)
             artefact = target.store.amend(artefact, check=asdict(found))
         except StoreError as error:  # an engine that was built ahead may lie where nobody can write
             _log.warning("the %s engine of %s is used unchecked: %s", variant.name, component.title, error)
@@ -235,7 +235,10 @@ def _trusted(
     return artefact
 
 
-def _check(component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress) -> Check:
+def check_built(
+    component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
+) -> Check:
+    """Compare the engine of an artefact on this machine with ONNX Runtime on the CPU."""
     sizes = parity.unseen_sizes(component.architecture)
     if target.backend.compiled:
         sizes = profiles_of(artefact)[0].at("opt")

@@ -55,7 +55,7 @@ def weights_artefact(component: Component, store: Store, progress: Progress) -> 
             "parameters": component.parameters,
         }
 
-    return store.get("weights", {"fingerprint": component.fingerprint}, build)
+    return store.get("weights", {"fingerprint": component.fingerprint}, build, passing=component.adapters)
 
 
 def graph_artefact(component: Component, store: Store, progress: Progress) -> Artefact:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.engines import build_variants, variants_of
-from deepcache_trt.builder.graphs import bound_graph
+from deepcache_trt.builder.engines import build_engine, build_variants, check_built, variants_of
+from deepcache_trt.builder.graphs import bound_graph, graph_key
 from deepcache_trt.builder.open_engine import open_engine, profiles_of
+from deepcache_trt.builder.shapes import widest_profile
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.store import Artefact
@@ -30,11 +32,13 @@ def open_session(
     """Build what is missing and load it; arguments and errors as for `build_variants`.
 
     `before_loading` is called when everything is built and nothing loaded: a time to free memory. It is not called
-    where the engines of `component.base` are refitted.
+    for the merged weights of adapters that need no engines of their own in the store.
     """
     variants = variants_of(component, branch)
     outputs = [spec.name for spec in component.architecture.outputs]
     opened = _open_refitted(component, branch, target, sizes, progress)
+    if opened is None:
+        opened = _open_unkept(component, variants, target, progress)
     if opened is None:
         artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
         before_loading()
@@ -83,4 +87,33 @@ def _open_refitted(
             raise
         _log.warning("%s: %s; its engines are built anew", component.title, error)
         return None
+    return engines, artefacts
+
+
+def _open_unkept(
+    component: Component, variants: tuple[Variant, ...], target: Target, progress: Progress
+) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
+    """Engines for the merged weights of adapters, where nothing is won by keeping them; else None."""
+    is_built = target.build != "never" or target.store.find("graphs", graph_key(component)) is not None
+    if not (component.adapters and target.backend.opens_graphs and is_built):
+        return None
+    profiles = (widest_profile(component.architecture),)
+    engines: dict[str, Engine] = {}
+    artefacts: dict[str, Artefact] = {}
+    try:
+        for variant in variants:
+            with target.store.scratch() as folder:
+                about = build_engine(component, variant, target, profiles, folder, progress)
+                about["profiles"] = [asdict(profile) for profile in profiles]
+                made = Artefact(kind="engines", key=folder.name, folder=folder, about=about)
+                if not target.backend.trusted:
+                    check = check_built(component, variant, made, target, progress)
+                    if not check.usable:
+                        raise BackendError(f"{target.backend} cannot run {component.title}: {check.reason}")
+                engines[variant.name] = open_engine(component, variant, made, target)
+                artefacts[variant.name] = made
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
     return engines, artefacts

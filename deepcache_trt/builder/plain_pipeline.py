@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError, first_line
-from deepcache_trt.models.catalogue import resolve
-
-_SAFE = ".safetensors"
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+from deepcache_trt.models.catalogue import SAFE, is_single_file, resolve
 
 # All that a pipeline's folder has beside weights.
 _NO_WEIGHTS = ("*.json", "*.txt", "*.model")
@@ -47,11 +44,6 @@ def load_pipeline(base: Any, model: Any, arguments: Mapping[str, Any]) -> Any:
         )
     with _as_checkpoint_error(model, _UNREACHABLE, is_safe=arguments["use_safetensors"]):
         return base.from_pretrained(resolve(model), **arguments)
-
-
-def is_single_file(model: Any) -> bool:
-    """Whether `model` names a file of weights, here or on the hub, and no folder."""
-    return str(model).endswith((_SAFE, *_PICKLES)) and not Path(model).is_dir()
 
 
 def config_folder(file: str, *, config: Any = None, revision: str | None = None, offline: bool = False) -> Path:
@@ -91,8 +83,8 @@ def _kind_of(file: str, revision: str | None, offline: bool) -> str:
 def _load_single_file(base: Any, file: str, arguments: dict[str, Any]) -> Any:
     import diffusers
 
-    if arguments.pop("use_safetensors") and not file.endswith(_SAFE):
-        raise CheckpointError(f"{file} is no {_SAFE} file; {_UNSAFE}")
+    if arguments.pop("use_safetensors") and not file.endswith(SAFE):
+        raise CheckpointError(f"{file} is no {SAFE} file; {_UNSAFE}")
     if arguments.pop("variant", None) is not None:
         raise CheckpointError(f"a variant is one of several files of a folder, and {file} is one file; leave it out")
     if "://" not in file and not Path(file).is_file():

@@ -5,8 +5,20 @@ from typing import Annotated
 
 import typer
 
+from deepcache_trt.models.catalogue import check_name
+
+
+def _known(model: str) -> str:
+    """The same name, once it is known that it can be one: torch is imported after that, which takes seconds."""
+    check_name(model)
+    return model
+
+
 Model = Annotated[
-    str, typer.Option(help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, hub id or .safetensors.")
+    str,
+    typer.Option(
+        help="A catalogue name (digits, sd15, sd21, sdxl, svd, …), a folder, hub id or .safetensors.", callback=_known
+    ),
 ]
 Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
 Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]

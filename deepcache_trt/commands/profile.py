@@ -6,13 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deepcache_trt.commands.options import AsJson, Config, Interval, SkipInterval, SkipMode, StoreFolder
+from deepcache_trt.commands.options import AsJson, Config, Interval, Model, SkipInterval, SkipMode, StoreFolder
 
 
 def profile(
-    model: Annotated[
-        str, typer.Option(help="A catalogue name (sd15, sdxl, ldm-4-g, …), or a folder, hub id or .safetensors here.")
-    ],
+    model: Model,
     config: Config = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 512, or 768x1024 (height x width). [default: the model's]")

@@ -134,6 +134,7 @@ class Backend:
             belong to a compute capability, those of the others to one model of GPU.
         trusted: whether its engines are used without a comparison with ONNX Runtime on the CPU.
         runs_model: whether its engine is the torch model itself, whose weights must stay.
+        opens_graphs: whether nothing is won by keeping an engine: it is opened as quickly from its graph.
         bit_exact: whether a cached step gives what the full step gives bit for bit.
         captures: whether its engines record CUDA graphs of their own.
         lacks: precisions that it has not, each with the cure.
@@ -154,6 +155,7 @@ class Backend:
     ahead: Callable[[], bool] | None = None
     trusted: bool = False
     runs_model: bool = False
+    opens_graphs: bool = False
     bit_exact: bool = False
     captures: bool = False
     lacks: Mapping[str, str] = field(default_factory=dict)

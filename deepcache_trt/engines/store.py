@@ -27,6 +27,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from deepcache_trt.engines.passing import PASSING, make_room, note_use
 from deepcache_trt.errors import StoreError
 
 _log = logging.getLogger(__name__)
@@ -95,12 +96,27 @@ class Store:
         if changed:
             _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, ", ".join(changed))
             return None
+        if about.get(PASSING):
+            note_use(folder / MANIFEST)
         return Artefact(kind=kind, key=key, folder=folder, about=about)
 
-    def get(self, kind: str, ingredients: Mapping[str, Any], build: Callable[[Path], dict[str, Any]]) -> Artefact:
+    def get(
+        self,
+        kind: str,
+        ingredients: Mapping[str, Any],
+        build: Callable[[Path], dict[str, Any]],
+        *,
+        passing: bool = False,
+    ) -> Artefact:
         """The artefact made from `ingredients`; if it is missing, `build(folder)` fills a folder and describes it.
 
         Two processes that ask for the same artefact build it once. If `build` fails, nothing is left behind.
+
+        Args:
+            kind: one of `KINDS`.
+            ingredients: what it depends on.
+            build: see above.
+            passing: whether it gives way to others of its sort, see `engines.passing`.
 
         Raises:
             StoreError: the store cannot be written, or the disk is full.
@@ -111,7 +127,13 @@ class Store:
             return found
         with self._locked(kind, key):
             found = self.find(kind, key)  # another process may have built it while this one waited
-            return found if found is not None else self._build(kind, key, build)
+            if found is not None:
+                return found
+            if not passing:
+                return self._build(kind, key, build)
+            found = self._build(kind, key, lambda folder: {**build(folder), PASSING: True})
+        make_room(self.root, weights=found.about.get("weights", key))
+        return found
 
     def list(self) -> Iterator[Artefact]:
         """Every whole artefact, by kind and age."""

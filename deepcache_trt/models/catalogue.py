@@ -14,6 +14,10 @@ from deepcache_trt.models.families.unet_2d import UNET_2D
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION
 from deepcache_trt.models.families.unet_spatio_temporal import UNET_SPATIO_TEMPORAL
 
+# What files of weights end with.
+SAFE = ".safetensors"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
 _DIGITS = Path(__file__).parent / "digits"
 
 # A config names the architecture as its checkpoint publishes it; the classes' own defaults are left out.
@@ -283,9 +287,20 @@ def resolve(model: Any) -> Any:
         if not (Path(name) / "model_index.json").is_file():
             raise CheckpointError(f"{name} is no diffusers model: it has no model_index.json; save one there first")
         return model
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+    check_name(name)
+    return model
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownNameError for what can name no model; nothing large is imported to find out."""
+    is_hub_id = name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+    if not (name in CATALOGUE or is_hub_id or is_single_file(name) or Path(name).is_dir()):
         raise UnknownNameError(
             f"unknown model {name!r}{did_you_mean(name, list(CATALOGUE))}; give a folder, a hub id (owner/name), "
             f"or one of {', '.join(CATALOGUE)}"
         )
-    return model
+
+
+def is_single_file(model: Any) -> bool:
+    """Whether `model` names a file of weights, here or on the hub, and no folder."""
+    return str(model).endswith((SAFE, *PICKLES)) and not Path(model).is_dir()

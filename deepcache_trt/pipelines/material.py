@@ -62,7 +62,7 @@ class Material:
         base = None
         if self._refit:
             base = live(state=plain_state(model, self._base_weights, adapters=False))
-        return live(state=plain_state(model, self._base_weights, adapters=True), base=base)
+        return live(state=plain_state(model, self._base_weights, adapters=True), adapters=True, base=base)
 
     def dropping(
         self, model: Model, component: Component, target: Target, progress: Progress

@@ -1,5 +1,7 @@
 """`--model` of `deepcache-trt build` and `generate`: what is no model, a pickle, and one that takes no prompt."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,15 @@ def test_a_pipeline_that_takes_no_prompt_is_refused(run: Run, pickled: Path) -> 
     result = run("generate", "one", "--model", pickled, "--allow-pickle")
     assert_one_line(result)
     assert "DDPMPipeline takes no prompt" in result.err
+
+
+@pytest.mark.parametrize("command", ["build", "generate one", "profile", "eval", "tune"])
+def test_a_mistyped_name_is_said_before_torch_is_imported(command: str) -> None:
+    script = (
+        "import sys\nfrom deepcache_trt import cli\n"
+        f"sys.argv[1:] = {[*command.split(), '--model', 'digitz']}\n"
+        "try:\n    cli.main()\nfinally:\n    assert not {'torch', 'numpy', 'onnx'} & sys.modules.keys()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: unknown model 'digitz' (did you mean 'digits'?); give a folder")

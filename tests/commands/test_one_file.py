@@ -48,7 +48,7 @@ def test_profile_counts_what_is_in_one_file_or_in_the_cache_of_the_hub(
     shutil.copytree(resolve("digits"), model / "snapshots" / ("0" * 40))
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0" * 40)
-    named = [["digits"], [file, "--config", "digits"], ["owner/name"]]
+    named: list[tuple[object, ...]] = [("digits",), (file, "--config", "digits"), ("owner/name",)]
     found = [
         run("profile", "--model", *words, "--dtype", "float32", "--json", "--store", store_root) for words in named
     ]

@@ -55,6 +55,7 @@ CPU = Backend(
     version=_version,
     open=partial(_open, "cpu"),
     packages=_PACKAGES,
+    opens_graphs=True,
     trusted=True,  # it is what others are compared with
     lacks={"bfloat16": "use float32 there, or backend 'openvino', which has"},
 )
@@ -66,6 +67,7 @@ CUDA = Backend(
     version=_version,
     open=partial(_open, "cuda"),
     packages=_PACKAGES,
+    opens_graphs=True,
     captures=True,
 )
 

@@ -64,7 +64,7 @@ def _halved(size: str, sampler: Any) -> str:
 
 def downsampling(model: Any) -> int:
     """How many times smaller than the latents its innermost feature maps are."""
-    return 2 ** sum(bool(block.downsamplers) for block in model.down_blocks)
+    return int(2 ** sum(bool(block.downsamplers) for block in model.down_blocks))
 
 
 def class_labels(model: Any, dtype: str) -> list[TensorSpec]:

@@ -12,6 +12,7 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.target import Target
+from deepcache_trt.engines import passing
 from deepcache_trt.engines.backend import ENGINE_GRAPH, BuildOptions
 from deepcache_trt.engines.onnxruntime import CPU
 from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
@@ -19,6 +20,7 @@ from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
 from tests import tiny
+from tests.builder.stores import store_with_graph
 from tests.pipelines.drawing import difference, draw
 from tests.pipelines.loras import ATTENTION, add_adapter, fresh, save_two
 
@@ -63,6 +65,27 @@ def test_fusing_is_followed_and_the_way_back_is_exact(pipes: tuple[Any, Any]) ->
         plain.unfuse_lora()
     assert torch.equal(images[2], images[0])
     assert difference(images[1], images[0]) > 1e-2
+
+
+def test_many_strengths_leave_the_weights_of_a_few_and_no_engines(
+    loras: Path, tmp_path: Path, store_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fresh()
+    plain.load_lora_weights(loras / "a", adapter_name="a")
+    store = store_with_graph(from_model(tiny.denoiser("sd15"), name="tiny", part="unet"), store_root, tmp_path)
+    cached = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="onnxruntime", components=(), store=tmp_path)
+    drawn: dict[float, torch.Tensor] = {}
+    one = sum(weight.nbytes for weight in tiny.denoiser("sd15").state_dict().values())
+    monkeypatch.setenv("DEEPCACHE_TRT_ADAPTERS_GB", str(2.5 * one / 1e9))
+    monkeypatch.setattr(passing, "_BEING_OPENED_SECONDS", 0.0)
+    for strength in (0.1, 0.2, 0.3, 0.4, 0.1):
+        plain.set_adapters("a", strength)
+        image = draw(cached, steps=2)
+        assert torch.equal(drawn.setdefault(strength, image), image)
+    kinds = [artefact.kind for artefact in store.list()]
+    assert kinds.count("weights") == 2
+    assert "engines" not in kinds
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_scale_counts(pipes: tuple[Any, Any]) -> None:

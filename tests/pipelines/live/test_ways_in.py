@@ -53,8 +53,8 @@ def expected() -> torch.Tensor:
     ids=["any class", "its class"],
 )
 def test_one_file_is_a_pipeline_with_our_options(file: Path, load: Any) -> None:
-    pipe = load(file, config="digits", cache_interval=2, components=(), backend="torch", dtype=torch.float32)
-    assert isinstance(pipe, StableDiffusionPipeline)
+    pipe: Any = load(file, config="digits", cache_interval=2, components=(), backend="torch", dtype=torch.float32)
+    assert issubclass(type(pipe), StableDiffusionPipeline)
     assert (pipe.cache_params.cache_interval, pipe.engine_options.backend) == (2, "torch")
     pipe.set_cache_params(cache_interval=1)
     assert difference(draw(pipe, steps=3), expected()) <= 1e-4
@@ -64,7 +64,7 @@ def test_one_file_is_a_pipeline_with_our_options(file: Path, load: Any) -> None:
 @pytest.mark.parametrize("config", [Path(resolve("digits")), None], ids=["a folder", "found"])
 def test_from_pretrained_takes_one_file_too(file: Path, config: Path | None, hub: Path) -> None:
     downloaded(hub, KIND)
-    options = {} if config is None else {"config": config}
+    options: dict[str, Any] = {} if config is None else {"config": config}
     pipe = DeepCachePipeline.from_pretrained(file, components=(), cache_interval=1, **options)
     assert difference(draw(pipe, steps=3), expected()) <= 1e-4
 

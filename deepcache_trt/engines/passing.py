@@ -1,0 +1,107 @@
+"""Room for what comes and goes: the merged weights of adapters and what is built of them, by least recent use.
+
+Each strength of a LoRA makes other weights, and with them other engines. They are kept for the next time, and together
+take no more than `$DEEPCACHE_TRT_ADAPTERS_GB` of the disk, 20 GB if it says nothing. What is still in use somewhere
+stays readable until it is let go: a file that is open outlives its name.
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.errors import StoreError
+
+# Marks such an artefact in its manifest.
+PASSING = "passing"
+
+_SETTING = "DEEPCACHE_TRT_ADAPTERS_GB"
+_DEFAULT_GB = 20.0
+
+# Another process may have found an artefact and be about to open it.
+_BEING_OPENED_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Passing:
+    folder: Path
+    weights: str  # the key of those that it is, or is made of
+    used: float
+    files: dict[tuple[int, int], int]  # bytes by device and inode: engines link their weights
+
+    def remove(self, root: Path) -> None:
+        """All at once for whoever looks for it, and with what backends have compiled of it."""
+        gone = root / "tmp" / uuid.uuid4().hex
+        with suppress(OSError):
+            gone.parent.mkdir(exist_ok=True)
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        for compiled in root.glob(f"caches/*/*/{self.folder.name}*"):
+            shutil.rmtree(compiled, ignore_errors=True)
+
+
+def room_bytes() -> int:
+    """How much of the disk passing artefacts may take.
+
+    Raises:
+        StoreError: the setting is no number.
+    """
+    said = os.environ.get(_SETTING)
+    try:
+        gigabytes = _DEFAULT_GB if said is None else float(said)
+    except ValueError:
+        raise StoreError(f"{_SETTING}={said!r} is no number of gigabytes; write for example {_SETTING}=20") from None
+    return int(gigabytes * 1e9)
+
+
+def note_use(manifest: Path) -> None:
+    """The artefact of this manifest is used now."""
+    with suppress(OSError):  # in a store that others may only read
+        os.utime(manifest)
+
+
+def make_room(root: Path, *, weights: str) -> None:
+    """Remove the passing artefacts that were used longest ago until the rest fits in its room.
+
+    Args:
+        root: of the store.
+        weights: the key of those that are built of now, which stay with all that is made of them.
+    """
+    held = sorted(_held(root), key=lambda artefact: artefact.used)
+    room, now = room_bytes(), time.time()
+    for artefact in list(held):
+        if _size(held) <= room:
+            return
+        if artefact.weights != weights and now - artefact.used > _BEING_OPENED_SECONDS:
+            artefact.remove(root)
+            held.remove(artefact)
+
+
+def _size(held: list[_Passing]) -> int:
+    """Bytes of all files, those that are linked several times once."""
+    files: dict[tuple[int, int], int] = {}
+    for artefact in held:
+        files |= artefact.files
+    return sum(files.values())
+
+
+def _held(root: Path) -> Iterator[_Passing]:
+    for manifest in root.glob("*/*/manifest.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # `Store.find` reports a damaged one
+            about: dict[str, Any] = json.loads(manifest.read_text())["about"]
+            if about.get(PASSING):
+                folder = manifest.parent
+                states = [file.stat() for file in (*folder.iterdir(), *_compiled(root, folder.name))]
+                files = {(state.st_dev, state.st_ino): state.st_size for state in states}
+                yield _Passing(folder, about.get("weights", folder.name), manifest.stat().st_mtime, files)
+
+
+def _compiled(root: Path, key: str) -> Iterator[Path]:
+    """What backends have compiled of an engine."""
+    return (file for folder in root.glob(f"caches/*/*/{key}*") for file in folder.rglob("*") if file.is_file())
