@@ -48,6 +48,11 @@ BESIDE = {
     "`from_pipe`, `save_pretrained`, `components`, `.to`": ("as in diffusers", "contract/test_from_pipe"),
     "LCM, Turbo and other models of few steps": ("the log says what caching can gain at most", "loop/test_few_steps"),
     "videos of any number of frames, decoded in chunks": ("followed", "families/test_videos"),
+    "any multiple of 8 pixels": (
+        "followed, in every U-Net that takes it in diffusers: not UNet2DModel",
+        "loop/test_sizes",
+    ),
+    "a checkpoint in one file": ("followed, with the same options", "live/test_ways_in"),
     "attention slicing, VAE slicing and tiling": ("as in diffusers", "contract/test_pipeline_contract"),
     "offload": ("refused, see keep_torch_weights", "weights/test_offload"),
     "copies, threads and pickles of a pipeline": (

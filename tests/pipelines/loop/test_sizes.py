@@ -74,7 +74,9 @@ def test_cached_images_are_those_of_hooks_on_the_real_unet(name: str, branch: in
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # of modules that torch's compiler imports
-@pytest.mark.parametrize("backend", ["torch", "openvino", pytest.param("torch-compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["torch", "openvino", pytest.param("torch-compile", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_every_backend_takes_them_in_turn_with_others(backend: str) -> None:
     pipe = cached("digits", backend)
     for height, width in [(32, 64), (72, 40), (64, 64), (72, 40)]:

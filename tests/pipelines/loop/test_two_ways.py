@@ -163,7 +163,7 @@ def test_every_pipeline(name: str, scheduler: str | None) -> None:
 @pytest.mark.parametrize(("scheduler", "case"), SAMPLERS)
 def test_every_scheduler_in_every_pipeline(name: str, scheduler: str, case: Case) -> None:
     sampler = scheduler_of(scheduler, case)
-    if name.endswith(("img2img", "unmasked inpaint")) and not hasattr(sampler, "add_noise"):
+    if name.endswith(("img2img", "refiner", "unmasked inpaint")) and not hasattr(sampler, "add_noise"):
         pytest.skip(f"{scheduler} cannot start from an image")
     eta = case.step if name != "svd" else {}  # which takes none
     compare(name, sampler, num_inference_steps=steps_of(case), **eta)
