@@ -1,7 +1,7 @@
 """From a component to a session: what is missing is built, then every variant is loaded."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from deepcache_trt.builder.component import Component
@@ -43,19 +43,18 @@ def open_session(
         artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
         before_loading()
         with logged(f"loading the engines of {component.title}"):
-            opened = _open_all(component, variants, artefacts, target), artefacts
+            engines = _open_all(variants, lambda each: open_engine(component, each, artefacts[each.name], target))
+            opened = engines, artefacts
     engines, artefacts = opened
     return Session(engines, outputs=outputs, profiles=profiles_of(artefacts[variants[0].name]))
 
 
-def _open_all(
-    component: Component, variants: tuple[Variant, ...], artefacts: Mapping[str, Artefact], target: Target
-) -> dict[str, Engine]:
+def _open_all(variants: Iterable[Variant], open_one: Callable[[Variant], Engine]) -> dict[str, Engine]:
     """All engines, or none: one that cannot be opened closes those before it."""
     engines: dict[str, Engine] = {}
     try:
         for variant in variants:
-            engines[variant.name] = open_engine(component, variant, artefacts[variant.name], target)
+            engines[variant.name] = open_one(variant)
     except BaseException:
         for engine in engines.values():
             engine.close()
@@ -72,7 +71,7 @@ def _open_refitted(
         return None
     variants = variants_of(component, branch)
     artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
-    engines = _open_all(base, variants, artefacts, target)
+    engines = _open_all(variants, lambda each: open_engine(base, each, artefacts[each.name], target))
     try:
         for variant in variants:
             with (
@@ -98,22 +97,17 @@ def _open_unkept(
     if not (component.adapters and target.backend.opens_graphs and is_built):
         return None
     profiles = (widest_profile(component.architecture),)
-    engines: dict[str, Engine] = {}
     artefacts: dict[str, Artefact] = {}
-    try:
-        for variant in variants:
-            with target.store.scratch() as folder:
-                about = build_engine(component, variant, target, profiles, folder, progress)
-                about["profiles"] = [asdict(profile) for profile in profiles]
-                made = Artefact(kind="engines", key=folder.name, folder=folder, about=about)
-                if not target.backend.trusted:
-                    check = check_built(component, variant, made, target, progress)
-                    if not check.usable:
-                        raise BackendError(f"{target.backend} cannot run {component.title}: {check.reason}")
-                engines[variant.name] = open_engine(component, variant, made, target)
-                artefacts[variant.name] = made
-    except BaseException:
-        for engine in engines.values():
-            engine.close()
-        raise
-    return engines, artefacts
+
+    def open_one(variant: Variant) -> Engine:
+        with target.store.scratch() as folder:
+            about = build_engine(component, variant, target, profiles, folder, progress)
+            about["profiles"] = [asdict(profile) for profile in profiles]
+            made = Artefact(kind="engines", key=folder.name, folder=folder, about=about)
+            check = None if target.backend.trusted else check_built(component, variant, made, target, progress)
+            if check is not None and not check.usable:
+                raise BackendError(f"{target.backend} cannot run {component.title}: {check.reason}")
+            artefacts[variant.name] = made
+            return open_engine(component, variant, made, target)
+
+    return _open_all(variants, open_one), artefacts
