@@ -87,7 +87,7 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("reuse --stpes 5", r"No such option: --stpes .*--steps.*; see deepcache-trt reuse --help"),
         ("generate one --model sdlx", r"unknown model 'sdlx' \(did you mean 'sdxl'\?\)"),
         ("build --model no/such/folder", r"unknown model 'no/such/folder'; give a folder"),
-        ("build --model some/thing --offline", r"cannot get 'some/thing': .*give a local folder"),
+        ("build --model some/thing --offline", r"some/thing is not on this machine; .*give a local folder"),
         ("generate one --model some/thing --offline", r"cannot load 'some/thing': .*give a local folder"),
         (
             "build --model digits --backend onxruntime",
@@ -136,7 +136,7 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ("tune --macs 0.4 --speedup 3", r"--macs and --speedup are budgets of different kinds; give one of them"),
         ("tune --macs 0", r"--macs must be above 0, not 0"),
         ("tune --plot gif", r"--plot 'gif' is no format that there is; choose png or svg"),
-        ("build --model my-own --random-weights", r"--random-weights needs a catalogue name, not 'my-own'; there are"),
+        ("build --model my/own --random-weights", r"--random-weights needs a catalogue name, not 'my/own'; there are"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_with_the_value_and_the_cure(run: Run, arguments: str, message: str) -> None:

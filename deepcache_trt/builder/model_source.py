@@ -10,9 +10,10 @@ from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.builder.plain_pipeline import config_folder, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
-from deepcache_trt.models.catalogue import CATALOGUE, is_single_file, resolve
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.fresh import config_of
 from deepcache_trt.models.registry import COVERED, check_covered, part_dtype
+from deepcache_trt.models.single_file import is_single_file
 
 # Folders of a repository that can hold a covered component.
 _DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError, first_line
-from deepcache_trt.models.catalogue import SAFE, is_single_file, resolve
+from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.models.single_file import SAFE, is_single_file
 
 # All that a pipeline's folder has beside weights.
 _NO_WEIGHTS = ("*.json", "*.txt", "*.model")

@@ -13,10 +13,7 @@ from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.families.unet_2d import UNET_2D
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION
 from deepcache_trt.models.families.unet_spatio_temporal import UNET_SPATIO_TEMPORAL
-
-# What files of weights end with.
-SAFE = ".safetensors"
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+from deepcache_trt.models.single_file import is_single_file
 
 _DIGITS = Path(__file__).parent / "digits"
 
@@ -299,8 +296,3 @@ def check_name(name: str) -> None:
             f"unknown model {name!r}{did_you_mean(name, list(CATALOGUE))}; give a folder, a hub id (owner/name), "
             f"or one of {', '.join(CATALOGUE)}"
         )
-
-
-def is_single_file(model: Any) -> bool:
-    """Whether `model` names a file of weights, here or on the hub, and no folder."""
-    return str(model).endswith((SAFE, *PICKLES)) and not Path(model).is_dir()

@@ -10,9 +10,9 @@ from typing import Any, Unpack
 from deepcache_trt.builder.plain_pipeline import load_pipeline
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError
 from deepcache_trt.foreign import Pipeline
-from deepcache_trt.models.catalogue import is_single_file
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.processors import kept_processors
+from deepcache_trt.models.single_file import is_single_file
 from deepcache_trt.pipelines.cached_controlnet import CachedControlNet
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import (

@@ -84,6 +84,6 @@ def test_an_image_that_cannot_be_written_is_named_with_the_option(run: Run, tmp_
 def test_a_name_that_says_no_format_is_refused_before_anything_is_drawn(
     run: Run, tmp_path: Path, name: str, reason: str
 ) -> None:
-    result = run("generate", "two", "--model", "a model that is not asked for", "--out", tmp_path / name)
+    result = run("generate", "two", "--model", "not/asked-for", "--out", tmp_path / name)
     assert_one_line(result)
     assert f"--out {tmp_path / name} does not say how to write pictures: {reason}; write --out" in result.err
