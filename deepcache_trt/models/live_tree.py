@@ -59,7 +59,7 @@ class _Place:
 
 
 class Snapshot:
-    """A tree as it was: tells in a millisecond whether anything but the values of its tensors has changed since."""
+    """A tree as it was: tells in a millisecond whether anything but the values of its `tensors` has changed since."""
 
     def __init__(self, model: Any, path: str) -> None:
         """Of the model's sub-module at a path."""
@@ -71,8 +71,8 @@ class Snapshot:
         self._live: list[Mapping[str, Any]] = [vars(model.config), *map(vars, classes), *_dicts(self._modules)]
         self._kept = [dict(each) for each in self._live]
         self._about_root = _without_forward(self._root)
-        self._tensors = [tensor for module in self._modules for tensor in _own_tensors(module)]
-        self._forms = list(map(_form, self._tensors))
+        self.tensors = [tensor for module in self._modules for tensor in _own_tensors(module)]
+        self._forms = list(map(_form, self.tensors))
 
     def is_current(self) -> bool:
         """Whether it still is so."""
@@ -82,7 +82,7 @@ class Snapshot:
             return False
         try:
             is_same = self._live == self._kept and _without_forward(self._root) == self._about_root
-            return is_same and list(map(_form, self._tensors)) == self._forms
+            return is_same and list(map(_form, self.tensors)) == self._forms
         except (RuntimeError, ValueError):  # a tensor or an array was put in the place of another
             return False
 

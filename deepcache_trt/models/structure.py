@@ -1,5 +1,7 @@
 """What a live model is beside its config: its attention processors, and whatever else was changed in its modules."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,20 +24,39 @@ def structure_of(model: Any) -> dict[str, Any]:
     return processors_of(model) | ({"modules": modules} if modules else {})
 
 
+@dataclass(frozen=True)
+class Looked:
+    """A model as it was looked at last.
+
+    Attributes:
+        snapshot: which tells whether it still is so.
+        structure: see `structure_of`.
+    """
+
+    snapshot: Snapshot
+    structure: dict[str, Any]
+
+
 class KnownStructure:
     """`structure_of` a model that is asked for before every image, and looked at again only where it has changed."""
 
-    def __init__(self) -> None:
-        """Nothing is looked at yet."""
-        self._known: tuple[Snapshot, dict[str, Any]] | None = None
+    def __init__(self, check: Callable[[Any], None]) -> None:
+        """Nothing is looked at yet.
 
-    def of(self, model: Any) -> dict[str, Any]:
-        """See `structure_of`."""
-        if self._known is None or self._known[0].model is not model or not self._known[0].is_current():
+        Args:
+            check: raises for what a graph cannot carry either, wherever the model is looked at again.
+        """
+        self._check = check
+        self._known: Looked | None = None
+
+    def of(self, model: Any) -> Looked:
+        """The model as it is; raises as `structure_of`."""
+        if self._known is None or self._known.snapshot.model is not model or not self._known.snapshot.is_current():
             self._known = None
+            self._check(model)
             structure = structure_of(model)
-            self._known = Snapshot(model, family_of(type(model).__name__).module), structure
-        return self._known[1]
+            self._known = Looked(Snapshot(model, family_of(type(model).__name__).module), structure)
+        return self._known
 
 
 def changed_buffers(model: Any) -> dict[str, list[Any]]:

@@ -27,15 +27,16 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import ShapeError, UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
+from deepcache_trt.models.calls import form_of, tensors_from_call
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of, covered_models, family_of
+from deepcache_trt.models.structure import Looked
 from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.material import Material
 from deepcache_trt.pipelines.patched_forward import PatchedForward
-from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load
+from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may_be_offloaded
 from deepcache_trt.progress import as_in_diffusers
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
@@ -65,6 +66,7 @@ class LiveComponent:
         self._material = Material(self.name, part, refit=options.refit, keep_torch_weights=options.keep_torch_weights)
         self._architecture: Architecture | None = None
         self._form = CallForm()
+        self._looked: Looked | None = None
         self._is_checked = False
         check_not_offloaded(self.model, part)
 
@@ -83,7 +85,8 @@ class LiveComponent:
         model = self.model
         if self._patch.model is model:
             return
-        check_not_offloaded(model, self.part)
+        if may_be_offloaded(model):
+            check_not_offloaded(model, self.part)
         # Of a VAE the module is the decoder, which serves whole images, slices and tiles.
         self._patch.install(model, family_of(type(model).__name__).module, everywhere=everywhere)
         self._is_checked = False
@@ -148,8 +151,7 @@ class LiveComponent:
         form = form_of(model, arguments)
         self._is_checked = self._is_checked and form == self._form
         if not self._is_checked:
-            self._material.structure(model)  # raises where no graph can carry what the model is
-            check_untouched(model)
+            self._looked = self._material.look(model)  # raises where no graph can carry what the model is
             if has_adapters(model):
                 check_mergeable(model)
             self._form, self._architecture = form, architecture_of(model, dtype=dtype_of(model), form=form)
@@ -162,7 +164,8 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         identity, state = (), self.engines.state or ()
         if not self._is_checked:
-            identity = self._material.identity(model, self._form)
+            assert self._looked is not None
+            identity = self._material.identity(model, self._form, self._looked)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             state = (self.part, self.branch, options, device, *identity)

@@ -12,11 +12,11 @@ from deepcache_trt.builder.graphs import weights_artefact
 from deepcache_trt.builder.target import Target
 from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import CallForm
+from deepcache_trt.models.calls import check_untouched
 from deepcache_trt.models.fresh import dtype_of
-from deepcache_trt.models.registry import family_of
-from deepcache_trt.models.structure import KnownStructure
+from deepcache_trt.models.structure import KnownStructure, Looked
 from deepcache_trt.pipelines.adapters import base_weights, has_adapters, plain_state
-from deepcache_trt.pipelines.torch_weights import drop, drop_beside, is_dropped, version_of
+from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, version_of
 from deepcache_trt.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -38,22 +38,35 @@ class Material:
         """
         self._name, self._part = name, part
         self._refit, self._keep_torch_weights = refit, keep_torch_weights
-        self._structure = KnownStructure()
+        self._structure = KnownStructure(self._check)
         self._base_weights: dict[str, torch.Tensor] = {}  # what `adapters.base_weights` returned last
         self._dropped: tuple[Identity, Component] | None = None  # what the weights are, and were made of, when dropped
 
-    def structure(self, model: Model) -> dict[str, Any]:
-        """See `structure_of`, which raises where engines cannot follow."""
+    def look(self, model: Model) -> Looked:
+        """The model as it is now; raises where engines cannot follow, see `structure_of`."""
         return self._structure.of(model)
 
-    def identity(self, model: Model, form: CallForm) -> Identity:
-        """Changes whenever other engines are needed: with the model, its precision, form, structure or weights."""
-        module = family_of(type(model).__name__).module
-        return id(model), dtype_of(model), form, self.structure(model), version_of(model, module)
+    def _check(self, model: Model) -> None:
+        check_not_offloaded(model, self._part)
+        check_untouched(model)
+
+    def identity(self, model: Model, form: CallForm, looked: Looked) -> Identity:
+        """Changes whenever other engines are needed: with the model, its precision, form, structure or weights.
+
+        Args:
+            model: which.
+            form: of its call.
+            looked: what `look` has just returned for it.
+        """
+        return id(model), dtype_of(model), form, looked.structure, version_of(model, looked.snapshot.tensors)
 
     def component(self, model: Model, form: CallForm) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
-        if self._dropped is not None and is_dropped(model) and self._dropped[0] == self.identity(model, form):
+        if (
+            self._dropped is not None
+            and is_dropped(model)
+            and self._dropped[0] == self.identity(model, form, self.look(model))
+        ):
             return self._dropped[1]  # a hash of the weights would load them
         live = partial(from_model, model, name=self._name, part=self._part, form=form)
         if not has_adapters(model):

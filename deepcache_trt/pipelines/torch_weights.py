@@ -7,7 +7,7 @@ call of the model, first loads all that was dropped with it from the store.
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -236,19 +236,24 @@ def is_dropped(model: Any) -> bool:
     return any(isinstance(weight, DroppedWeight) for weight in model.parameters())
 
 
-def version_of(model: Any, module: str) -> tuple[Any, ...]:
+def version_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
     """Changes whenever a weight or a buffer has other values, but not when weights are dropped or loaded.
 
     Args:
         model: whose adapters count too.
-        module: path of the sub-module whose tensors are looked at.
+        tensors: those of its weights and buffers that count.
     """
-    part = model.get_submodule(module)
-    tensors = [*part.parameters(), *part.buffers()]
     present = [tensor for tensor in tensors if not isinstance(tensor, DroppedWeight)]
     known = iter(digests(present))
     values = tuple(each.digest if isinstance(each, DroppedWeight) else next(known) for each in tensors)
     return adapter_state(model), values
+
+
+def may_be_offloaded(model: Any) -> bool:
+    """Whether the model or what it is directly made of has the marks of those who move weights; tells at once."""
+    return any(
+        not vars(module).keys().isdisjoint(("_hf_hook", "_diffusers_hook")) for module in (model, *model.children())
+    )
 
 
 def check_not_offloaded(model: Any, part: str) -> None:
