@@ -123,7 +123,7 @@ def test_models_within_a_container_are_waited_for_too() -> None:
             waiting = pool.submit(micro.draw, pipe, kind, num_inference_steps=2)
             with pytest.raises(TimeoutError):
                 waiting.result(0.5)
-        assert waiting.result(60).isfinite().all()
+        assert waiting.result(300).isfinite().all()  # the first to draw exports the models
 
 
 JOBS = st.lists(
