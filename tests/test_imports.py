@@ -19,7 +19,10 @@ COUNTING, TIMING, FIDELITY = (f"benchmarks.{name}" for name in ("counting", "tim
 WRITING = {"benchmarks.report", "benchmarks.machine"}
 ALIAS = "benchmarks.alias"
 MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
-STUDIES = {f"benchmarks.{name}" for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "reuse")}
+STUDIES = {
+    f"benchmarks.{name}"
+    for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "overhead", "reuse")
+}
 BENCHMARKS = MEASURING | STUDIES
 ALLOWED = {
     **{leaf: LEAVES - {leaf} for leaf in LEAVES},

@@ -1,0 +1,192 @@
+"""What an image costs beside its engines: `python -m deepcache_trt.benchmarks.overhead`.
+
+The digits are drawn on engines that do nothing, and by plain diffusers with its models taken off, in turn: what is left
+is Python, the scheduler and, of ours, the look at each model before an image, whose two parts are timed by themselves
+on larger models too, the tree of modules and the checksum of all weights.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepcache_trt.benchmarks.machine import processor
+from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend, Built, keep_nothing
+from deepcache_trt.engines.engine import Engine, check_binding
+from deepcache_trt.export.digest import digests
+from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.fresh import empty_model
+from deepcache_trt.models.live_tree import Snapshot
+from deepcache_trt.tensors import TensorSpec
+
+LOOKED_AT = ("sd15", "sdxl")
+
+
+class Nothing(Engine):
+    """An engine that computes nothing."""
+
+    capturable = False
+
+    def __init__(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
+
+    def bind(self, name: str, tensor: torch.Tensor) -> None:
+        """Look at the tensor as every engine does; what is an output is zero from then on."""
+        check_binding(self.inputs.get(name) or self.outputs[name], tensor, "cpu")
+        if name in self.outputs:
+            tensor.zero_()
+
+    def run(self) -> None:
+        """Leave the outputs as they are."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def _open(built: Built) -> Engine:
+    return Nothing(built.inputs, built.outputs)
+
+
+NOTHING = Backend(
+    name="nothing", device="cpu", probe=lambda: "1", version=lambda: "1", open=_open, build=keep_nothing, trusted=True
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What it costs to see that a model is as it was.
+
+    Attributes:
+        model: a name of the catalogue, of whose U-Net in float16.
+        modules: how many there are.
+        tree: seconds, to compare them and all that they keep with what they were.
+        weights: seconds, for the checksum of all weights.
+        weight_bytes: which are read.
+    """
+
+    model: str
+    modules: int
+    tree: float
+    weights: float
+    weight_bytes: int
+
+
+def outside_engines(*, steps: int, rounds: int) -> dict[str, float]:
+    """Seconds of one image beside its engines, the median of `rounds` in turn: of ours, and of plain diffusers."""
+    from deepcache_trt import DeepCachePipeline
+
+    backends.register(NOTHING)
+    cached: Any = DeepCachePipeline.from_pretrained("digits", dtype=torch.float32, backend="nothing", cache_interval=3)
+    plain: Any = DeepCachePipeline.from_pretrained("digits", dtype=torch.float32)
+    plain.disable_cache()
+    for pipe in (cached, plain):
+        pipe.set_progress_bar_config(disable=True)
+
+    def draw(pipe: Any) -> Callable[[], Any]:
+        return lambda: pipe("seven", num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+
+    draws = {"engines that do nothing": draw(cached), "plain diffusers without models": draw(plain)}
+    with _models_taken_off(plain):
+        return in_turn(draws, rounds)
+
+
+def in_turn(actions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The median of the seconds of each action, after one that does not count."""
+    took: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(rounds + 1):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            if turn:
+                took[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in took.items()}
+
+
+@contextmanager
+def _models_taken_off(pipe: Any) -> Iterator[None]:
+    """Within the block, what a pipeline's models answer is made of nothing, in the right shapes."""
+    tokens = pipe.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+    prompt = pipe.text_encoder(tokens)
+
+    def picture(latents: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.zeros(len(latents), 3, 8 * latents.shape[2], 8 * latents.shape[3])
+
+    answers: dict[Any, Callable[..., Any]] = {
+        pipe.text_encoder: lambda *_, **__: prompt,
+        pipe.unet: lambda sample, *_, **__: (torch.zeros_like(sample),),
+        pipe.vae.decoder: picture,
+    }
+    for model, answer in answers.items():
+        model.forward = answer
+    try:
+        yield
+    finally:
+        for model in answers:
+            del model.forward
+
+
+def look(name: str, *, rounds: int) -> Look:
+    """Time the look at a U-Net of the catalogue, whose weights are ones."""
+    entry = CATALOGUE[name].parts["unet"]
+    model = empty_model(entry.model_class(), entry.config).half().to_empty(device="cpu")
+    for weight in model.parameters():
+        weight.data.fill_(1)
+    snapshot = Snapshot(model, "")
+    took = in_turn({"tree": snapshot.is_current, "weights": lambda: digests(snapshot.tensors)}, rounds)
+    return Look(
+        model=name,
+        modules=sum(1 for _ in model.modules()),
+        tree=took["tree"],
+        weights=took["weights"],
+        weight_bytes=sum(tensor.nbytes for tensor in snapshot.tensors),
+    )
+
+
+def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds: int) -> str:
+    """Both tables as Markdown."""
+    images = [(name, f"{1e3 * seconds:.1f}") for name, seconds in beside.items()]
+    models = [
+        (
+            each.model,
+            each.modules,
+            f"{1e3 * each.tree:.2f}",
+            f"{1e3 * each.weights:.0f}",
+            f"{each.weight_bytes / 1e9:.2f}",
+            f"{each.weight_bytes / each.weights / 1e9:.1f}",
+        )
+        for each in looks
+    ]
+    return "\n\n".join(
+        [
+            f"One image of `digits`, {steps} steps, medians of {rounds} in turn, on {processor()}:",
+            markdown_table(("", "ms beside the engines"), images),
+            "The look at a U-Net in float16 before an image:",
+            markdown_table(("model", "modules", "tree, ms", "checksum, ms", "GB", "GB/s"), models),
+        ]
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    from deepcache_trt.progress import quiet_libraries
+
+    parser = argparse.ArgumentParser(description="What an image costs beside its engines.")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
+    parser.add_argument("--rounds", type=int, default=40, help="how often each is timed")
+    parser.add_argument("--models", nargs="*", default=LOOKED_AT, help="names of the catalogue to look at")
+    options = parser.parse_args()
+    quiet_libraries()
+    beside = outside_engines(steps=options.steps, rounds=options.rounds)
+    looks = [look(name, rounds=max(1, options.rounds // 4)) for name in options.models]
+    print(report(beside, looks, steps=options.steps, rounds=options.rounds))
+
+
+if __name__ == "__main__":
+    main()
