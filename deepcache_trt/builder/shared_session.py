@@ -62,6 +62,7 @@ class OpenEngines:
     def __init__(self) -> None:
         self.opened: SharedSession | None = None
         self.state: tuple[object, ...] | None = None
+        self._origin: weakref.ref[OpenEngines] | None = None
         self._other_seconds = 0.0  # what closed engines took, less what others spent in the open ones
         self._count_before = 0  # runs of the open session before this holder took it
 
@@ -75,17 +76,27 @@ class OpenEngines:
         """Spent in engines by this holder, those that are closed by now included."""
         return self._other_seconds + (0.0 if self.opened is None else self.opened.session.log.seconds)
 
+    def keep_in(self, origin: "OpenEngines") -> None:
+        """Let what is opened here stay open in `origin` too, while nothing else is open there."""
+        self._origin = weakref.ref(origin)
+
     def take(
         self, state: tuple[object, ...], sizes: Mapping[str, int], open_new: Callable[[], SharedSession]
     ) -> SharedSession:
         """The open session if it is for this state and these sizes; else another one, see `shared_session`."""
         if self.opened is None or state != self.state or not self.opened.session.serves(sizes):
             self.close()
-            self.opened = shared_session(state, sizes, open_new)
-            self._other_seconds -= self.opened.session.log.seconds
-            self._count_before = self.opened.session.log.count
-            self.state = state
+            self._hold(shared_session(state, sizes, open_new), state)
+        assert self.opened is not None
         return self.opened
+
+    def _hold(self, opened: SharedSession, state: tuple[object, ...]) -> None:
+        self.opened, self.state = opened, state
+        self._other_seconds -= opened.session.log.seconds
+        self._count_before = opened.session.log.count
+        origin = None if self._origin is None else self._origin()
+        if origin is not None and origin.opened is None:
+            origin._hold(opened, state)
 
     def mark(self) -> Mark:
         """Now, for `runs_since`."""

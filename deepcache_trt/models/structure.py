@@ -51,12 +51,13 @@ class KnownStructure:
 
     def of(self, model: Any) -> Looked:
         """The model as it is; raises as `structure_of`."""
-        if self._known is None or self._known.snapshot.model is not model or not self._known.snapshot.is_current():
+        known = self._known
+        if known is None or known.snapshot.model is not model or not known.snapshot.is_current():
             self._known = None
             self._check(model)
             structure = structure_of(model)
-            self._known = Looked(Snapshot(model, family_of(type(model).__name__).module), structure)
-        return self._known
+            self._known = known = Looked(Snapshot(model, family_of(type(model).__name__).module), structure)
+        return known
 
 
 def changed_buffers(model: Any) -> dict[str, list[Any]]:

@@ -8,6 +8,7 @@ its method `backward_loop`, each time is a generation.
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +44,7 @@ class Generation:
         calls: how many there have been.
         outputs: what the model returned last, by name.
         sizes: the axes of the last call.
+        thread: that began it.
         promised: the variant of the next call, if anyone has asked; else the full one.
         is_finished: the rest has been run by the loop; what is still asked is answered with the last outputs.
         is_over: the next call begins another generation, whatever the scheduler says.
@@ -52,6 +54,7 @@ class Generation:
     plan: Plan
     session: Session
     number: int
+    thread: int = field(default_factory=threading.get_ident)
     calls: int = 0
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -175,6 +178,11 @@ class CachedDenoiser(LiveComponent):
         last = self.generation
         if last is None or last.is_over or self._pipe.scheduler.timesteps is not last.timesteps:
             return None
+        if last.thread != threading.get_ident() and last.calls < len(last.plan):
+            raise UnsupportedError(
+                f"{self.part} is called in a thread while another is in the middle of an image with it, and a cache "
+                f"holds one image; draw with pipelines, which wait for each other, or call disable() of the helper"
+            )
         return last
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import weakref
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -42,6 +43,7 @@ class DeepCachePipeline:
     _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
     # Of a copy: those of the pipeline that it was made from.
     _cache_settings: tuple[CacheParams, EngineOptions, str | None] | None = None
+    _copied_from: "weakref.ref[DeepCachePipeline] | None" = None
     _cache_enabled = True
     last_run: Run | None = None  # what happened in the last call
 
@@ -95,7 +97,7 @@ class DeepCachePipeline:
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
         before, options, name = vars(plain).pop("_cache_settings", None) or _default_settings()
         params, options, rest = split_keywords(kwargs, before, options)
-        for attribute in ("_cache_enabled", "last_run"):
+        for attribute in ("_copied_from", "_cache_enabled", "last_run"):
             vars(plain).pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
             base = cls._plain_class or type(plain)
@@ -170,7 +172,16 @@ class DeepCachePipeline:
             params, options, name = self._cache_settings or _default_settings()
             _give_engines(self, params, options, name=name)
             assert self._cached_denoiser is not None
+            self._follow_origin()
         return self._cached_denoiser
+
+    def _follow_origin(self) -> None:
+        origin = None if self._copied_from is None else self._copied_from()
+        if origin is not None and self._cached_denoiser is not None:
+            theirs = {each.part: each for each in (origin._denoiser(), *origin._live_components)}
+            for component in (self._cached_denoiser, *self._live_components):
+                if component.part in theirs:
+                    component.follow(theirs[component.part])
 
     def _components_now(self: Any) -> tuple[LiveComponent, ...]:
         """Those beside the denoiser that run on engines, of what the pipeline has now."""
@@ -183,11 +194,18 @@ class DeepCachePipeline:
             self._live_components = components = _live_components(self, paths, denoiser)
         return components
 
+    def __copy__(self) -> Any:
+        """A pipeline on the same models with caches of its own."""
+        other = object.__new__(type(self))
+        vars(other).update(self.__getstate__(), _copied_from=weakref.ref(self))
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or a pickle, takes over: everything but open engines, which are for one pipeline."""
         state = dict(vars(self))
         denoiser = state.pop("_cached_denoiser", None)
-        state.pop("_live_components", None)
+        for attribute in ("_live_components", "_copied_from"):
+            state.pop(attribute, None)
         if denoiser is not None:
             state["_cache_settings"] = (denoiser.params, denoiser.options, denoiser.name)
         return state

@@ -80,6 +80,15 @@ class LiveComponent:
         """What is open now; other pipelines with the same model may hold it too."""
         return self.engines.session
 
+    def follow(self, origin: "LiveComponent") -> None:
+        """Share with `origin`, the same of the pipeline that this one is a copy of, what is known of their model.
+
+        Servers make a copy for each request: what is opened for one stays open in its origin.
+        """
+        self.engines.keep_in(origin.engines)
+        if self.model is origin.model:
+            self._material = origin._material
+
     def install(self, *, everywhere: bool = False) -> None:
         """Send the calls of the model here until `remove`: those of this thread, or of every thread."""
         model = self.model

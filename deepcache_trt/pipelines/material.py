@@ -25,7 +25,7 @@ Identity = tuple[Any, ...]
 
 
 class Material:
-    """What engines of one model of a pipeline are made of."""
+    """What engines of one model of a pipeline, and of its copies, are made of."""
 
     def __init__(self, name: str, part: str, *, refit: bool, keep_torch_weights: bool) -> None:
         """Nothing is read yet.
@@ -71,11 +71,9 @@ class Material:
         live = partial(from_model, model, name=self._name, part=self._part, form=form)
         if not has_adapters(model):
             return live()
-        self._base_weights = base_weights(model, self._base_weights)
-        base = None
-        if self._refit:
-            base = live(state=plain_state(model, self._base_weights, adapters=False))
-        return live(state=plain_state(model, self._base_weights, adapters=True), adapters=True, base=base)
+        self._base_weights = weights = base_weights(model, self._base_weights)
+        base = live(state=plain_state(model, weights, adapters=False)) if self._refit else None
+        return live(state=plain_state(model, weights, adapters=True), adapters=True, base=base)
 
     def dropping(
         self, model: Model, component: Component, target: Target, progress: Progress

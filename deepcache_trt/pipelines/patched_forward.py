@@ -1,15 +1,15 @@
 """A `forward` that is replaced on one module, for whoever has installed something there, and for nobody else.
 
 Pipelines in several threads, and one within another, share models. So what stands in the module only asks what the
-running thread, or task, has installed: elsewhere the module's own `forward` runs, as if nothing had happened. It is
-there as long as anyone has something installed.
+running thread has installed: elsewhere the module's own `forward` runs, as if nothing had happened. It is there as long
+as anyone has something installed.
 """
 
+import copy
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,10 +20,16 @@ from deepcache_trt.foreign import Model
 
 Forward = Callable[..., Any]
 
-# By the ids of modules, what runs in the place of their own `forward`: in this thread or task, and in all others. None
-# is their own.
-_here: ContextVar[Mapping[int, Forward | None]] = ContextVar("deepcache_trt_forwards", default=MappingProxyType({}))
+# By the ids of modules, what runs in the place of their own `forward`, None being that; in all threads but those that
+# have one of their own. A context variable would not do: asyncio hands those of a task on to threads that it starts.
 _everywhere: dict[int, Forward | None] = {}
+
+
+class _ThisThread(threading.local):
+    forwards: Mapping[int, Forward | None] = MappingProxyType({})
+
+
+_here = _ThisThread()
 
 _lock = threading.Lock()
 _users: dict[int, int] = {}  # how many have something installed in a module, by its id
@@ -69,12 +75,12 @@ class PatchedForward:
 
 
 def _set_here(site: int, forward: Forward | None) -> Callable[[], None]:
-    before = _here.get()
-    _here.set({**before, site: forward})
+    before = _here.forwards
+    _here.forwards = {**before, site: forward}
 
     def undo() -> None:
-        others = {key: value for key, value in _here.get().items() if key != site}
-        _here.set(others | ({site: before[site]} if site in before else {}))
+        others = {key: value for key, value in _here.forwards.items() if key != site}
+        _here.forwards = others | ({site: before[site]} if site in before else {})
 
     return undo
 
@@ -86,7 +92,7 @@ def _set_everywhere(site: int, forward: Forward) -> Callable[[], None]:
 
 
 def _in_place(site: int) -> Forward | None:
-    here = _here.get()
+    here = _here.forwards
     return here[site] if site in here else _everywhere.get(site)
 
 
@@ -94,7 +100,7 @@ def _enter(site: Any) -> None:
     with _lock:
         _users[id(site)] = _users.get(id(site), 0) + 1
         if _users[id(site)] == 1:
-            site.forward = _standing_for(site)
+            site.forward = _Standing(site)
 
 
 def _leave(site: Any) -> None:
@@ -109,15 +115,24 @@ def _leave(site: Any) -> None:
                 site.forward = own
 
 
-def _standing_for(site: Any) -> Forward:
-    own = site.forward
+class _Standing:
+    """Stands for the `forward` of a module; copies and pickles of the module are given its own one."""
 
-    @functools.wraps(own)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (_in_place(id(site)) or own)(*args, **kwargs)
+    def __init__(self, site: Any) -> None:
+        self.__wrapped__: Forward = site.forward
+        functools.update_wrapper(self, site.forward)
+        self.__module__ = __name__
+        self._site = id(site)
 
-    forward.__module__ = __name__
-    return forward
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (_in_place(self._site) or self.__wrapped__)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Forward:
+        own: Forward = copy.deepcopy(self.__wrapped__, memo)
+        return own
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__wrapped__.__reduce_ex__(protocol)
 
 
 # Held by the thread that draws with a model.
