@@ -21,7 +21,7 @@ ALIAS = "benchmarks.alias"
 MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
 STUDIES = {
     f"benchmarks.{name}"
-    for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "overhead", "reuse")
+    for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "overhead", "reuse", "threads")
 }
 BENCHMARKS = MEASURING | STUDIES
 ALLOWED = {

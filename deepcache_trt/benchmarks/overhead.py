@@ -6,8 +6,6 @@ on larger models too, the tree of modules and the checksum of all weights.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch
 
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.benchmarks.timing.in_process import in_turn
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import Backend, Built, keep_nothing
 from deepcache_trt.engines.engine import Engine, check_binding
@@ -97,18 +96,6 @@ def outside_engines(*, steps: int, rounds: int) -> dict[str, float]:
         return in_turn(draws, rounds)
 
 
-def in_turn(actions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median of the seconds of each action, after one that does not count."""
-    took: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(rounds + 1):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            if turn:
-                took[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in took.items()}
-
-
 @contextmanager
 def _models_taken_off(pipe: Any) -> Iterator[None]:
     """Within the block, what a pipeline's models answer is made of nothing, in the right shapes."""
@@ -163,14 +150,16 @@ def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds
         )
         for each in looks
     ]
-    return "\n\n".join(
-        [
-            f"One image of `digits`, {steps} steps, medians of {rounds} in turn, on {processor()}:",
-            markdown_table(("", "ms beside the engines"), images),
+    tables = [
+        f"One image of `digits`, {steps} steps, medians of {rounds} in turn, on {processor()}:",
+        markdown_table(("", "ms beside the engines"), images),
+    ]
+    if models:
+        tables += [
             "The look at a U-Net in float16 before an image:",
             markdown_table(("model", "modules", "tree, ms", "checksum, ms", "GB", "GB/s"), models),
         ]
-    )
+    return "\n\n".join(tables)
 
 
 def main() -> None:

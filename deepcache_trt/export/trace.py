@@ -74,11 +74,14 @@ def _onnx_of(
     fake: torch.nn.Module, architecture: Architecture, real: Callable[[], torch.nn.Module], progress: Progress
 ) -> onnx_ir.Model:
     """The graph of a model on fake tensors; `real` gives one whose buffers have values, where these are needed."""
+    from torch._dynamo.convert_frame import compile_lock  # takes long to import
+
     make_traceable(fake)
-    with progress("tracing the model"), _quiet():
-        exported = _exported_program(fake, architecture)
-    with progress("translating to ONNX"), _quiet():
-        graph = _translate(exported, fake)
+    with compile_lock:  # the exporters and torch.compile keep in globals what they are at
+        with progress("tracing the model"), _quiet():
+            exported = _exported_program(fake, architecture)
+        with progress("translating to ONNX"), _quiet():
+            graph = _translate(exported, fake)
     with progress("optimizing the graph"), _quiet():
         tidy(graph, architecture, _buffers_of(fake, real))
     return graph

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 
 def config_of(model: Any) -> dict[str, Any]:
@@ -35,10 +36,27 @@ def model_from_config(model_class: Any, config: Mapping[str, Any]) -> torch.nn.M
 
 def empty_model(model_class: Any, config: Mapping[str, Any]) -> torch.nn.Module:
     """`model_from_config` with its weights on "meta"; its buffers have their values."""
-    from accelerate import init_empty_weights
+    with _Unallocated():
+        model = model_from_config(model_class, config)
+    empty: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            new = torch.nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
+            setattr(module, name, empty.setdefault(id(weight), new))
+    return model
 
-    with init_empty_weights(include_buffers=False):
-        return model_from_config(model_class, config)
+
+class _Unallocated(TorchFunctionMode):
+    """In this thread `torch.empty`, of which layers make their weights, gives tensors on "meta".
+
+    accelerate's `init_empty_weights` replaces a method of all modules, for the models that other threads make too.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        elsewhere = {"device": "meta"} if function is torch.empty else {}
+        return function(*args, **{**(kwargs or {}), **elsewhere})
 
 
 def fake_model(model_class: Any, config: Mapping[str, Any], dtype: str) -> torch.nn.Module:

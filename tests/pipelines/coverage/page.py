@@ -59,6 +59,10 @@ BESIDE = {
         "every image is the one that is drawn alone; a thread waits for another that draws with the same models",
         "live/test_threads",
     ),
+    "a copy for each request, asyncio, the helper with copies": (
+        "the same, and engines that one copy opened are open for the next",
+        "live/test_servers",
+    ),
     "inference mode, autocast, gradients": (
         "none of them changes a picture or reaches the next call; a gradient through an engine is refused",
         "live/test_modes",

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt import DeepCachePipeline
+from deepcache_trt.models import live_tree
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.pipelines.patched_forward import alone_with
 from tests.pipelines import micro
@@ -137,6 +138,15 @@ def test_any_images_in_any_threads_are_those_that_are_drawn_alone(jobs: list[tup
     for job, image in zip(jobs, drawn, strict=True):
         assert difference(image.result(), ALONE[job]) <= 1e-6
     assert "forward" not in vars(SHARED.unet)
+
+
+def test_first_images_on_models_of_their_own_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = draw(cached(own()))
+    monkeypatch.setattr(live_tree, "_fresh_trees", {})  # as in a new process, where each is compared with a new model
+    pipes = [cached(own()) for _ in range(4)]
+    with ThreadPoolExecutor(len(pipes)) as pool:
+        assert all(torch.equal(image, expected) for image in pool.map(draw, pipes))
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
 
 
 def test_building_leaves_the_default_dtype_of_others_alone() -> None:
