@@ -6,6 +6,7 @@ of it tells.
 
 import ctypes
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 import xxhash
@@ -17,10 +18,12 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _COPIED = 1 << 16
 _COLUMNS = 4093
 
+_IS_ON_CPU = attrgetter("is_cpu")
+
 
 def digests(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
     """64 bits for each tensor, of any device; the same for the same bytes in the same layout on one kind of device."""
-    if all(tensor.device.type == "cpu" for tensor in tensors):
+    if all(map(_IS_ON_CPU, tensors)):
         return tuple(map(_of_memory, tensors))
     summed = [_column_sums(_words(tensor)) for tensor in tensors if _is_summed(tensor)]
     sums = iter(torch.stack(summed).cpu() if summed else ())

@@ -9,6 +9,7 @@ refused by its path.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import FunctionType
 from typing import Any
 
@@ -46,6 +47,9 @@ _SILENT = {
 }
 # The parts of a model that `models.processors` knows.
 _PROCESSOR, _PROJECTIONS = "processor", "encoder_hid_proj"
+
+# There are many tensors, and each is asked before every image.
+_form = attrgetter("dtype", "shape")
 
 _INSTEAD = "or call pipe.disable_cache() for this image, or keep this component off the engines with components=(…)"
 
@@ -90,10 +94,6 @@ class Snapshot:
 def _own_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     held = (*module._parameters.values(), *module._buffers.values())
     return (tensor for tensor in held if tensor is not None)
-
-
-def _form(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
-    return tensor.dtype, tensor.shape
 
 
 def _without_forward(root: torch.nn.Module) -> dict[str, Any]:

@@ -215,9 +215,11 @@ class DeepCachePipeline:
 def cached_class(base: Any) -> Any:
     """The cached subclass of a pipeline class of diffusers, the same object every time."""
 
+    signature = inspect.signature(base.__call__)
+
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        arguments = inspect.signature(base.__call__).bind_partial(self, *args, **kwargs).arguments
+        arguments = signature.bind_partial(self, *args, **kwargs).arguments
         _check_steps(arguments)
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)

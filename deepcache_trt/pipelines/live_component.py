@@ -4,12 +4,12 @@ The real model stays registered in the pipeline; only a `forward` is replaced on
 installed.
 """
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may
 from deepcache_trt.progress import as_in_diffusers
 from deepcache_trt.runtime.session import Session, on_device
 from deepcache_trt.tensors import axis_sizes
+
+_signature = functools.cache(inspect.signature)
 
 
 class LiveComponent:
@@ -131,7 +133,7 @@ class LiveComponent:
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         model, site = self._patch.model, self._patch.site
         assert model is not None
-        bound = inspect.signature(type(site).forward).bind(site, *args, **kwargs)
+        bound = _signature(type(site).forward).bind(site, *args, **kwargs)
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
         self._check_gradients(arguments)
@@ -178,7 +180,7 @@ class LiveComponent:
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             state = (self.part, self.branch, options, device, *identity)
-        opened = self.engines.take(state, sizes, partial(self._open, model, device, sizes))
+        opened = self.engines.take(state, sizes, functools.partial(self._open, model, device, sizes))
         if not self._is_checked and opened.drop is not None:
             opened.drop()  # someone may have asked for them since
             self._material.remember_dropped(identity, opened.made_of)

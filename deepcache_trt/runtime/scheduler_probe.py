@@ -87,7 +87,7 @@ def state_key(
     """A key for the result of `probe`: the scheduler's class and whole state, the timesteps and the arguments."""
     arguments = {name: value for name, value in (step_arguments or {}).items() if name in SAME_AT_EVERY_CALL}
     given = arguments, sorted(step_arguments or {}), torch.get_default_dtype()
-    state = type(scheduler).__module__, type(scheduler).__qualname__, vars(scheduler), list(timesteps)
+    state = type(scheduler).__module__, type(scheduler).__qualname__, vars(scheduler), torch.stack(list(timesteps))
     digest = hashlib.blake2b(digest_size=16)
     for part in _flat((state, given)):
         digest.update(part)
