@@ -1,11 +1,24 @@
 """`deepcache-trt inspect`: what a store holds, as tables and as JSON."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.commands.command_line import Run
+
+
+@pytest.fixture
+def engines(run: Run, built: Path, tmp_path: Path) -> dict[str, Path]:
+    """By key, those of one model, in a store of their own: of each that there is the operations are counted."""
+    lines = run("build", "--model", "digits", "--component", "unet", "--store", built).out.splitlines()
+    copied = {}
+    for folder in (Path(line.rpartition(" in ")[2]) for line in lines):
+        copied[folder.name] = shutil.copytree(folder, tmp_path / "engines" / folder.name)
+        graph = json.loads((folder / "manifest.json").read_text())["about"]["graph"]
+        shutil.copytree(built / "graphs" / graph, tmp_path / "graphs" / graph, dirs_exist_ok=True)
+    return copied
 
 
 def test_inspect_of_an_empty_store_names_the_command_that_fills_it(run: Run, tmp_path: Path) -> None:
@@ -19,12 +32,13 @@ def test_inspect_of_an_empty_store_as_json(run: Run, tmp_path: Path) -> None:
     assert json.loads(result.out) == {"store": str(tmp_path), "graphs": [], "weights": [], "engines": []}
 
 
-def test_inspect_lists_engines_and_a_shallow_one_is_less_work(run: Run, built: Path) -> None:
-    found = json.loads(run("inspect", "--json").out)
-    assert found["store"] == str(built)
-    lines = run("build", "--model", "digits", "--component", "unet").out.splitlines()
-    keys = {Path(line.rpartition(" in ")[2]).name for line in lines}  # another test may have built them first
-    rows = {r["variant"]["name"]: r for r in found["engines"] if r["key"] in keys}
+def test_inspect_lists_engines_and_a_shallow_one_is_less_work(
+    run: Run, engines: dict[str, Path], tmp_path: Path
+) -> None:
+    found = json.loads(run("inspect", "--store", tmp_path, "--json").out)
+    assert found["store"] == str(tmp_path)
+    rows = {row["variant"]["name"]: row for row in found["engines"]}
+    assert {row["key"] for row in rows.values()} == set(engines)
     assert set(rows) == {"full", "shallow"}
     full, shallow = rows["full"], rows["shallow"]
     assert shallow["variant"]["consumes"] == full["variant"]["emits"] == ["tap_0"]
@@ -34,10 +48,12 @@ def test_inspect_lists_engines_and_a_shallow_one_is_less_work(run: Run, built: P
     assert {row["key"] for row in found["graphs"]} >= {full["graph"]}
 
 
-def test_inspect_prints_the_same_as_tables(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_prints_the_same_as_tables(
+    run: Run, engines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    result = run("inspect")
+    result = run("inspect", "--store", tmp_path)
     assert result.code == 0
-    assert str(built) in "".join(result.out.split())
+    assert str(tmp_path) in "".join(result.out.split())
     assert "full k=0" in result.out
     assert "shallow k=0" in result.out

@@ -143,7 +143,7 @@ def test_a_dit_graph_keeps_the_position_table_that_no_checkpoint_has(dit: Export
     assert torch.equal(dit.constants["pos_embed.pos_embed"], buffers["pos_embed.pos_embed"])
 
 
-@pytest.mark.parametrize(("name", "controlled"), [("sd15", True), ("sdxl", False)])
+@pytest.mark.parametrize(("name", "controlled"), [pytest.param("sd15", True, marks=pytest.mark.slow), ("sdxl", False)])
 def test_half_precision_exports_and_cuts(name: str, controlled: bool, store_root: Path, tmp_path: Path) -> None:
     model_class, config = tiny.ARCHITECTURES[name]
     torch.manual_seed(0)
