@@ -99,8 +99,21 @@ class _Tapped(torch.nn.Module):
         inputs = {spec.name: tensor for spec, tensor in zip(self.architecture.inputs, tensors, strict=True)}
         with tapped(self.model, self.architecture.taps, consumed={}) as emitted:
             outputs = self.architecture.call(self.model, inputs)
+        if missing := [spec.name for spec in self.architecture.outputs if spec.name not in outputs]:
+            raise UnsupportedError(
+                f"{type(self.model).__name__} gives no {', '.join(missing)} as it is now; call pipe.disable_cache() "
+                f"for this image, or keep this component off the engines with components=(…)"
+            )
         given = [outputs[spec.name] for spec in self.architecture.outputs]
-        return (*given, *(emitted[tap.name] for tap in self.architecture.taps))
+        return _told_apart(*given, *(emitted[tap.name] for tap in self.architecture.taps))
+
+
+def _told_apart(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each output of a graph has a name, so what is returned twice, where a layer was taken away, is copied."""
+    different: list[torch.Tensor] = []
+    for tensor in tensors:
+        different.append(tensor.clone() if any(tensor is each for each in different) else tensor)
+    return tuple(different)
 
 
 def _exported_program(model: torch.nn.Module, architecture: Architecture) -> torch.export.ExportedProgram:

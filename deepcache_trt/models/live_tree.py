@@ -68,6 +68,7 @@ class Snapshot:
     def __init__(self, model: Any, path: str) -> None:
         """Of the model's sub-module at a path."""
         self.model = model
+        self._config = model.config
         self._root = model.get_submodule(path)
         self._modules = list(self._root.modules())
         self._classes = list(map(type, self._modules))
@@ -82,10 +83,11 @@ class Snapshot:
         """Whether it still is so."""
         forward = vars(self._root).get("forward")
         is_own = forward is None or own_method(self._root, forward)
-        if not is_own or list(map(type, self._modules)) != self._classes or _has_global_hooks():
+        if self.model.config is not self._config or not is_own or _has_global_hooks():
             return False
         try:
-            is_same = self._live == self._kept and _without_forward(self._root) == self._about_root
+            is_same = list(map(type, self._modules)) == self._classes and self._live == self._kept
+            is_same = is_same and _without_forward(self._root) == self._about_root
             return is_same and list(map(_form, self.tensors)) == self._forms
         except (RuntimeError, ValueError):  # a tensor or an array was put in the place of another
             return False

@@ -30,10 +30,12 @@ class Looked:
 
     Attributes:
         snapshot: which tells whether it still is so.
+        config: the model's, as text.
         structure: see `structure_of`.
     """
 
     snapshot: Snapshot
+    config: str
     structure: dict[str, Any]
 
 
@@ -56,7 +58,8 @@ class KnownStructure:
             self._known = None
             self._check(model)
             structure = structure_of(model)
-            self._known = known = Looked(Snapshot(model, family_of(type(model).__name__).module), structure)
+            snapshot = Snapshot(model, family_of(type(model).__name__).module)
+            self._known = known = Looked(snapshot, repr(config_of(model)), structure)
         return known
 
 

@@ -222,6 +222,7 @@ class CachedDenoiser(LiveComponent):
             )
 
     def _architecture_now(self) -> Architecture:
+        part_of_denoiser(self._pipe)  # raises where another has been put there that is not covered
         dtype = dtype_of(self.model)
         if dtype not in DTYPES:
             raise UnsupportedError(
@@ -254,5 +255,7 @@ def part_of_denoiser(pipe: Pipeline) -> str:
             if type(model).__name__ in COVERED_DENOISERS:
                 return part
             kind = type(model).__name__
+            if hasattr(model, "_orig_mod"):
+                covered = f"engines take the place of what torch.compile makes; set pipe.{part} = pipe.{part}._orig_mod"
             raise UnsupportedError(f"{kind}, the {part} of {type(pipe).__name__}, is not covered; {covered}")
     raise UnsupportedError(f"{type(pipe).__name__} has no {' and no '.join(DENOISERS)} that could be cached; {covered}")

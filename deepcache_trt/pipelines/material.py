@@ -51,14 +51,15 @@ class Material:
         check_untouched(model)
 
     def identity(self, model: Model, form: CallForm, looked: Looked) -> Identity:
-        """Changes whenever other engines are needed: with the model, its precision, form, structure or weights.
+        """Changes whenever other engines are needed: with the model, its config, precision, structure or weights.
 
         Args:
             model: which.
             form: of its call.
             looked: what `look` has just returned for it.
         """
-        return id(model), dtype_of(model), form, looked.structure, version_of(model, looked.snapshot.tensors)
+        about = id(model), looked.config, dtype_of(model), form, looked.structure
+        return *about, version_of(model, looked.snapshot.tensors)
 
     def component(self, model: Model, form: CallForm) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""

@@ -125,6 +125,11 @@ class _Standing:
         self._site = id(site)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # a model or a method that is compiled goes on calling it uncompiled
+            return torch.compiler.disable(self._run)(*args, **kwargs)
+        return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         return (_in_place(self._site) or self.__wrapped__)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Forward:

@@ -28,7 +28,7 @@ def _describe(pooled: str, output_class: str, model: Any, dtype: str, form: Call
     config = model.config
     tokens, width = config.max_position_embeddings, config.hidden_size
     pooled_width = config.projection_dim if hasattr(model, "text_projection") else width
-    states = ["last_hidden_state", *(f"{HIDDEN_STATE}{i}" for i in range(config.num_hidden_layers + 1))]
+    states = ["last_hidden_state", *_hidden_states(model)]
     return Architecture(
         # Pipelines pad every prompt to the full length.
         inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", tokens)),),
@@ -48,6 +48,12 @@ def _describe(pooled: str, output_class: str, model: Any, dtype: str, form: Call
     )
 
 
+def _hidden_states(model: Any) -> list[str]:
+    """By the layers that there are: people take the last ones away, and transformers runs those that are left."""
+    layers = getattr(model, "text_model", model).encoder.layers
+    return [f"{HIDDEN_STATE}{i}" for i in range(len(layers) + 1)]
+
+
 def _call(pooled: str, model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     output = model(tensors["input_ids"], output_hidden_states=True, return_dict=True)
     states = {f"{HIDDEN_STATE}{i}": state for i, state in enumerate(output.hidden_states)}
@@ -64,8 +70,7 @@ def _read(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> 
 def _answer(output_class: str, model: Any, outputs: Mapping[str, "torch.Tensor"], arguments: Mapping[str, Any]) -> Any:
     fields: dict[str, Any] = {name: tensor for name, tensor in outputs.items() if not name.startswith(HIDDEN_STATE)}
     if arguments.get("output_hidden_states", model.config.output_hidden_states):
-        layers = range(model.config.num_hidden_layers + 1)
-        fields["hidden_states"] = tuple(outputs[f"{HIDDEN_STATE}{i}"] for i in layers)
+        fields["hidden_states"] = tuple(outputs[name] for name in _hidden_states(model))
     return in_form(output_of(model, output_class)(**fields), arguments, default=model.config.return_dict)
 
 

@@ -24,7 +24,7 @@ from tests.pipelines.coverage.rows import (
     VIDEOS_OF_IMAGES,
     WITH_PACKAGE,
 )
-from tests.pipelines.live.edits import FOLLOWED
+from tests.pipelines.live.edits import FOLLOWED, FOLLOWED_TEXT
 from tests.pipelines.live.edits import REFUSED as CHANGES
 from tests.pipelines.micro import MICROS
 
@@ -107,8 +107,9 @@ Each row is drawn around a tiny U-Net with seeded weights, {STEPS} steps, {seeds
         "",
         "Before the first image or between two, at the next image (live/test_modules.py, live/test_values.py):",
         "",
-        f"- followed: {_in_words(FOLLOWED)}; whatever is written to a parameter or a buffer, by one element and past "
-        "torch's counter too; hooks on the model itself fire at every step, which is then run one by one;",
+        f"- followed: {_in_words([*FOLLOWED, *FOLLOWED_TEXT])}; whatever is written to a parameter or a buffer, by one "
+        "element and past torch's counter too; hooks on the model itself fire at every step, which is then run one by "
+        "one; models and methods that are compiled in place, whose engines run instead;",
         f"- refused, with the module's path and what to do: {_in_words(CHANGES)}; and methods that are replaced in a "
         "class of diffusers, or hooks on all modules of torch. A function of torch that is replaced, such as "
         "`scaled_dot_product_attention`, is not seen.",

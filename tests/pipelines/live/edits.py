@@ -1,5 +1,6 @@
 """What people do to the modules of a model in a pipeline: what a graph carries, and what it cannot."""
 
+import copy
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -52,6 +53,23 @@ def stronger_attention(model: Any) -> None:
             module.rescale_output_factor = 0.1
 
 
+def other_config(model: Any) -> None:
+    model.register_to_config(center_input_sample=True)
+
+
+def fewer_text_layers(text_encoder: Any) -> None:
+    del text_encoder.text_model.encoder.layers[-1]
+
+
+def more_text_layers(text_encoder: Any) -> None:
+    layers = text_encoder.text_model.encoder.layers
+    layers.append(copy.deepcopy(layers[0]))
+
+
+def no_final_text_norm(text_encoder: Any) -> None:
+    text_encoder.text_model.final_layer_norm = torch.nn.Identity()
+
+
 # By what docs/pipelines.md calls it.
 FOLLOWED: Mapping[str, Edit] = {
     "circular padding": circular,
@@ -62,6 +80,12 @@ FOLLOWED: Mapping[str, Edit] = {
     "a layer taken away": layer_taken_away,
     "a layer of torch added": layer_added,
     "attention that counts for more": stronger_attention,
+    "another entry of the config": other_config,
+}
+FOLLOWED_TEXT: Mapping[str, Edit] = {
+    "the last layer of a text encoder taken away": fewer_text_layers,
+    "a layer of a text encoder added": more_text_layers,
+    "its final norm taken away": no_final_text_norm,
 }
 
 

@@ -1,5 +1,7 @@
 """Modules that are no longer what their config makes are followed or refused, and never ignored."""
 
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.structure import structure_of
 from tests.pipelines import micro
 from tests.pipelines.drawing import difference
-from tests.pipelines.live.edits import FOLLOWED, MARKS, REFUSED, circular, hook
+from tests.pipelines.live.edits import FOLLOWED, FOLLOWED_TEXT, MARKS, REFUSED, circular, hook
 from tests.pipelines.weights import own_models
 
 SD = micro.STRAIGHT["sd"]
@@ -37,7 +39,7 @@ def assert_followed(plain: Any, pipe: Any) -> None:
 
 
 # Each is exported: the others of their kind in the slow tier.
-_ONE_OF_A_KIND = {"circular padding", "other activations", "a layer taken away"}
+_ONE_OF_A_KIND = {"circular padding", "other activations", "a layer taken away", "another entry of the config"}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,61 @@ def test_what_a_graph_carries_is_followed_before_the_first_image_and_after_it(ed
     edit(plain.unet)
     assert difference(draw(plain), before) > 1e-3
     assert_followed(plain, pipe)
+
+
+@pytest.mark.parametrize("edit", FOLLOWED_TEXT.values(), ids=FOLLOWED_TEXT)
+def test_text_encoders_are_followed_too(edit: Any) -> None:
+    plain = micro.with_own(SD, "text_encoder")
+    edited = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="onnxruntime", components=("text_encoder",))
+    before = draw(edited)
+    edit(plain.text_encoder)
+    assert difference(draw(plain), before) > 1e-3
+    assert_followed(plain, edited)
+    states = [pipe.encode_prompt("seven", "cpu", 1, False, clip_skip=1)[0] for pipe in (edited, plain)]
+    assert difference(*states) <= 1e-4
+
+
+def test_a_text_encoder_without_layers_is_refused() -> None:
+    plain = micro.with_own(SD, "text_encoder")
+    plain.text_encoder.text_model.encoder.layers = torch.nn.ModuleList()
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="onnxruntime", components=("text_encoder",))
+    with pytest.raises(UnsupportedError, match=r"CLIPTextModel gives no hidden_state_0 .*disable_cache\(\)"):
+        draw(pipe)
+    assert draw(plain).isfinite().all()
+
+
+@pytest.mark.parametrize("compiled", ["unet", "vae.decoder", "vae.decode"])
+def test_what_torch_compiles_for_itself_is_left_to_engines(compiled: str) -> None:
+    plain = own()
+    expected = draw(plain, output_type="pt")
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return graph.forward
+
+    if compiled == "vae.decode":
+        plain.vae.decode = torch.compile(plain.vae.decode, backend=backend)
+    else:
+        attrgetter(compiled)(plain).compile(backend=backend)
+    pipe = DeepCachePipeline.from_pipe(plain, cache_interval=1, backend="onnxruntime")
+    for _ in range(2):
+        assert difference(draw(pipe, output_type="pt"), expected) <= 1e-4
+    assert sum(graphs) <= 1  # a division of the latents is no model
+    assert difference(draw(plain, output_type="pt"), expected) <= 1e-4
+    assert sum(graphs) > 1
+    torch._dynamo.reset()
+
+
+def test_a_unet_that_is_compiled_as_a_whole_is_refused_with_the_way_back() -> None:
+    plain = own()
+    pipe = cached(plain)
+    pipe.unet = plain.unet = torch.compile(plain.unet, backend="eager")
+    for ask in (partial(cached, plain), partial(draw, pipe)):
+        with pytest.raises(UnsupportedError, match=r"OptimizedModule, .* set pipe\.unet = pipe\.unet\._orig_mod"):
+            ask()
+    pipe.unet = pipe.unet._orig_mod
+    assert draw(pipe).isfinite().all()
 
 
 @pytest.mark.parametrize(("edit", "message"), REFUSED.values(), ids=REFUSED)
