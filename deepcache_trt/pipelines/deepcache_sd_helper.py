@@ -71,12 +71,12 @@ class DeepCacheSDHelper:
             yield
             return
         with alone_with(pipe.components.values()):
+            denoiser = self._denoiser
             if pipe is self.pipe:
-                self._denoiser.install(everywhere=True)  # it may have another denoiser since
-                yield
-                return
-            denoiser = CachedDenoiser(pipe, self._denoiser.params, self._options)
-            denoiser.follow(self._denoiser)
+                denoiser.install(everywhere=True)  # it may have another model since
+            else:
+                denoiser = CachedDenoiser(pipe, self._denoiser.params, self._options)
+                denoiser.follow(self._denoiser)
             with denoiser.installed():
                 yield
 

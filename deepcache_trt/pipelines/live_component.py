@@ -112,7 +112,8 @@ class LiveComponent:
         is_nested = self._patch.model is not None
         self.install()
         try:
-            yield
+            with self._patch.preferred():
+                yield
         finally:
             if not is_nested:
                 self.remove()

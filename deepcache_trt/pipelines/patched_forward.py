@@ -9,7 +9,7 @@ import copy
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -64,14 +64,22 @@ class PatchedForward:
             _leave(self.site)
         self.model = self.site = self._remove = None
 
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """The module with its own `forward`, for the length of a block."""
-        undo = _set_here(id(self.site), None)
-        try:
-            yield
-        finally:
-            undo()
+    def lifted(self) -> AbstractContextManager[None]:
+        """The module with its own `forward`, in this thread and for the length of a block."""
+        return _instead(id(self.site), None)
+
+    def preferred(self) -> AbstractContextManager[None]:
+        """The module with this `forward`, whatever others have installed everywhere since."""
+        return _instead(id(self.site), self._forward)
+
+
+@contextmanager
+def _instead(site: int, forward: Forward | None) -> Iterator[None]:
+    undo = _set_here(site, forward)
+    try:
+        yield
+    finally:
+        undo()
 
 
 def _set_here(site: int, forward: Forward | None) -> Callable[[], None]:

@@ -209,6 +209,25 @@ def test_the_last_helper_of_a_pipeline_counts(enabled: tuple[DeepCacheSDHelper, 
     assert type(plain) is PLAIN
 
 
+def test_two_pipelines_on_one_model_have_helpers_of_their_own(enabled: tuple[DeepCacheSDHelper, Any]) -> None:
+    first, plain = enabled
+    first_image, other = draw(plain), PLAIN(**plain.components, requires_safety_checker=False)
+    other.scheduler = type(plain.scheduler).from_config(plain.scheduler.config)
+    other.set_progress_bar_config(disable=True)
+    second = DeepCacheSDHelper(other, backend="onnxruntime")
+    second.enable()
+    second_image = draw(other)
+    assert difference(second_image, first_image) > 1e-3
+    for _ in range(2):
+        assert torch.equal(draw(plain), first_image)
+        assert torch.equal(draw(other), second_image)
+    second.disable()
+    assert torch.equal(draw(plain), first_image)
+    first.disable()
+    assert difference(draw(other), second_image) <= 1e-4
+    assert "forward" not in vars(plain.unet)
+
+
 def test_other_pipelines_are_made_of_one_with_a_helper(enabled: tuple[DeepCacheSDHelper, Any]) -> None:
     helper, plain = enabled
     cached = DeepCachePipeline.from_pipe(plain, backend="onnxruntime", cache_interval=1)
