@@ -117,11 +117,11 @@ def _told(base: Any) -> Any:
 
 
 def _tell(pipe: Any, helper: DeepCacheSDHelper | None) -> None:
-    """Let the calls of a pipeline be told to a helper, instead of to another one, or to none."""
+    """Let the calls of a pipeline be told to a helper, instead of to another one, which is disabled, or to none."""
     if isinstance(pipe, _Told):
         pipe.__class__ = type(pipe)._untold
         before: DeepCacheSDHelper = vars(pipe).pop("_deepcache_helper")
-        if helper is not None and before is not helper:
+        if helper is not None and before is not helper and before.pipe is pipe:
             before.disable()
     if helper is not None:
         base: Any = type(pipe)

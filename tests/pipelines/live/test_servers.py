@@ -211,9 +211,7 @@ def test_the_last_helper_of_a_pipeline_counts(enabled: tuple[DeepCacheSDHelper, 
 
 def test_two_pipelines_on_one_model_have_helpers_of_their_own(enabled: tuple[DeepCacheSDHelper, Any]) -> None:
     first, plain = enabled
-    first_image, other = draw(plain), PLAIN(**plain.components, requires_safety_checker=False)
-    other.scheduler = type(plain.scheduler).from_config(plain.scheduler.config)
-    other.set_progress_bar_config(disable=True)
+    first_image, other = draw(plain), copied(plain)
     second = DeepCacheSDHelper(other, backend="onnxruntime")
     second.enable()
     second_image = draw(other)
