@@ -53,7 +53,7 @@ def main() -> None:
     from deepcache_trt.progress import quiet_libraries
 
     parser = argparse.ArgumentParser(description="What threads would gain from engines of their own.")
-    parser.add_argument("--backends", nargs="+", default=["onnxruntime", "openvino"], help="which engines")
+    parser.add_argument("--backends", nargs="+", default=["auto"], help="which engines")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--images", type=int, default=8, help="drawn in each round")
     parser.add_argument("--rounds", type=int, default=10, help="how often each way is timed")
