@@ -62,3 +62,13 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
     close = get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def of_compiler(error: Exception) -> str:
+    """What torch's compiler says went wrong, on one line, and the cure where it lacks another compiler."""
+    text = first_line(error)
+    if text.endswith("raised:"):  # the name of the compiler's backend; what it raised comes next
+        text = f"{text} {next((line for line in str(error).splitlines()[1:] if line.strip()), '')}"
+    if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
+        text += "; install a C++ compiler such as g++ (and on CUDA triton), or use PyTorch without its compiler"
+    return text

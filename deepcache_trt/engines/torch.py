@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deepcache_trt.engines.backend import Backend, Built, TensorFunction, keep_nothing, package_version, why_no_gpu
 from deepcache_trt.engines.engine import Engine, check_binding
-from deepcache_trt.errors import BackendError, first_line
+from deepcache_trt.errors import BackendError, of_compiler
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Compiled:
             with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 results: Mapping[str, torch.Tensor] = compiled(tensors)
         except torch._dynamo.exc.TorchDynamoException as error:
-            raise BackendError(f"torch.compile failed: {_reason(error)}") from error
+            raise BackendError(f"torch.compile failed: {of_compiler(error)}") from error
         return results
 
 
@@ -119,16 +119,6 @@ def _compile(function: TensorFunction, *, dynamic: bool) -> Any:
     # torch keeps what it compiled, and counts it up to a limit, by code object: each engine gets one of its own.
     own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
     return torch.compile(own, fullgraph=True, dynamic=dynamic)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong and, where that is a missing compiler, the cure."""
-    text = first_line(error)
-    if text.endswith("raised:"):  # the name of the backend; what it raised comes next
-        text = f"{text} {next((line for line in str(error).splitlines()[1:] if line.strip()), '')}"
-    if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
-        text += "; install a C++ compiler such as g++ (and on CUDA triton), or use mode='eager'"
-    return text
 
 
 def _probe(device: str) -> str:

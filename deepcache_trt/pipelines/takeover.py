@@ -127,11 +127,11 @@ def _table(
 
 
 def _timesteps_from(scheduler: Scheduler, first: Any, calls: int) -> list[torch.Tensor] | None:
-    """The timesteps of `calls` calls that begin with `first`: the end of the scheduler's, its beginning, or a part.
+    """The timesteps of `calls` calls that begin with `first`, on the CPU: the end, the beginning or a part of them all.
 
     Where a part begins the pipeline has told the scheduler; a search could find another call of the same timestep.
     """
-    table = scheduler.timesteps
+    table, first = scheduler.timesteps.cpu(), torch.as_tensor(first).cpu()
     for begin in (len(table) - calls, 0, getattr(scheduler, "begin_index", None)):
         if begin is not None and 0 <= begin <= len(table) - calls and bool(table[begin] == first):
             return list(table[begin : begin + calls])

@@ -4,10 +4,13 @@ A unit is a function that always does the same on the same memory. Its recording
 for each order, so that a whole generation is a single launch.
 """
 
+import functools
+import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -46,9 +49,11 @@ class CudaGraphs:
         """
         self._device = device
         self._runtime = runtime or _cuda_bindings()
+        self._pool: Any = None  # of torch's allocator, for what units allocate
         self._units: dict[Unit, torch.cuda.CUDAGraph] = {}
+        self._failed: list[torch.cuda.CUDAGraph] = []  # see `_abandon`
         self._composed: OrderedDict[tuple[Unit, ...], Any] = OrderedDict()  # executable graphs
-        self._is_usable = True
+        self._is_usable = self._can_compose = True
         self.recording_seconds = 0.0
 
     def launch(self, units: Sequence[Unit]) -> bool:
@@ -57,12 +62,15 @@ class CudaGraphs:
 
         if not all(unit in self._units for unit in units):
             return False
-        if len(units) == 1 or self._runtime is None:
+        whole = self._composed.get(tuple(units))
+        if whole is None:
             for unit in units:
                 self._units[unit].replay()
+            self._compose(tuple(units))  # for the next time, while the GPU has work
             return True
+        self._composed.move_to_end(tuple(units))
         stream = torch.cuda.current_stream(self._device).cuda_stream
-        _call(self._runtime.cudaGraphLaunch, self._executable(tuple(units)), self._runtime.cudaStream_t(stream))
+        _call(self._runtime.cudaGraphLaunch, whole, self._runtime.cudaStream_t(stream))
         return True
 
     def record(self, units: Sequence[Unit]) -> None:
@@ -70,15 +78,17 @@ class CudaGraphs:
 
         A unit that cannot be recorded is said so in the log, once, and nothing is recorded from then on.
         """
+        new = [unit for unit in dict.fromkeys(units) if unit not in self._units]
+        if not (new and self._is_usable):
+            return
         started = time.perf_counter()
-        for unit in dict.fromkeys(units):
-            if unit in self._units or not self._is_usable:
-                continue
-            try:
-                self._units[unit] = self._record(unit)
-            except (RuntimeError, BackendError) as error:
-                self._is_usable = False
-                _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
+        try:
+            with _without_collection():
+                for unit in new:
+                    self._units[unit] = self._record(unit)
+        except Exception as error:  # whatever a unit does not bear, it was run without being recorded
+            self._is_usable = False
+            _log.warning("no CUDA graphs for these shapes, every step is launched by itself: %s", first_line(error))
         self.recording_seconds += time.perf_counter() - started
 
     @property
@@ -97,42 +107,74 @@ class CudaGraphs:
         self._units.clear()
 
     def _record(self, unit: Unit) -> "torch.cuda.CUDAGraph":
-        """What `unit` enqueues, on a stream of its own; whatever else this process does on the GPU is left alone."""
+        """What `unit` enqueues, on a stream for that; whatever else this process does on the GPU is left alone."""
         import torch
 
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         torch.cuda.synchronize(self._device)
-        pool = next(iter(self._units.values())).pool() if self._units else None
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):
-            graph.capture_begin(pool, capture_error_mode="thread_local")
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(_capture_stream(self._device)):
             try:
+                graph.capture_begin(self._pool, capture_error_mode="thread_local")
                 unit()
-            finally:
-                self._end(graph)
+                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                self._abandon(graph)
+                raise
         graph.instantiate()
         return graph
 
-    def _end(self, graph: "torch.cuda.CUDAGraph") -> None:
-        """End a capture; if it failed, the error must not turn up in the next call of CUDA."""
+    def _abandon(self, graph: "torch.cuda.CUDAGraph") -> None:
+        """End for torch's allocator what a failed capture left begun, else `torch.cuda.empty_cache` asserts.
+
+        The graph must outlive it: torch's allocator of pinned memory goes on asking it whether a stream is its own.
+        """
+        from torch.cuda import memory
+
+        self._failed.append(graph)
+        index = self._device.index if self._device.index is not None else memory.current_device()
+        with suppress(RuntimeError):  # it was not begun, or it was ended in order
+            memory._cuda_endAllocateToPool(index, self._pool)
+            memory._cuda_releasePool(index, self._pool)
+
+    def _compose(self, units: tuple[Unit, ...]) -> None:
+        """Make one graph of the units, unless that has been refused before or is not worth it."""
+        if self._runtime is None or not self._can_compose or len(units) == 1:
+            return
+        children = {unit: self._units[unit].raw_cuda_graph() for unit in units}
         try:
-            graph.capture_end()
-        except RuntimeError:
-            if self._runtime is not None:
-                self._runtime.cudaGetLastError()
-            raise
-
-    def _executable(self, units: tuple[Unit, ...]) -> Any:
-        assert self._runtime is not None
-        if units not in self._composed:
-            children = {unit: self._units[unit].raw_cuda_graph() for unit in units}
             self._composed[units] = compose(self._runtime, children, units)
-            if len(self._composed) > _PLANS_KEPT:
-                import torch
+        except BackendError as error:
+            self._can_compose = False
+            _log.warning("recorded steps are launched one by one, not as one graph: %s", error)
+        if len(self._composed) > _PLANS_KEPT:
+            import torch
 
-                torch.cuda.synchronize(self._device)  # it may still be running
-                _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem(last=False)[1])
-        self._composed.move_to_end(units)
-        return self._composed[units]
+            torch.cuda.synchronize(self._device)  # it may still be running
+            _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem(last=False)[1])
+
+
+@functools.cache
+def _capture_stream(device: "torch.device") -> "torch.cuda.Stream":
+    """One for all captures: for each stream, cuBLAS takes another workspace from the pool."""
+    import torch
+
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect garbage now and none inside: a session that is closed by it synchronises, which ends a capture."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def compose(runtime: Any, children: Mapping[Unit, int], order: Sequence[Unit]) -> Any:

@@ -11,7 +11,7 @@ shape and launched together.
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from deepcache_trt.runtime.cuda_graph import Unit
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 # update of its own; engines' steps are shared by all.
 _RINGS = Rings(samples=4, outputs=5, noise=1)
 
-# How long a GPU is left alone before it is asked again how far it is; a step of a large model takes tens of them.
-_POLL_SECONDS = 0.001
+# After how many calls a GPU says how far it is, which is one more copy for it, and how long it is left alone between
+# two questions.
+_TELL_EVERY = 5
+_POLL_SECONDS = 0.005
 
 
 def denoise(
@@ -64,22 +66,32 @@ def denoise(
     """
     assert len(plan) == len(table) == len(timesteps)
     assert known is None or table.takes_edited_samples
+    import torch
+
     with on_device(latents.device):
+        times = torch.stack(list(timesteps)).double().cpu().numpy()
         state = _state_for(session, table, guidance, known, latents)
         state.begin(latents, guidance, known)
         for start in range(0, len(plan), WINDOW):
             calls = range(start, min(start + WINDOW, len(plan)))
             noise = [table.draw(call, latents, generator) for call in calls]
-            state.load(start, plan, table, timesteps, noise, known)
-            units = [state.update]
-            for call in calls[1:]:
-                units += [session.step(plan.variants[call]), state.update]
+            state.load(start, plan, table, times, noise, known)
+            units = [*_after(state, 0, len(calls))]
+            for done, call in enumerate(calls[1:], 1):
+                units += [session.step(plan.variants[call]), *_after(state, done, len(calls))]
             if calls.stop < len(plan):
                 units.append(session.step(plan.variants[calls.stop]))
             reached = _run(session, units, state, start, on_step, is_stopped)
             if is_stopped():
                 break
         return state.sample(reached).to(latents.dtype).clone()
+
+
+def _after(state: LoopState, call: int, calls: int) -> Iterator[Unit]:
+    """What follows a call of the model, one of so many in a window."""
+    yield state.update
+    if state.is_on_gpu and ((call + 1) % _TELL_EVERY == 0 or call + 1 == calls):
+        yield state.tell
 
 
 def _run(
@@ -106,11 +118,13 @@ def _run(
         if graphs is not None:
             graphs.record(units)
         return reached
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)
     done.record()
-    while not done.query():
+    last_told = sum(unit == state.update for unit in units) - _TELL_EVERY
+    while int(state.reached) < last_told and not done.query():
         on_step(start + int(state.reached))
         time.sleep(_POLL_SECONDS)
+    done.synchronize()
     on_step(start + int(state.reached))
     return start + int(state.reached)
 

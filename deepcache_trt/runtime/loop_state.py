@@ -10,12 +10,17 @@ and all coefficients are read from a window of rows, at a counter that lies besi
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from deepcache_trt.errors import of_compiler
+from deepcache_trt.progress import logged
 from deepcache_trt.runtime.guidance import Guidance, guided
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
@@ -24,6 +29,8 @@ from deepcache_trt.runtime.session import Session
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 # Calls whose coefficients and noise lie ready at a time.
 WINDOW = 64
@@ -62,17 +69,10 @@ class Rings(NamedTuple):
         return np.column_stack([outputs, noise, (calls + 1) % self.samples])
 
 
-class Given(NamedTuple):
-    """What call i hands on, as pieces of one row of the window."""
-
-    scale: "torch.Tensor"  # [1], of the model's input at call i+1
-    timestep: "torch.Tensor"  # [1], of call i+1
-    rates: "torch.Tensor"  # [2], of the forecast at call i+1
-    known: "torch.Tensor"  # [2], how noisy what is known is at x[i+1]: the weights of its latents and its noise
-
-
-# How many columns of the row each piece has.
-_WIDTHS = (1, 1, 2, 2)
+# The columns of a window's row, after the weights of x[i+1] over the history: where call i puts ε[i], z[i] and x[i+1],
+# the scale of the model's input at call i+1, its timestep, the rates of its forecast, and how noisy what is known is at
+# x[i+1], as the weights of its latents and its noise.
+_COLUMNS = (3, 1, 1, 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,49 +82,52 @@ class Memory:
     Attributes:
         prediction: [copies · B, C, …], what the model gave, in its own dtype.
         model_input: [copies, B, C, …], what it is given, in its own dtype.
+        timestep: [1], what it is told, in its own dtype.
+        rates: [2], see `Forecast`; None where nothing is forecast.
         scale: of the guidance; this and the next two are None where the guidance has no such number.
         rescale: of the guidance.
         image_scale: of the guidance.
         known: [3, B·C·…], the mask, latents and noise of an image that is kept in part; None: there is none.
         history: [slots, B·C·…], the last few x, ε and z, each kind in its ring.
-        weights: [WINDOW, slots], of x[i+1] over the history.
-        slots: [WINDOW, 3] int64, see `Rings.slots`.
-        given: [WINDOW, 6], rows of `Given`.
+        rows: [WINDOW, slots + 9], see `_COLUMNS`.
         noise: [WINDOW, B·C·…]; no rows where no noise is drawn.
         call: [1] int64, the row of call i.
     """
 
     prediction: "torch.Tensor"
     model_input: "torch.Tensor"
+    timestep: "torch.Tensor"
+    rates: "torch.Tensor | None"
     scale: "torch.Tensor | None"
     rescale: "torch.Tensor | None"
     image_scale: "torch.Tensor | None"
     known: "torch.Tensor | None"
     history: "torch.Tensor"
-    weights: "torch.Tensor"
-    slots: "torch.Tensor"
-    given: "torch.Tensor"
+    rows: "torch.Tensor"
     noise: "torch.Tensor"
     call: "torch.Tensor"
 
 
-def advance(memory: Memory) -> Given:
-    """From the model's output at call i to its input at call i+1; returns what else that call is given."""
+def advance(memory: Memory) -> None:
+    """From the model's output at call i to all that it is given at call i+1."""
     history, call = memory.history, memory.call
-    output_slot, noise_slot, sample_slot = memory.slots.index_select(0, call).unbind(1)
-    given = Given(*memory.given.index_select(0, call)[0].split(_WIDTHS))
+    row = memory.rows.index_select(0, call)[0]
+    weights, slots, scale, timestep, rates, of_known = row.split((len(history), *_COLUMNS))
+    output_slot, noise_slot, sample_slot = slots.long().split(1)
     epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale)
     history.index_copy_(0, output_slot, epsilon.reshape(1, -1))
     if len(memory.noise):
         history.index_copy_(0, noise_slot, memory.noise.index_select(0, call))
-    sample = _product(memory.weights.index_select(0, call), history)
+    sample = _product(weights[None], history)
     if memory.known is not None:
-        mask, kept = memory.known[:1], _product(given.known[None], memory.known[1:])
+        mask, kept = memory.known[:1], _product(of_known[None], memory.known[1:])
         sample = mask * sample + (1 - mask) * kept
     history.index_copy_(0, sample_slot, sample)
-    memory.model_input.copy_((sample * given.scale).view(memory.model_input.shape[1:]))
+    memory.model_input.copy_((sample * scale).view(memory.model_input.shape[1:]))
+    memory.timestep.copy_(timestep.view(memory.timestep.shape))
+    if memory.rates is not None:
+        memory.rates.copy_(rates)
     call.add_(1)
-    return given
 
 
 def _product(row: "torch.Tensor", tensors: "torch.Tensor") -> "torch.Tensor":
@@ -147,25 +150,26 @@ class LoopState:
         def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=latents.device)
 
+        self.is_on_gpu = latents.is_cuda
         self._rings = rings
         self._shape = latents.shape
-        self._timestep = session.buffers["timestep"]
-        self._rates = None if session.forecast is None else session.forecast.rates
         self._memory = Memory(
             prediction=session.prediction,
             model_input=session.latents_like(latents).unflatten(0, (guidance.copies, -1)),
+            timestep=session.buffers["timestep"],
+            rates=None if session.forecast is None else session.forecast.rates,
             scale=_constant(guidance.scale, latents.device),
             rescale=_constant(guidance.rescale or None, latents.device),
             image_scale=_constant(guidance.image_scale, latents.device),
             known=None if known is None else tensor(3, latents.numel()),
             history=tensor(sum(rings), latents.numel()),
-            weights=tensor(WINDOW, sum(rings)),
-            slots=tensor(WINDOW, 3, dtype=torch.int64),
-            given=tensor(WINDOW, sum(_WIDTHS)),
+            rows=tensor(WINDOW, sum(rings) + sum(_COLUMNS)),
             noise=tensor(WINDOW if rings.noise else 0, latents.numel()),
             call=tensor(1, dtype=torch.int64),
         )
-        self._advance = _fused(advance, latents.device)
+        # Recorded units are told apart by what they are: these are the same functions for as long as this lives.
+        self.update = fused(self._memory) if latents.is_cuda else partial(advance, self._memory)
+        self._drawn = torch.zeros(self._memory.noise.shape, pin_memory=True) if latents.is_cuda else self._memory.noise
         self.reached = torch.zeros(1, dtype=torch.int64, pin_memory=latents.is_cuda)  # `call`, for the host to see
 
     def begin(self, first: "torch.Tensor", guidance: Guidance, known: Known | None) -> None:
@@ -180,8 +184,10 @@ class LoopState:
             (memory.rescale, guidance.rescale),
             (memory.image_scale, guidance.image_scale),
         ):
-            if constant is not None:
-                constant.copy_(torch.as_tensor(number))
+            if isinstance(number, torch.Tensor) and constant is not None:
+                constant.copy_(number)
+            elif constant is not None:
+                constant.fill_(number)
         if memory.known is not None and known is not None:
             for row, tensor in zip(memory.known, (known.mask, known.latents, known.noise), strict=True):
                 row.view(self._shape).copy_(tensor)
@@ -191,37 +197,42 @@ class LoopState:
         start: int,
         plan: Plan,
         table: SamplerTable,
-        timesteps: Sequence["torch.Tensor"],
+        times: "NDArray[np.float64]",
         noise: Sequence["torch.Tensor | None"],
         known: Known | None,
     ) -> None:
-        """Fill the window with the calls from `start` on, as many as there is noise for."""
+        """Fill the window with the calls from `start` on, as many as there is noise for.
+
+        Args:
+            start: the first call.
+            plan: of all n calls.
+            table: of the same.
+            times: [n], the timesteps of the same.
+            noise: of each call of the window, on the device or the CPU.
+            known: as for `begin`.
+        """
         import torch
 
         memory, count = self._memory, len(noise)
         calls = np.arange(start, start + count)
         following = np.minimum(calls + 1, len(plan) - 1)  # what the last call gives is not read
-        times = torch.stack(list(timesteps)).double().cpu().numpy()
         of_known = np.zeros([count, 2]) if known is None else known.scales[calls]
+        weights, slots = table.in_rings(*self._rings)[calls], self._rings.slots(calls)
         given = [table.input_scales[following], times[following], plan.forecast_rates[following], of_known]
-        for tensor, rows in (
-            (memory.weights, table.in_rings(*self._rings)[calls]),
-            (memory.slots, self._rings.slots(calls)),
-            (memory.given, np.column_stack(given)),
-        ):
-            tensor[:count].copy_(torch.from_numpy(rows))
+        memory.rows[:count].copy_(torch.from_numpy(np.column_stack([weights, slots, *given]).astype(np.float32)))
+        of_host = False
         for row, drawn in enumerate(noise):
             if drawn is not None and self._rings.noise:
-                memory.noise[row].view(self._shape).copy_(drawn)
+                of_host = of_host or drawn.device != memory.noise.device
+                rows = self._drawn if drawn.device.type == "cpu" else memory.noise
+                rows[row].view(self._shape).copy_(drawn)
+        if of_host:
+            memory.noise.copy_(self._drawn, non_blocking=True)
         memory.call.zero_()
         self.reached.zero_()
 
-    def update(self) -> None:
-        """After the model's call i: guidance, x[i+1], and what the model is given at call i+1."""
-        given = self._advance(self._memory)
-        self._timestep.copy_(given.timestep[0])
-        if self._rates is not None:
-            self._rates.copy_(given.rates)
+    def tell(self) -> None:
+        """Say in `reached` how many calls of the window are done."""
         self.reached.copy_(self._memory.call, non_blocking=True)
 
     def sample(self, call: int) -> "torch.Tensor":
@@ -236,11 +247,29 @@ def _constant(number: "float | torch.Tensor | None", device: "torch.device") -> 
     return None if number is None else torch.as_tensor(number).to(device, torch.float32, copy=True)
 
 
-def _fused(function: Callable[[Memory], Given], device: "torch.device") -> Callable[[Memory], Given]:
-    """On a GPU the function in as few kernels as torch's compiler makes of it, where that is there."""
+def fused(memory: Memory) -> Callable[[], None]:
+    """`advance` in as few kernels as torch's compiler makes of it; as it is where there is no compiler or it fails.
+
+    It is compiled here and now, by a first run on `memory`, whose numbers are of no use afterwards.
+    """
     import torch
 
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return function
-    compiled: Callable[[Memory], Given] = torch.compile(function, fullgraph=True)
-    return compiled
+    if importlib.util.find_spec("triton") is None and memory.history.is_cuda:
+        return partial(advance, memory)
+    # torch keeps what it compiled, and counts it up to a limit, by code object: each memory gets one of its own.
+    own = FunctionType(advance.__code__.replace(), advance.__globals__)
+    compiled = torch.compile(own, fullgraph=True, dynamic=False)
+    try:
+        with logged("compiling the update between two steps"):
+            compiled(memory)
+    except Exception as error:  # whatever torch's compiler or the one that it needs lacks here
+        _log.warning("the update between two steps runs in eager PyTorch: %s", of_compiler(error))
+        return partial(advance, memory)
+
+    def update() -> None:
+        try:
+            compiled(memory)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # the caller's modes of torch, which it minds, change often
+            advance(memory)
+
+    return update

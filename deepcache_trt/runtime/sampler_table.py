@@ -82,18 +82,22 @@ class SamplerTable:
 
         Args:
             call: the index of the call; calls must be asked for in order, since each draw moves the generator on.
-            latents: whose shape and device the noise has, and whose dtype decides on that of the noise.
+            latents: whose shape the noise has, and whose dtype decides on that of the noise.
             generator: what the pipeline passes to `step`; None if it passes none.
 
         Returns:
-            A tensor of the shape of `latents`, or None where the scheduler draws nothing.
+            A tensor of the shape of `latents`, or None where the scheduler draws nothing. It is where its generator is,
+            or else where `latents` are.
         """
         from diffusers.utils.torch_utils import randn_tensor
 
         if not self.draws[call]:
             return None
         dtype = self.noise_dtypes[latents.dtype]
-        noise: torch.Tensor = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
+        generators = generator if isinstance(generator, list) else [generator]
+        places = {latents.device if each is None else each.device for each in generators}
+        device = places.pop() if len(places) == 1 else latents.device
+        noise: torch.Tensor = randn_tensor(latents.shape, generator=generator, device=device, dtype=dtype)
         return noise
 
 

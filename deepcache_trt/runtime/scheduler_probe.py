@@ -37,7 +37,7 @@ def probe(
         timesteps: [n], those that the pipeline will go through; after `strength` or `denoising_end` not all there are.
         step_arguments: what the pipeline passes to `step` by keyword. `generator` and `return_dict` change no weight.
     """
-    calls = [t.cpu() for t in timesteps]
+    calls = list(torch.stack(list(timesteps)).cpu())
     with _on_the_cpu():
         try:
             arguments = accepted_arguments(scheduler, step_arguments or {})
@@ -57,7 +57,7 @@ def probe_add_noise(
         [n, 2] float64, the weights of image and noise at the next call's timestep; the last row is the image alone. Or
         why there are none.
     """
-    calls = [t.cpu() for t in timesteps]
+    calls = list(torch.stack(list(timesteps)).cpu())
     # A channel of image, one of noise, and one of both that tells whether it is linear.
     given = torch.tensor([[1, 0], [0, 1], [0.3, -0.7], [0, 0]], dtype=torch.float64)
     image, noise = given.T.reshape(2, 1, 4, 1, 1)

@@ -109,8 +109,13 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> TwoGpus:
     double = TwoGpus()
 
     class Event:
+        def __init__(self, blocking: bool) -> None: ...
+
         def record(self) -> None:
             double.note("event")
+
+        def synchronize(self) -> None:
+            double.note("wait")
 
         def query(self) -> bool:
             double.note("query")
@@ -153,7 +158,7 @@ def test_every_use_of_a_device_is_with_that_device_current(gpus: TwoGpus) -> Non
         )
     made.close()
     assert {what for what, _ in gpus.uses} == {
-        *("bind", "run", "launch", "record", "event", "query", "close", "close graphs")
+        *("bind", "run", "launch", "record", "event", "wait", "close", "close graphs")
     }
     assert {where for _, where in gpus.uses} == {SECOND}
     assert gpus.current == FIRST

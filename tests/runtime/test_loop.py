@@ -275,24 +275,3 @@ def test_a_skipped_call_runs_no_engine(session: Session) -> None:
     table, timesteps = probed(DDIMScheduler(clip_sample=False), 6)
     drawn(session, every(3, 6, SKIP), table, timesteps, NONE, starting())
     assert [engine.runs for engine in session.engines.values()] == [2, 0]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("known", [None, torch.rand(3, 128)], ids=["made", "inpainted"])
-def test_the_update_is_one_graph_for_torchs_compiler(known: torch.Tensor | None) -> None:
-    """On a GPU it is compiled; a break would be a second launch, or an error."""
-    memory = Memory(
-        prediction=torch.randn(4, 4, 4, 4),
-        model_input=torch.randn(2, 2, 4, 4, 4),
-        scale=torch.tensor(5.0),
-        rescale=torch.tensor(0.7),
-        image_scale=None,
-        known=known,
-        history=torch.randn(6, 128),
-        weights=torch.randn(WINDOW, 6),
-        slots=torch.randint(0, 6, (WINDOW, 3)),
-        given=torch.randn(WINDOW, 6),
-        noise=torch.randn(WINDOW, 128),
-        call=torch.zeros(1, dtype=torch.int64),
-    )
-    explained = torch._dynamo.explain(advance)(memory)
-    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
