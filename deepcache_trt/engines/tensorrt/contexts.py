@@ -53,36 +53,48 @@ class Context:
         return narrow
 
 
+@dataclass(eq=False)
+class _OfOutput:
+    output: Callable[[], "torch.Tensor | None"]  # a weak reference
+    address: int
+    by_profile: dict[int, Context] = field(default_factory=dict)
+
+
 class Contexts:
     """Every context of an engine, by the tensor that is bound to its first output and by profile.
 
-    A context goes after its output has died, but only when `drop_dead` is called. The callback of a weak reference runs
+    A context goes after its output has died, but only when `of` is called. The callback of a weak reference runs
     wherever Python's garbage collector happens to; in the middle of a capture it would free what a context holds on the
     GPU, which makes the CUDA graph void.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[Callable[[], torch.Tensor | None], dict[int, Context]]] = {}  # by the output's id
+        self._kept: list[_OfOutput] = []
 
-    def of(self, output: "torch.Tensor") -> dict[int, Context]:
-        """Those of a living output, by profile; what is put there is kept. `drop_dead` comes before."""
+    def of(self, output: "torch.Tensor", wait: Callable[[], None]) -> dict[int, Context]:
+        """Those of a living output, by profile; what is put there is kept. The dead are let go.
+
+        Args:
+            output: takes over the contexts of one that died at the same address.
+            wait: called before contexts are destroyed, as the GPU may still be at work for them.
+        """
         from torch.utils.weak import TensorWeakRef
 
-        living, contexts = self._of.setdefault(id(output), (TensorWeakRef(output), {}))
-        assert living() is output, "drop_dead comes before: the id of an output that died may be that of another"
-        return contexts
-
-    def drop_dead(self, wait: Callable[[], None]) -> None:
-        """Let go of the contexts whose outputs have died, after `wait`: the GPU may still be at work for them."""
-        dead = [key for key, (output, _) in self._of.items() if output() is None]
+        dead = [each for each in self._kept if each.output() is None]
+        self._kept = [each for each in self._kept if each not in dead]
+        found = next((each for each in self._kept if each.output() is output), None)
+        if found is None:
+            heir_to = next((each for each in dead if each.address == output.data_ptr()), None)
+            dead = [each for each in dead if each is not heir_to]
+            found = _OfOutput(TensorWeakRef(output), output.data_ptr(), heir_to.by_profile if heir_to else {})
+            self._kept.append(found)
         if dead:
             wait()
-        for key in dead:
-            del self._of[key]
+        return found.by_profile
 
     def clear(self) -> None:
         """Let go of all of them."""
-        self._of.clear()
+        self._kept.clear()
 
 
 def new_context(trt: Any, engine: Any, config: Any | None, profile: int, stream: int) -> Context:

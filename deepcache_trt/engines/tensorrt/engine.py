@@ -78,10 +78,11 @@ class TensorRTEngine(Engine):
         self.workspace_bytes = versions.workspace_bytes(self._engine)
         self._dtypes = _dtypes(self._engine, path, inputs, outputs)
         self._config = versions.runtime_config(self._trt, self._engine)
-        keeps = self._config is not None and runtime_cache is not None
-        self._kernels = Kernels(self._trt, self._config, runtime_cache) if keeps and runtime_cache else None
+        compiles = self._config is not None
+        self._kernels = Kernels(self._trt, self._config, runtime_cache) if compiles and runtime_cache else None
         self._compiled: set[Any] = set()  # the profiles and shapes at which this engine has run
         self._contexts = Contexts()
+        self._first = next(iter(self.outputs))
         self._current: Context | None = None
         self._bound: dict[str, torch.Tensor] = {}
         self._memory: torch.Tensor | None = None
@@ -94,6 +95,8 @@ class TensorRTEngine(Engine):
         bound = self._bound.get(name)
         if bound is None or bound.data_ptr() != tensor.data_ptr() or bound.shape != tensor.shape:
             self._stale = True
+        if name == self._first and bound is not tensor:
+            self._stale = True  # contexts live as long as this very tensor, wherever it is
         self._bound[name] = tensor
 
     def use_workspace(self, memory: "torch.Tensor") -> None:
@@ -176,10 +179,9 @@ class TensorRTEngine(Engine):
         missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
         assert not missing, f"unbound: {missing}"
         assert self._memory is not None or not self.workspace_bytes, "use_workspace comes before run"
-        self._current = None  # it may be that of an output which has died
-        self._contexts.drop_dead(wait=partial(torch.cuda.synchronize, self._device))
         profile = profile_for(self.inputs, self.outputs, self._bound, self._profiles)
-        contexts = self._contexts.of(self._bound[next(iter(self.outputs))])
+        self._current = None  # it may be that of an output which has died
+        contexts = self._contexts.of(self._bound[self._first], wait=partial(torch.cuda.synchronize, self._device))
         if profile not in contexts:
             contexts[profile] = new_context(self._trt, self._engine, self._config, profile, stream)
         current = contexts[profile]
