@@ -19,7 +19,8 @@ def _probe(name: str, builds_ahead: bool) -> str:
         raise BackendError(f"{installed} builds for another GPU here (--target sm86), but {missing}")
     if missing:
         raise BackendError(missing)
-    return installed
+    remark = versions.check_gpu(versions.load(name))
+    return f"{installed} ({remark})" if remark else installed
 
 
 def _version(name: str) -> str:

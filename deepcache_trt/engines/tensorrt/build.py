@@ -92,11 +92,6 @@ def partial_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def targets(trt: Any) -> list[str]:
-    """The GPUs that TensorRT-RTX can build for ahead of time, such as "sm86"."""
-    return [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-
-
 def check_target(backend: str, target: str | None, options: BuildOptions) -> None:
     """Raise what `build_engine_plan` would, before anything is made for it: an unknown target, no GPU to build on."""
     trt = versions.load(backend)
@@ -108,13 +103,14 @@ def check_target(backend: str, target: str | None, options: BuildOptions) -> Non
                 f"backend {backend!r} builds for the GPU at hand and torch sees none; build on the machine that has "
                 "it, or ahead of time with --backend tensorrt-rtx --target sm86 (or another GPU)"
             )
+        versions.check_gpu(trt)
         return
     if backend != "tensorrt-rtx":
         raise BackendError(
             f"backend {backend!r} builds for the GPU at hand only, not for {target!r}; "
             "leave the target out, or build ahead with backend 'tensorrt-rtx'"
         )
-    known = targets(trt)
+    known = versions.targets(trt)
     if target not in known:
         raise UnknownNameError(
             f"TensorRT-RTX {trt.__version__} cannot build for {target!r}{did_you_mean(target, known)}; "

@@ -101,6 +101,7 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
     return {
         "tensorrt": trt.__version__,
         "strongly_typed": versions.is_strongly_typed(trt),
+        "builder_flags": [name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)],
         "built_for": job["target"] or "the GPU of this machine",
         "layers": network.num_layers,
         "profiles": config.num_optimization_profiles,
@@ -157,6 +158,8 @@ def _configure(trt: Any, builder: Any, network: Any, job: Mapping[str, Any], sen
             errors.append(first_line(error))
             raise _failure(graph, errors) from error
         config.clear_flag(trt.BuilderFlag.TF32)  # Polygraphy does so for TensorRT alone
+        for flag in versions.capture_flags(trt):
+            config.set_flag(flag)
     if config.num_optimization_profiles != len(job["profiles"]):
         raise _failure(graph, errors)
     return config

@@ -1,23 +1,21 @@
 """TensorRT and TensorRT-RTX: an engine plan, run on torch's own memory and stream."""
 
-import logging
 import mmap
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.engine import Engine, check_binding, profile_for
 from deepcache_trt.engines.profile import ShapeProfile
-from deepcache_trt.engines.store import write_whole
 from deepcache_trt.engines.tensorrt import versions
+from deepcache_trt.engines.tensorrt.contexts import Context, Contexts, new_context
+from deepcache_trt.engines.tensorrt.kernels import Kernels
 from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-_log = logging.getLogger(__name__)
 
 _ALIGNMENT = 256  # bytes; TensorRT's kernels assume it of every address
 
@@ -31,14 +29,7 @@ _DTYPES = {
 }
 
 
-@dataclass
-class _Context:
-    """An execution context for one profile and one output, and what it has been told: nothing is told twice."""
-
-    context: Any
-    memory: int = 0
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    addresses: dict[str, int] = field(default_factory=dict)
+_ONE_OF_EACH = "an engine plan serves one version and one kind of GPU, build it again for these"
 
 
 class TensorRTEngine(Engine):
@@ -47,10 +38,11 @@ class TensorRTEngine(Engine):
     Several engines may be given the same workspace if they run one after the other on one stream. After a change of
     shape, tensor, workspace or weights, `run` once outside a CUDA graph before it is captured: TensorRT sets itself up
     in that first call. A graph replays what its execution context was told when it was captured, so each output that is
-    bound has a context of its own for as long as it lives: to bind another does no harm to graphs on the one before.
+    bound has a context of its own for as long as it lives: to bind another does no harm to graphs on the one before,
+    and shapes that take turns are told to TensorRT once each. It runs on its own GPU, whichever is torch's current one.
     """
 
-    capturable = True
+    capturable = True  # False once TensorRT has said that what last ran cannot be
 
     def __init__(
         self,
@@ -71,13 +63,13 @@ class TensorRTEngine(Engine):
             StoreError: there is no engine plan.
         """
         import torch
-        from torch.utils.weak import WeakIdKeyDictionary
 
         self._trt = versions.load(backend)
         if not path.is_file():
             raise StoreError(f"there is no engine plan at {path}; build it again")
         if not torch.cuda.is_available():  # TensorRT 8.6 ends the process instead of saying so
             raise BackendError(f"backend {backend!r} needs an NVIDIA GPU and torch sees none; install a driver")
+        versions.check_gpu(self._trt)
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self._profiles = profiles
         self._device = torch.cuda.current_device()
@@ -86,13 +78,13 @@ class TensorRTEngine(Engine):
         self.workspace_bytes = versions.workspace_bytes(self._engine)
         self._dtypes = _dtypes(self._engine, path, inputs, outputs)
         self._config = versions.runtime_config(self._trt, self._engine)
-        self._cache_path = None if self._config is None else runtime_cache
-        self._cache = None if self._cache_path is None else _load_cache(self._config, self._cache_path)
-        # By the tensor that is bound to the first output, and by profile.
-        self._contexts: MutableMapping[torch.Tensor, dict[int, _Context]] = WeakIdKeyDictionary()
-        self._current: _Context | None = None
+        compiles = self._config is not None
+        self._kernels = Kernels(self._trt, self._config, runtime_cache) if compiles and runtime_cache else None
+        self._compiled: set[Any] = set()  # the profiles and shapes at which this engine has run
+        self._contexts = Contexts()
+        self._first = next(iter(self.outputs))
+        self._current: Context | None = None
         self._bound: dict[str, torch.Tensor] = {}
-        self._narrowed: dict[str, torch.Tensor] = {}  # int32 copies for TensorRT 8.6, which has no int64
         self._memory: torch.Tensor | None = None
         self._stale = True  # something changed since the context last ran outside a capture
 
@@ -103,6 +95,8 @@ class TensorRTEngine(Engine):
         bound = self._bound.get(name)
         if bound is None or bound.data_ptr() != tensor.data_ptr() or bound.shape != tensor.shape:
             self._stale = True
+        if name == self._first and bound is not tensor:
+            self._stale = True  # contexts live as long as this very tensor, wherever it is
         self._bound[name] = tensor
 
     def use_workspace(self, memory: "torch.Tensor") -> None:
@@ -121,20 +115,21 @@ class TensorRTEngine(Engine):
         """
         import torch
 
-        stream = torch.cuda.current_stream(self._device)
-        if self._stale:
-            # Capturing what TensorRT does in its first call would repeat it at every replay, or fail.
-            assert not torch.cuda.is_current_stream_capturing(), "run once after a change, before capturing"
-            self._prepare(stream.cuda_stream)
-        assert self._current is not None
-        for name, narrow in self._narrowed.items():
-            narrow.copy_(self._bound[name])
-        with versions.errors_of(self._trt) as errors:
-            done = self._current.context.execute_async_v3(stream.cuda_stream)
-        if not done:
-            self._stale = True
-            raise BackendError(f"TensorRT could not run the engine: {versions.reason(errors)}")
-        self._stale = False
+        with torch.cuda.device(self._device):  # TensorRT works on the current one, the engine lies on this one
+            stream = torch.cuda.current_stream(self._device).cuda_stream
+            is_first = self._stale
+            if is_first:
+                # Capturing what TensorRT does in its first call would repeat it at every replay, or fail.
+                assert not torch.cuda.is_current_stream_capturing(), "run once after a change, before capturing"
+                self._prepare(stream)
+            elif not self.capturable and torch.cuda.is_current_stream_capturing():
+                raise BackendError(
+                    f"{self._trt.__name__} {self._trt.__version__} cannot run this engine plan inside a CUDA graph at "
+                    "these shapes; run it outside one"
+                )
+            self._enqueue(stream)
+            if is_first:
+                self._learn()
 
     def refit(self, graph: Path) -> None:
         """Take the weights of `graph`, waiting for the GPU first. If it fails, some weights may be new: close then."""
@@ -142,8 +137,9 @@ class TensorRTEngine(Engine):
 
         if not self._engine.refittable:
             raise BackendError("this engine plan was not built to be refitted; build another one for these weights")
-        torch.cuda.synchronize(self._device)
-        versions.refit(self._trt, self._engine, graph)
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize(self._device)
+            versions.refit(self._trt, self._engine, graph)
         self._stale = True
 
     def close(self) -> None:
@@ -152,16 +148,17 @@ class TensorRTEngine(Engine):
 
         if self._runtime is None:
             return
-        torch.cuda.synchronize(self._device)
-        if self._cache_path is not None:
-            _save_cache(self._cache, self._cache_path)
-        self._bound.clear()
-        self._narrowed.clear()
-        self._memory = self._current = None
-        self._contexts.clear()  # contexts, then their engine, then its runtime: each needs the next one
-        self._cache = self._config = None
-        self._engine = None
-        self._runtime = None
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize(self._device)
+            if self._kernels is not None:
+                self._kernels.save()
+                self._kernels.close()
+            self._bound.clear()
+            self._memory = self._current = None
+            self._contexts.clear()  # contexts, then their engine, then its runtime: each needs the next one
+            self._config = None
+            self._engine = None
+            self._runtime = None
 
     def _check_place(self, name: str, tensor: "torch.Tensor") -> None:
         if tensor.get_device() != self._device:
@@ -177,50 +174,57 @@ class TensorRTEngine(Engine):
 
     def _prepare(self, stream: int) -> None:
         """Tell the context of the nearest profile what changed."""
+        import torch
+
         missing = [name for name in (*self.inputs, *self.outputs) if name not in self._bound]
         assert not missing, f"unbound: {missing}"
         assert self._memory is not None or not self.workspace_bytes, "use_workspace comes before run"
-        current = self._context(profile_for(self.inputs, self.outputs, self._bound, self._profiles), stream)
-        if self._memory is not None and current.memory != self._memory.data_ptr():
-            versions.give_memory(current.context, self._memory.data_ptr(), self._memory.nbytes)
-            current.memory = self._memory.data_ptr()
+        profile = profile_for(self.inputs, self.outputs, self._bound, self._profiles)
+        self._current = None  # it may be that of an output which has died
+        contexts = self._contexts.of(self._bound[self._first], wait=partial(torch.cuda.synchronize, self._device))
+        if profile not in contexts:
+            contexts[profile] = new_context(self._trt, self._engine, self._config, profile, stream)
+        current = contexts[profile]
+        if self._memory is not None:
+            current.use_memory(self._memory)
         for name, dtype in self._dtypes.items():
-            tensor = self._tensor_for(name, dtype)
-            if name in self.inputs and current.shapes.get(name) != tuple(tensor.shape):
-                self._must(current.context.set_input_shape, name, tuple(tensor.shape))
-                current.shapes[name] = tuple(tensor.shape)
-            if current.addresses.get(name) != tensor.data_ptr():
-                self._must(current.context.set_tensor_address, name, tensor.data_ptr())
-                current.addresses[name] = tensor.data_ptr()
+            tensor = self._bound[name]
+            if (self.inputs.get(name) or self.outputs[name]).dtype != dtype:
+                tensor = current.narrow(name, tensor)
+            if name in self.inputs:
+                current.use_input_shape(name, tuple(tensor.shape))
+            current.use_tensor(name, tensor)
         self._current = current
 
-    def _context(self, profile: int, stream: int) -> _Context:
-        of_output = self._contexts.setdefault(self._bound[next(iter(self.outputs))], {})
-        if profile not in of_output:
-            with versions.errors_of(self._trt) as errors:
-                context = versions.create_context(self._trt, self._engine, self._config)
-            if context is None:
-                raise BackendError(f"TensorRT cannot set up profile {profile}: {versions.reason(errors)}")
-            self._must(context.set_optimization_profile_async, profile, stream)
-            of_output[profile] = _Context(context)
-        return of_output[profile]
-
-    def _tensor_for(self, name: str, dtype: str) -> "torch.Tensor":
-        """What TensorRT reads or fills: the bound tensor, or an int32 copy of one that it cannot take as int64."""
-        tensor = self._bound[name]
-        if (self.inputs.get(name) or self.outputs[name]).dtype == dtype:
-            return tensor
-        narrow = self._narrowed.get(name)
-        if narrow is None or narrow.shape != tensor.shape:
-            narrow = self._narrowed[name] = tensor.int()
-        return narrow
-
-    def _must(self, call: Any, *args: Any) -> None:
-        """Make a call that returns False where it fails."""
+    def _enqueue(self, stream: int) -> None:
+        assert self._current is not None
+        for name, narrow in self._current.narrowed.items():
+            narrow.copy_(self._bound[name])
         with versions.errors_of(self._trt) as errors:
-            done = call(*args)
+            done = self._current.context.execute_async_v3(stream)
         if not done:
-            raise BackendError(f"TensorRT refused {call.__name__}{args}: {versions.reason(errors)}")
+            self._stale = True
+            raise BackendError(f"TensorRT could not run the engine: {versions.reason(errors)}")
+        self._stale = False
+
+    def _learn(self) -> None:
+        """After a first run, in which TensorRT-RTX compiles: ask what is known only now, and keep what it made.
+
+        A process may be killed before it closes the engine, and compiling takes minutes.
+        """
+        import torch
+
+        current = self._current
+        assert current is not None
+        if current.capturable is None:
+            # The current stream may be the default one, which can never be captured; graphs are recorded on another.
+            stream = torch.cuda.Stream(self._device).cuda_stream
+            current.capturable = versions.can_be_captured(current.context, stream)
+        self.capturable = current.capturable
+        compiled = (current.profile, *sorted(current.shapes.items()))
+        if self._kernels is not None and compiled not in self._compiled:
+            self._compiled.add(compiled)
+            self._kernels.save()
 
 
 def _deserialize(trt: Any, runtime: Any, path: Path) -> Any:
@@ -232,7 +236,7 @@ def _deserialize(trt: Any, runtime: Any, path: Path) -> Any:
     if engine is None:
         raise BackendError(
             f"{path} does not load with {trt.__name__} {trt.__version__} on this GPU ({versions.reason(errors)}); "
-            "an engine plan serves one version and one kind of GPU, build it again for these"
+            f"{versions.unlisted_gpu(trt) or _ONE_OF_EACH}"
         )
     return engine
 
@@ -249,19 +253,3 @@ def _dtypes(
         if dtype != wanted and (name not in inputs or (dtype, wanted) != ("int32", "int64")):
             raise BackendError(f"{path}: {name!r} is {dtype} there and {wanted} in its manifest; build it again")
     return dtypes
-
-
-def _load_cache(config: Any, path: Path) -> Any:
-    """The runtime cache of `config`, filled from a file that may be missing or from another machine."""
-    cache = config.create_runtime_cache()
-    if path.is_file() and not cache.deserialize(path.read_bytes()):
-        _log.info("%s is from another GPU, driver or version; TensorRT-RTX compiles anew", path)
-    config.set_runtime_cache(cache)
-    return cache
-
-
-def _save_cache(cache: Any, path: Path) -> None:
-    try:
-        write_whole(path, cache.serialize())
-    except OSError as error:  # the engine did its work; the next one compiles again
-        _log.warning("TensorRT-RTX's compiled kernels were not saved to %s: %s", path, error.strerror)

@@ -27,6 +27,9 @@ _WARNINGS_THAT_MATTER = ("insufficient", "overflow", "infinit", "different model
 # TensorRT-RTX adds this to every error where there is no GPU, whatever the error.
 _NOISE = "checkMacros.cpp::catchCudaError"
 
+# From this version on TensorRT-RTX refuses a GPU that it does not list; before, such a GPU may work.
+_REFUSES_UNLISTED = (1, 7)
+
 
 def load(backend: str) -> Any:
     """The module of a backend, "tensorrt" or "tensorrt-rtx".
@@ -47,6 +50,41 @@ def load(backend: str) -> Any:
 def version(trt: Any) -> tuple[int, ...]:
     """The version as numbers, e.g. (10, 13, 3)."""
     return tuple(int(part) for part in trt.__version__.split("+")[0].split(".") if part.isdigit())
+
+
+def targets(trt: Any) -> list[str]:
+    """The GPUs that TensorRT-RTX lists and can build for ahead of time, such as "sm86"."""
+    return [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+
+
+def unlisted_gpu(trt: Any) -> str | None:
+    """What to say where torch's current GPU is none that TensorRT-RTX lists; None where it is, and for TensorRT."""
+    if trt.__name__ == "tensorrt":
+        return None
+    import torch
+
+    listed = targets(trt)
+    major, minor = torch.cuda.get_device_capability()
+    if f"sm{major}{minor}" in listed:
+        return None
+    return (
+        f"TensorRT-RTX {trt.__version__} is for {', '.join(listed)}, and this {torch.cuda.get_device_name()} is "
+        f"sm{major}{minor}; use backend tensorrt, onnxruntime or torch on it"
+    )
+
+
+def check_gpu(trt: Any) -> str:
+    """Whether the module can work on torch's current GPU: a remark where that is not sure, "" where it is.
+
+    Raises:
+        BackendError: TensorRT-RTX would refuse this GPU, only later and with less of a reason.
+    """
+    remark = unlisted_gpu(trt)
+    if remark is None:
+        return ""
+    if version(trt) >= _REFUSES_UNLISTED:
+        raise BackendError(remark)
+    return f"{remark} if this fails"
 
 
 def severity_level(severity: str, text: str) -> int:
@@ -126,6 +164,15 @@ def preview_features(trt: Any) -> list[Any]:
     return [trt.PreviewFeature.PROFILE_SHARING_0806] if _is_before(trt, 10) else []
 
 
+def capture_flags(trt: Any) -> list[Any]:
+    """What a builder of TensorRT-RTX must be told for its engine plans to be captured in CUDA graphs (from 1.2).
+
+    They may otherwise allocate memory while they run.
+    """
+    flag = "REQUIRE_USER_ALLOCATION"
+    return [getattr(trt.BuilderFlag, flag)] if hasattr(trt.BuilderFlag, flag) else []
+
+
 def node_of(error: Any, graph: Path) -> tuple[str, str]:
     """The name and the operator of the node that a parser error is about; 8.6 and 9 give its number only."""
     if hasattr(error, "node_name"):
@@ -186,6 +233,14 @@ def give_memory(context: Any, address: int, size: int) -> None:
         context.set_device_memory(address, size)
     else:
         context.device_memory = address
+
+
+def can_be_captured(context: Any, stream: int) -> bool:
+    """Whether the next run of a context, with the shapes that it last ran with, can be captured on a stream.
+
+    TensorRT has no such question: all that it runs can.
+    """
+    return not hasattr(context, "is_stream_capturable") or bool(context.is_stream_capturable(stream))
 
 
 def refit(trt: Any, engine: Any, graph: Path) -> None:

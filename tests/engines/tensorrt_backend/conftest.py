@@ -1,6 +1,7 @@
 """A machine with TensorRT's double, a plan and the engine that is loaded from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,17 +26,28 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(Recorder, "record", _with_errors(Recorder.record, versions.logger(module)), raising=True)
     monkeypatch.setattr(tensorrt, "check_binding", lambda spec, tensor, device: check_binding(spec, tensor, "cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA RTX A5000")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: recorder.device)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: _current(recorder, device))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: recorder.calls.append(("synchronize",)))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(cuda_stream=78))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: recorder.record("synchronize"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recorder.capturing)
     return recorder
 
 
+@contextmanager
+def _current(recorder: Recorder, device: int) -> Iterator[None]:
+    before, recorder.device = recorder.device, device
+    yield
+    recorder.device = before
+
+
 def _with_errors(record: Callable[..., bool], logger: Any) -> Callable[..., bool]:
-    def recorded(self: Recorder, name: str, *args: Any) -> bool:
+    def recorded(self: Recorder, name: str, *args: Any, **refused: str) -> bool:
         self.errors = logger.errors
-        return record(self, name, *args)
+        return record(self, name, *args, **refused)
 
     return recorded
 

@@ -32,6 +32,7 @@ def test_a_graph_becomes_one_plan_for_all_profiles(tmp_path: Path, dtype: str) -
     expected = {
         "tensorrt": trt.__version__,
         "strongly_typed": True,
+        "builder_flags": ["REQUIRE_USER_ALLOCATION"],  # without it no CUDA graph can be captured; and TF32 is off
         "built_for": "sm86",
         "layers": facts["layers"],
         "profiles": 2,

@@ -2,16 +2,21 @@
 
 import gc
 import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from deepcache_trt.engines.backend import BuildOptions
+from deepcache_trt.engines.tensorrt import TENSORRT_RTX, versions
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
-from deepcache_trt.errors import BackendError, StoreError
+from deepcache_trt.errors import BackendError, ShapeError, StoreError
 from tests.engines.graphs import by_name, spec
-from tests.engines.tensorrt_backend.doubled_engine import RUN, bind, load
-from tests.engines.tensorrt_backend.tensorrt_double import Context, CudaEngine, Recorder, Runtime
+from tests.engines.tensorrt_backend.doubled_engine import RUN, aligned, bind, load
+from tests.engines.tensorrt_backend.tensorrt_double import WORKSPACE, Context, CudaEngine, Module, Recorder, Runtime
 
 
 def test_a_plan_that_does_not_load_is_an_error_with_tensorrts_reason(plan: Path, recorder: Recorder) -> None:
@@ -48,23 +53,89 @@ def test_without_a_gpu_nothing_of_tensorrt_is_touched(
     assert recorder.calls == []
 
 
-def test_compiled_kernels_are_kept_between_two_engines(plan: Path, recorder: Recorder, tmp_path: Path) -> None:
-    cache = tmp_path / "kernels.cache"
-    load(plan, runtime_cache=cache).close()
-    assert cache.read_bytes() == b"compiled kernels"
-    assert ("set_runtime_cache",) in recorder.take()
-    load(plan, runtime_cache=cache)
-    assert ("deserialize", b"compiled kernels") in recorder.take()
-    recorder.failing = {"deserialize"}  # from another driver
-    load(plan, runtime_cache=cache).close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["engine.plan", "kernels.cache"]
-
-
-def test_kernels_that_cannot_be_saved_are_a_warning(
-    plan: Path, recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("version", "capability", "refused"),
+    [
+        ("1.7.1.116", (9, 0), True),
+        ("1.8.0", (9, 0), True),
+        ("1.7.1.116", (8, 6), False),
+        ("1.7.1.116", (12, 0), False),
+        ("1.4.0.76", (9, 0), False),
+        ("1.6.1", (9, 0), False),
+    ],
+)
+def test_a_gpu_that_tensorrt_rtx_does_not_list_is_refused_by_the_versions_that_would_refuse_it_later(
+    plan: Path,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    capability: tuple[int, int],
+    refused: bool,
 ) -> None:
-    load(plan, runtime_cache=tmp_path / "gone" / "kernels.cache").close()
-    assert "were not saved to" in caplog.text
+    monkeypatch.setattr(Module, "__version__", version)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    actions: list[Callable[[], object]] = [
+        lambda: load(plan),
+        TENSORRT_RTX.probe,
+        lambda: TENSORRT_RTX.check(None, BuildOptions()),
+    ]
+    message = (
+        rf"^TensorRT-RTX {version} is for sm86, sm120, and this NVIDIA RTX A5000 is sm90; "
+        r"use backend tensorrt, onnxruntime or torch on it$"
+    )
+    for action in actions:
+        with pytest.raises(BackendError, match=message) if refused else nullcontext():
+            action()
+    assert refused == (recorder.take() == [])
+
+
+def test_a_gpu_that_may_work_is_a_remark_and_the_cure_if_it_does_not(
+    plan: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Module, "__version__", "1.4.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    cure = "is sm90; use backend tensorrt, onnxruntime or torch on it"
+    assert TENSORRT_RTX.probe().endswith(f"{cure} if this fails)")
+    recorder.failing = {"deserialize_cuda_engine"}
+    with pytest.raises(BackendError, match=rf"engine\.plan does not load .*went wrong\); .*{cure}$"):
+        load(plan)
+
+
+def test_tensorrt_itself_lists_no_gpus_and_refuses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    trt = SimpleNamespace(__name__="tensorrt", __version__="10.13.3")
+    assert versions.check_gpu(trt) == ""
+
+
+# A machine with several GPUs.
+
+
+def test_an_engine_works_on_the_gpu_that_it_was_loaded_on(plan: Path, recorder: Recorder) -> None:
+    """The double refuses every call for another current GPU than that of loading, as -2 and -1 stand for here."""
+    recorder.device = -2
+    engine = load(plan, runtime_cache=plan.with_name("kernels"))
+    engine._device = -2
+    recorder.device = -1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "get_device", lambda self: -2)
+        engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
+        for batch in (2, 3):
+            bind(engine, batch, 8)
+            engine.run()
+        engine.refit(Path("other.onnx"))
+        engine.run()
+        engine.close()
+    assert recorder.calls.count(RUN) == 3
+    assert recorder.device == -1
+
+
+def test_a_tensor_of_another_gpu_is_refused(engine: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda self: 1)
+    with pytest.raises(ShapeError, match=r"sample is on cuda:1, the engine was loaded on cuda:-1"):
+        engine.bind("sample", aligned(2, 4, 8, 8))
+
+
+# Other weights.
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.tensorrt import versions
-from deepcache_trt.engines.tensorrt.build import build_engine_plan, targets
+from deepcache_trt.engines.tensorrt.build import build_engine_plan
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError
 from deepcache_trt.progress import logged
@@ -25,12 +25,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     try:
-        trt = versions.load(name)
+        versions.check_gpu(versions.load(name))
     except BackendError as error:
         pytest.skip(str(error))
-    major, minor = torch.cuda.get_device_capability()
-    if name == "tensorrt-rtx" and f"sm{major}{minor}" not in targets(trt):
-        pytest.skip(f"TensorRT-RTX {trt.__version__} is not for compute capability {major}.{minor}")
     return name
 
 
@@ -85,6 +82,8 @@ def test_an_engine_computes_what_onnxruntime_does_at_the_shapes_of_both_profiles
         bind_all(engine, tensors)
         engine.run()
         assert_close(tensors["out"], by_onnxruntime(net.path, tensors, "out"))
+        assert engine.capturable
+        assert backend == "tensorrt" or net.path.with_name("kernels").stat().st_size
     engine.close()
 
 

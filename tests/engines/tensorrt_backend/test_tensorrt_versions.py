@@ -12,8 +12,8 @@ import pytest
 
 from deepcache_trt.engines.tensorrt import build as tensorrt_build
 from deepcache_trt.engines.tensorrt import compiler as tensorrt_compiler
+from deepcache_trt.engines.tensorrt import contexts, kernels, versions
 from deepcache_trt.engines.tensorrt import engine as tensorrt
-from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.errors import BackendError
 
 # Names that TensorRT-RTX lacks; a gate keeps it from them, and the fakes below have them.
@@ -33,7 +33,10 @@ def names_of_trt(module: Any) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [versions, tensorrt, tensorrt_build, tensorrt_compiler], ids=lambda m: m.__name__)
+MODULES = [versions, tensorrt, contexts, kernels, tensorrt_build, tensorrt_compiler]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_name_that_the_engine_code_uses_exists_or_is_gated(module: Any) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="compares with tensorrt-rtx's names")
     missing = set()
