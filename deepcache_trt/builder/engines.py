@@ -11,7 +11,7 @@ import onnx
 
 from deepcache_trt import __version__
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.graphs import bound_graph, graph_key, weights_key
+from deepcache_trt.builder.graphs import bound_graph, graph_key, specs_of, weights_key
 from deepcache_trt.builder.open_engine import open_engine, profiles_of
 from deepcache_trt.builder.shapes import (
     Shapes,
@@ -192,15 +192,18 @@ def build_engine(
     progress: Progress,
 ) -> dict[str, Any]:
     """Fill an engine's folder; returns what its manifest says beside what the engine depends on."""
+    if target.backend.runs_model:  # which needs neither a graph nor weights in files
+        inputs, outputs = specs_of(component, variant, progress)
+        return {"inputs": [*map(asdict, inputs)], "outputs": [*map(asdict, outputs)]}
     with bound_graph(component, variant, target.store, progress) as path:
         graph = onnx.load(path, load_external_data=False).graph
-        inputs, outputs = ([_spec_json(value) for value in values] for values in (graph.input, graph.output))
-        about: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+        inputs, outputs = ([_spec_of(value) for value in values] for values in (graph.input, graph.output))
+        about: dict[str, Any] = {"inputs": [*map(asdict, inputs)], "outputs": [*map(asdict, outputs)]}
         about |= target.backend.build(
             Order(
                 graph=path,
                 folder=folder,
-                inputs={data["name"]: TensorSpec.from_json(data) for data in inputs},
+                inputs={spec.name: spec for spec in inputs},
                 profiles=profiles,
                 target=target.capability,
                 options=target.options,
@@ -276,7 +279,7 @@ def _command(component: Component, branch: int, target: Target, sizes: Mapping[s
     return f"{command} --store {shlex.quote(str(target.store.root))}"
 
 
-def _spec_json(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    shape = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
-    return {"name": value.name, "dtype": weights.ONNX_DTYPES[tensor.elem_type], "shape": shape}
+    shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return TensorSpec(name=value.name, dtype=weights.ONNX_DTYPES[tensor.elem_type], shape=shape)

@@ -17,9 +17,13 @@ from deepcache_trt.builder.component import Component
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.export import parity, weights
 from deepcache_trt.export.cut import cut
+from deepcache_trt.export.tap_specs import tap_specs
 from deepcache_trt.export.trace import onnx_from_config, onnx_from_live
+from deepcache_trt.models.copies import fake_copy
+from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress
+from deepcache_trt.tensors import TensorSpec
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +97,24 @@ def bound_graph(component: Component, variant: Variant, store: Store, progress: 
             linked = weights.link(sorted(kept.folder.glob("*.safetensors")), folder)
             weights.save_bound(model, weights.locate(linked), folder / GRAPH)
         yield folder / GRAPH
+
+
+def specs_of(component: Component, variant: Variant, progress: Progress) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """The inputs and outputs of a variant, for which no graph is made."""
+    architecture = component.architecture
+    taps: dict[str, TensorSpec] = {}
+    if variant.consumes or variant.emits:
+        with progress(f"measuring the taps of {component.title}"):
+            if component.live is not None:
+                fake: torch.nn.Module = fake_copy(component.live)
+            else:
+                fake = fake_model(component.model_class, component.graph_config, component.dtype)
+            taps = tap_specs(fake, architecture)
+    given = [spec for spec in architecture.outputs if variant.outputs is None or spec.name in variant.outputs]
+    return (
+        [*architecture.inputs, *(taps[name] for name in variant.consumes)],
+        [*given, *(taps[name] for name in variant.emits)],
+    )
 
 
 def _graph_ingredients(component: Component) -> dict[str, Any]:

@@ -1,6 +1,11 @@
-"""PyTorch: the model itself as an engine, eager, as the reference for every other backend, or compiled."""
+"""PyTorch: the model itself as an engine, eager, as the reference for every other backend, or compiled.
+
+Eager PyTorch computes whatever `forward` says, also what a supplied tap makes superfluous. So a cached variant is
+traced, and what nothing depends on is dropped: the layers that are left run as they did, no kernel is compiled.
+"""
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,17 +21,16 @@ from deepcache_trt.tensors import TensorSpec
 if TYPE_CHECKING:
     import torch
 
-Mode = Literal["eager", "compile"]
+_log = logging.getLogger(__name__)
+
+Mode = Literal["eager", "prune", "compile"]
+
+# The backend of torch.compile that traces and drops, and leaves every operation as eager PyTorch has it.
+_PRUNER = "aot_eager"
 
 
 class TorchEngine(Engine):
-    """A variant as a function of named tensors.
-
-    Eager PyTorch cannot drop what a supplied tap makes superfluous, so a cached step costs as much as a full one here.
-    The compiler drops it.
-    """
-
-    capturable = True  # compiled too, once it has run at the shapes to be captured
+    """A variant as a function of named tensors."""
 
     def __init__(
         self,
@@ -36,20 +40,28 @@ class TorchEngine(Engine):
         outputs: dict[str, TensorSpec],
         device: str,
         mode: Mode = "eager",
+        otherwise: TensorFunction | None = None,
+        capturable: bool = True,
     ) -> None:
-        """Nothing is compiled before the first run.
+        """Nothing is traced or compiled before the first run.
 
         Args:
-            function: gives `outputs`, and maybe more. To be compiled it must be one that torch can trace as a whole: it
-                registers no hooks.
+            function: gives `outputs`, and maybe more. To be pruned or compiled it must be one that torch can trace as a
+                whole: it registers no hooks.
             inputs: what the function reads.
             outputs: what of its results is kept.
             device: "cpu" or "cuda".
-            mode: "compile" compiles at the first run for its shapes, and at the first with others for all other shapes.
+            mode: "prune" and "compile" trace at the first run for its shapes, and at the first with others for all
+                other shapes.
+            otherwise: what runs instead where torch cannot trace the function; None: that is an error.
+            capturable: whether the function asks no tensor for its values once it has run at a shape.
         """
         self.inputs = inputs
         self.outputs = outputs
-        self._function: TensorFunction | None = function if mode == "eager" else Compiled(function)
+        self.capturable = capturable
+        compiler = {"eager": None, "prune": _PRUNER, "compile": "inductor"}[mode]
+        self._function: TensorFunction | None = function if compiler is None else Compiled(function, compiler)
+        self._otherwise = otherwise
         self._device = device
         self._bound: dict[str, torch.Tensor] = {}
 
@@ -66,16 +78,32 @@ class TorchEngine(Engine):
         """
         import torch
 
-        assert self._function is not None
+        assert self._function is not None, "closed"
         with torch.no_grad():
-            results = self._function({name: self._bound[name] for name in self.inputs})
+            results = self._results({name: self._bound[name] for name in self.inputs})
             for name in self.outputs:
                 self._bound[name].copy_(results[name])
 
     def close(self) -> None:
         """Drop the function, and with it the model and what was compiled."""
         self._bound.clear()
-        self._function = None
+        self._function = self._otherwise = None
+
+    def _results(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
+        from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+        assert self._function is not None
+        # torch traces nothing for one who watches its operations, as a counter of FLOPs does.
+        if self._otherwise is not None and _get_current_dispatch_mode() is not None:
+            return self._otherwise(tensors)
+        try:
+            return self._function(tensors)
+        except BackendError as error:
+            if self._otherwise is None:
+                raise
+            _log.info("a cached step takes as long as a full one: %s", error)
+            self._function, self._otherwise = self._otherwise, None
+            return self._function(tensors)
 
 
 class Compiled:
@@ -84,9 +112,9 @@ class Compiled:
     torch's own rule makes one axis dynamic at a time, and each compilation of a U-Net takes minutes.
     """
 
-    def __init__(self, function: TensorFunction) -> None:
-        self._for_first = _compile(function, dynamic=False)
-        self._for_others = _compile(function, dynamic=True)
+    def __init__(self, function: TensorFunction, compiler: str) -> None:
+        self._for_first = _compile(function, compiler, dynamic=False)
+        self._for_others = _compile(function, compiler, dynamic=True)
         self._first: list[torch.Size] | None = None
 
     def __call__(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
@@ -110,7 +138,7 @@ class Compiled:
         return results
 
 
-def _compile(function: TensorFunction, *, dynamic: bool) -> Any:
+def _compile(function: TensorFunction, compiler: str, *, dynamic: bool) -> Any:
     import torch
 
     def call(tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
@@ -118,7 +146,7 @@ def _compile(function: TensorFunction, *, dynamic: bool) -> Any:
 
     # torch keeps what it compiled, and counts it up to a limit, by code object: each engine gets one of its own.
     own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=dynamic)
+    return torch.compile(own, fullgraph=True, dynamic=dynamic, backend=compiler)
 
 
 def _probe(device: str) -> str:
@@ -131,10 +159,6 @@ def _probe(device: str) -> str:
     return f"{torch.__version__}{f' on {torch.cuda.get_device_name()}' if device == 'cuda' else ''}"
 
 
-def _probe_eager(device: str) -> str:
-    return f"{_probe(device)}; the reference: no faster than plain"
-
-
 def _probe_compiled(device: str) -> str:
     """torch's compiler needs another one: triton on a GPU, of C++ on a CPU."""
     detail = _probe(device)
@@ -145,32 +169,41 @@ def _probe_compiled(device: str) -> str:
     return detail
 
 
-def _open(device: str, mode: Mode, built: Built) -> TorchEngine:
-    make = built.variant.eager
-    if mode == "compile" and built.variant.traceable is not None:
-        make = built.variant.traceable
-    else:
-        mode = "eager"
-    inputs = {**built.inputs, **built.variant.inputs}
-    return TorchEngine(make(), inputs=inputs, outputs=dict(built.outputs), device=device, mode=mode)
+def _open_eager(device: str, built: Built) -> TorchEngine:
+    traceable, own = built.variant.traceable, built.variant.eager()
+    inputs, outputs = {**built.inputs, **built.variant.inputs}, dict(built.outputs)
+    is_cut = not built.inputs.keys() <= built.variant.inputs.keys()  # it has a tap for an input
+    if traceable is None or not is_cut:
+        capturable = traceable is not None
+        return TorchEngine(own, inputs=inputs, outputs=outputs, device=device, capturable=capturable)
+    return TorchEngine(traceable(), inputs=inputs, outputs=outputs, device=device, mode="prune", otherwise=own)
 
 
-def _backend(name: str, device: str, mode: Mode, probe: Callable[[str], str]) -> Backend:
+def _open_compiled(device: str, built: Built) -> TorchEngine:
+    if built.variant.traceable is None:
+        return _open_eager(device, built)
+    inputs, outputs = {**built.inputs, **built.variant.inputs}, dict(built.outputs)
+    return TorchEngine(built.variant.traceable(), inputs=inputs, outputs=outputs, device=device, mode="compile")
+
+
+def _backend(
+    name: str, device: str, open_on: Callable[[str, Built], TorchEngine], probe: Callable[[str], str], *, exact: bool
+) -> Backend:
     return Backend(
         name=name,
         device=device,
         probe=partial(probe, device),
         version=partial(package_version, "torch"),
         build=keep_nothing,
-        open=partial(_open, device, mode),
+        open=partial(open_on, device),
         packages=("torch",),
         trusted=True,
         runs_model=True,
-        bit_exact=mode == "eager",
+        bit_exact=exact,
     )
 
 
-EAGER_CPU, EAGER_CUDA = (_backend("torch", device, "eager", _probe_eager) for device in ("cpu", "cuda"))
+EAGER_CPU, EAGER_CUDA = (_backend("torch", device, _open_eager, _probe, exact=True) for device in ("cpu", "cuda"))
 COMPILED_CPU, COMPILED_CUDA = (
-    _backend("torch-compile", device, "compile", _probe_compiled) for device in ("cpu", "cuda")
+    _backend("torch-compile", device, _open_compiled, _probe_compiled, exact=False) for device in ("cpu", "cuda")
 )

@@ -136,8 +136,8 @@ class CudaGraphs:
         self._failed.append(graph)
         index = self._device.index if self._device.index is not None else memory.current_device()
         with suppress(RuntimeError):  # it was not begun, or it was ended in order
-            memory._cuda_endAllocateToPool(index, self._pool)
-            memory._cuda_releasePool(index, self._pool)
+            memory._cuda_endAllocateToPool(index, self._pool)  # type: ignore[attr-defined]  # torch has no public way
+            memory._cuda_releasePool(index, self._pool)  # type: ignore[attr-defined]
 
     def _compose(self, units: tuple[Unit, ...]) -> None:
         """Make one graph of the units, unless that has been refused before or is not worth it."""

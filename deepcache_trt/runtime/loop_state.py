@@ -184,9 +184,11 @@ class LoopState:
             (memory.rescale, guidance.rescale),
             (memory.image_scale, guidance.image_scale),
         ):
-            if isinstance(number, torch.Tensor) and constant is not None:
+            if constant is None or number is None:
+                continue
+            if isinstance(number, torch.Tensor):
                 constant.copy_(number)
-            elif constant is not None:
+            else:  # a number that is written takes no copy from the host
                 constant.fill_(number)
         if memory.known is not None and known is not None:
             for row, tensor in zip(memory.known, (known.mask, known.latents, known.noise), strict=True):

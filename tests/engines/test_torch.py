@@ -1,6 +1,8 @@
 """The torch engine: eager as the reference; compiled, what a supplied tap makes superfluous is gone."""
 
+import copy
 import functools
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -81,7 +83,12 @@ class Compiler:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     torch._dynamo.reset()
     compiler = Compiler()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
+    real = torch.compile
+
+    def with_compiler(function: Tensors, *, backend: str, **options: bool) -> object:
+        return real(function, backend=compiler if backend == "inductor" else backend, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch, "compile", with_compiler)
     return compiler
 
 
@@ -118,7 +125,7 @@ def sample(*shape: int) -> dict[str, torch.Tensor]:
 SHAPES = [(2, 4, 8, 8), (2, 4, 8, 16), (3, 4, 16, 16), (2, 4, 8, 8), (4, 4, 12, 12)]
 
 
-@pytest.mark.parametrize("mode", ["eager", "compile"])
+@pytest.mark.parametrize("mode", ["eager", "prune", "compile"])
 def test_a_cached_step_equals_the_full_one(mode: Mode, model: torch.nn.Module, compiler: Compiler) -> None:
     full, shallow = (engine_of(traceable(model, DEEP, variant), variant, mode) for variant in (FULL, SHALLOW))
     for shape in SHAPES:
@@ -179,6 +186,71 @@ def test_a_cached_step_costs_only_its_own_layers(model: torch.nn.Module, compile
     assert layers == {"full": 6, "shallow": 2}
 
 
+def layers_of(engine: TorchEngine, tensors: Tensors) -> int:
+    """How many convolutions a run has."""
+    run(engine, tensors)
+    with torch.profiler.profile() as profile:
+        run(engine, tensors)
+    return [event.name for event in profile.events() or ()].count("aten::convolution")
+
+
+def test_without_a_compiler_of_kernels_a_cached_step_costs_only_its_own_layers_too(model: torch.nn.Module) -> None:
+    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
+    assert layers_of(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "eager"), x) == 6
+    assert layers_of(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "prune"), x) == 2
+
+
+def test_weights_that_are_written_to_count_in_a_pruned_step(model: torch.nn.Module) -> None:
+    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
+    own = copy.deepcopy(model)
+    engine = engine_of(traceable(own, DEEP, SHALLOW), SHALLOW, "prune")
+    before = run(engine, x)["noise_pred"]
+    own.last.weight.data.mul_(2)  # type: ignore[operator,union-attr]
+    after = run(engine, x)["noise_pred"]
+    torch.testing.assert_close(after - own.last.bias[:, None, None], 2 * (before - own.last.bias[:, None, None]))  # type: ignore[index,union-attr]
+
+
+def test_who_watches_every_operation_of_torch_sees_all_of_the_model(model: torch.nn.Module) -> None:
+    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
+    engine = TorchEngine(
+        traceable(model, DEEP, SHALLOW),
+        inputs=by_name(*DEEP.inputs, spec("tap_0", "float32", *IMAGE)),
+        outputs=by_name(*DEEP.outputs),
+        device="cpu",
+        mode="prune",
+        otherwise=functools.partial(parity.run_model, model, DEEP, SHALLOW),
+    )
+    expected = run(engine, x)["noise_pred"]
+    with FlopCounterMode(display=False) as counter:  # which torch's compiler does not trace under
+        assert torch.equal(run(engine, x)["noise_pred"], expected)
+    assert counter.get_total_flops() > 0
+    assert layers_of(engine, x) == 2, "afterwards it is pruned as before"
+
+
+def test_what_cannot_be_traced_runs_whole_and_it_is_said(
+    model: torch.nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(tensors: Tensors) -> Tensors:
+        torch._dynamo.graph_break()
+        return {}
+
+    tap = spec("tap_0", "float32", *IMAGE)
+    engine = TorchEngine(
+        breaks,
+        inputs=by_name(*DEEP.inputs, tap),
+        outputs=by_name(*DEEP.outputs),
+        device="cpu",
+        mode="prune",
+        otherwise=functools.partial(parity.run_model, model, DEEP, SHALLOW),
+    )
+    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
+    with caplog.at_level(logging.INFO, logger="deepcache_trt.engines.torch"):
+        for _ in range(2):
+            assert torch.equal(run(engine, x)["noise_pred"], parity.run_model(model, DEEP, SHALLOW, x)["noise_pred"])
+    [message] = caplog.messages
+    assert message.startswith("a cached step takes as long as a full one: torch.compile failed: ")
+
+
 # A ControlNet's inputs are more residuals, DiT's taps are of another kind; neither changes what is traced here.
 @pytest.mark.parametrize("name", ["sd15", "ddpm"])
 def test_the_models_of_diffusers_are_traced_as_a_whole(name: str, compiler: Compiler) -> None:
@@ -219,7 +291,8 @@ def test_without_a_compiler_the_error_has_the_cure(model: torch.nn.Module, monke
     monkeypatch.setattr(config, "fx_graph_cache", False)  # what an earlier run compiled needs no compiler
     monkeypatch.setattr(functorch_config, "enable_autograd_cache", False)
     engine = engine_of(traceable(model, DEEP, FULL), FULL, "compile")
-    with pytest.raises(BackendError, match=r"install a C\+\+ compiler such as g\+\+ .*or use PyTorch without its compiler") as caught:
+    cure = r"install a C\+\+ compiler such as g\+\+ .*or use PyTorch without its compiler"
+    with pytest.raises(BackendError, match=cure) as caught:
         run(engine, sample(2, 4, 8, 8))
     assert "\n" not in str(caught.value)
 

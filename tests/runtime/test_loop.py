@@ -13,7 +13,7 @@ from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime import loop
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop import denoise
-from deepcache_trt.runtime.loop_state import WINDOW, Known, Memory, advance
+from deepcache_trt.runtime.loop_state import WINDOW, Known
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
