@@ -51,17 +51,11 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return kinds
 
 
-class _Forgetful(dict[str, Any]):
-    """Sessions that are open for nobody else."""
-
-    def __setitem__(self, key: str, session: Any) -> None: ...
-
-
 @pytest.fixture(autouse=True)
 def _sessions_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test compares with a fresh pipeline must not be on the very engines of that pipeline."""
     if "shared_sessions" not in request.fixturenames:
-        monkeypatch.setattr(shared_session, "_shared", _Forgetful())
+        monkeypatch.setattr(shared_session, "open_sessions", set)
 
 
 @pytest.fixture

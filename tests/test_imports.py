@@ -21,7 +21,10 @@ ALIAS = "benchmarks.alias"
 MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
 STUDIES = {
     f"benchmarks.{name}"
-    for name in ("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "overhead", "reuse", "threads")
+    for name in (
+        *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo"),
+        *("overhead", "shapes", "reuse", "threads"),
+    )
 }
 BENCHMARKS = MEASURING | STUDIES
 ALLOWED = {

@@ -78,6 +78,11 @@ class Component:
         return self.form.in_words or ("changes of its modules" if self.structure else "")
 
     @property
+    def weight_bytes(self) -> int:
+        """What its weights take in memory."""
+        return self.parameters * int(getattr(torch, self.dtype).itemsize)
+
+    @property
     def graph_config(self) -> dict[str, Any]:
         """The part of the config that decides the graph."""
         # A U-Net takes any size; for a DiT the position table depends on it.

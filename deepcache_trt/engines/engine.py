@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 # For how many shapes at a time buffers are kept, and what was recorded on them.
-SHAPES_KEPT = 4
+SHAPES_KEPT = 8
 
 
 class Engine(Protocol):

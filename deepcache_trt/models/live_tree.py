@@ -39,11 +39,12 @@ HOOKS = {
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 # What says nothing about what a module computes, beside what every module of torch has: how gradients are kept, how
-# the work of one layer is parted, and marks of diffusers and peft.
+# the work of one layer is parted, and marks of diffusers, transformers and peft.
 _SILENT = {
     *vars(torch.nn.Module()),
     *("gradient_checkpointing", "_gradient_checkpointing_func", "_chunk_size", "_chunk_dim", "_compiled_call_impl"),
     *("_internal_dict", "peft_config", "_hf_peft_config_loaded", "_is_hf_initialized", "fused_projections"),
+    "_output_capturing_hooks_installed",
 }
 # The parts of a model that `models.processors` knows.
 _PROCESSOR, _PROJECTIONS = "processor", "encoder_hid_proj"

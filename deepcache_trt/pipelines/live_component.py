@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import check_sizes
-from deepcache_trt.builder.shared_session import OpenEngines, SharedSession
+from deepcache_trt.builder.shared_session import OpenEngines, SharedSession, make_room
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
@@ -197,6 +197,8 @@ class LiveComponent:
             options=self.options.build_options,
         )
         component = self._material.component(model, self._form)
+        held = 0 if target.backend.runs_model else component.weight_bytes
+        make_room(held, device)
         progress = as_in_diffusers(getattr(self._pipe, "_progress_bar_config", {}))
         drop: Callable[[], None] | None = None
 
@@ -215,7 +217,7 @@ class LiveComponent:
                 progress=progress,
                 before_loading=before_loading,
             )
-        return SharedSession(session, drop, component)
+        return SharedSession(session, drop, component, held_bytes=held)
 
 
 def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:

@@ -40,6 +40,8 @@ class Run:
         sizes: the axes of the denoiser's last call, as {"batch": 2, "height": 64, "width": 64, "sequence": 77}; none
             where it was not called.
         recorded: the CUDA graphs of the denoiser's last shape; None where there are none.
+        opened: the components whose engines were opened in this call, and how often: for other weights, or for a shape
+            that those that were open do not take.
     """
 
     way: str
@@ -49,6 +51,7 @@ class Run:
     runs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     recorded: Recorded | None = None
+    opened: Mapping[str, int] = field(default_factory=dict)
 
 
 class CachedPipeline(Protocol):
@@ -191,9 +194,11 @@ def recorded(
     components = (denoiser, *others)
     denoiser.generation = None  # there may be nothing to denoise
     before = {component.part: component.seconds for component in components}
+    opened_before = {component.part: component.engines.opened_count for component in components}
     engines, started, log = denoiser.engines.seconds, time.perf_counter(), denoiser.engines.mark()
     yield
     seconds = {component.part: component.seconds - before[component.part] for component in components}
+    opened = {each.part: each.engines.opened_count - opened_before[each.part] for each in components}
     seconds |= {"loop": loop.seconds, "engines": denoiser.engines.seconds - engines}
     generation, session = denoiser.generation, denoiser.session
     pipe.last_run = Run(
@@ -204,4 +209,5 @@ def recorded(
         runs=denoiser.engines.runs_since(log),
         sizes={} if generation is None else generation.sizes,
         recorded=None if session is None else session.recorded,
+        opened={part: count for part, count in opened.items() if count},
     )

@@ -22,14 +22,14 @@ PARAMS: dict[str, Any] = {"cache_interval": 3}
 @pytest.fixture(autouse=True)
 def _nothing_is_open() -> None:
     gc.collect()
-    shared_session._shared.clear()
+    shared_session._holders.clear()
 
 
 def alone(micro: Any, **call: Any) -> torch.Tensor:
     """What a pipeline draws on engines of its own."""
-    shared_session._shared.clear()
+    shared_session._holders.clear()
     image = draw(cached(micro, **PARAMS), micro, num_inference_steps=STEPS, **call)
-    shared_session._shared.clear()
+    shared_session._holders.clear()
     return image
 
 
@@ -108,9 +108,9 @@ def test_engines_are_closed_when_the_last_one_lets_go_of_them() -> None:
     first.disable_cache()
     assert torch.equal(draw(second, TEXT, num_inference_steps=STEPS), expected)
     assert session_of(second) is session
-    assert len(shared_session._shared) == 1
+    assert session in {shared.session for shared in shared_session.open_sessions()}
     second.disable_cache()
-    assert not shared_session._shared
+    assert session not in {shared.session for shared in shared_session.open_sessions()}
     assert not session._shapes, "closed"
 
 
