@@ -24,7 +24,7 @@ _NOTE = (
     "diffusers of that process. *Of operations* is the speed-up of the denoising loop over the same system without a "
     "cache, beside what the counts of operations allow. *Of roofline* is what the loop's layers would take at the "
     "published peak and bandwidth of the GPU, over what the loop took. *PSNR* is against plain diffusers of the same "
-    "seed{seeded}. *Per step* launches every step by itself; otherwise, where there are CUDA graphs, the loop is one."
+    "seed{seeded}. *Launched* is what starts the steps: the pipeline's own loop, ours step by step, or one CUDA graph."
 )
 _SEEDED = "; real sizes have drawn weights here, so theirs says nothing of a trained model"
 
@@ -89,14 +89,15 @@ def _package_names(workload: Workload) -> list[str]:
 
 
 def _cells(setting: Setting, of_place: Mapping[str, Row], counted: Row | None) -> list[str]:
-    """From "s/image" on."""
+    """From "launched" on."""
     row = of_place.get(setting.name)
     if row is None or row.status != PASS:
         why = row or of_place.get("")
-        return [f"– ({why.detail if why else 'not drawn'})", "", "", "", "", ""]
+        return ["", f"– ({why.detail if why else 'not drawn'})", "", "", "", "", ""]
     figures = row.figures
     baseline = of_place.get(setting.baseline.name)
     return [
+        figures["launched"],
         f"{figures['seconds']:.4g}",
         f"{figures['loop_seconds']:.4g}",
         "1" if setting == setting.plain else f"{figures['speedup']:.2f}×",

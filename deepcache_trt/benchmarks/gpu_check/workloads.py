@@ -11,6 +11,8 @@ from deepcache_trt.runtime.plan import CacheParams, make_plan
 # Who draws.
 PLAIN, PACKAGE, ENGINES = "plain diffusers", "DeepCache package", "engines"
 
+# What launches the steps of an image, beside each by itself in a loop that does not come back to the pipeline's.
+PER_STEP, ONE_GRAPH = "per step", "one graph"
 
 UNCACHED = CacheParams(cache_interval=1)
 _CACHED = (interval_params(3, 0), interval_params(5, 0))
@@ -50,7 +52,7 @@ def _ratios(pixels: int) -> list[float]:
     return [plain / seconds for seconds in cached]
 
 
-WORKLOADS: Mapping[str, Workload] = {
+WORKLOADS: dict[str, Workload] = {
     "digits": Workload(
         title="digits", pixels=64, other_pixels=128, steps=(20,), is_seeded=False, least_psnr=20, export_seconds=20
     ),
@@ -91,7 +93,7 @@ class Setting:
         words = [self.system]
         if self.system != PLAIN:
             words.append("uncached" if self.params == UNCACHED else cached)
-        return ", ".join([*words, *(["per step"] if self.per_step else [])])
+        return ", ".join([*words, *([PER_STEP] if self.per_step else [])])
 
     @property
     def name(self) -> str:

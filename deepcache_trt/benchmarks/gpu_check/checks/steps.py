@@ -98,7 +98,7 @@ def operations(subject: Subject) -> list[Row]:
     macs = {name: cost.macs.total for name, cost in costs.items()}
     figures: dict[str, Any] = {"macs": macs, "ratio": macs[FULL] / macs[f"{SHALLOW} 0"]}
     figures |= _roofline(subject, costs)
-    detail = ", ".join(f"{name} {count / 1e9:,.1f} GMACs" for name, count in macs.items())
+    detail = ", ".join(f"{name} {count / 1e9:.4g} GMACs" for name, count in macs.items())
     return [subject.row("operations", True, detail, **figures)]
 
 
