@@ -146,4 +146,4 @@ def _fidelity(setting: Setting, figures: Mapping[str, Any]) -> str:
         return ""
     if figures["identical"]:
         return "identical"
-    return "not finite" if figures["psnr_db"] is None else f"{figures['psnr_db']:.1f}"
+    return "no picture" if figures["psnr_db"] is None else f"{figures['psnr_db']:.1f}"

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deepcache_trt.benchmarks.counting.roofline import GPUS, gpu_of_device
 from deepcache_trt.benchmarks.gpu_check.checks.images import images
@@ -109,6 +111,16 @@ def test_without_a_graph_or_time_to_export_one_nothing_is_counted(subject: Hurri
     subject.images_left = 0
     [row] = operations(subject)
     assert (row.status, row.detail) == ("skipped", "no graph in --store, its export takes 20 s and 0 s are left")
+
+
+def test_two_blank_images_are_not_called_identical(subject: Hurried, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blank(*args: Any, **call: Any) -> Any:
+        return Image.new("RGB", np.shape(draw(*args, **call))[:2])
+
+    monkeypatch.setattr("deepcache_trt.benchmarks.gpu_check.checks.images.draw", blank)
+    rows = last_of(list(images(subject))).values()
+    assert {(row.figures["identical"], row.figures["psnr_db"]) for row in rows} == {(False, None)}
+    assert "| no picture |" in summary({}, list(rows))
 
 
 # Drawn weights.

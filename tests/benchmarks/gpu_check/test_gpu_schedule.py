@@ -1,9 +1,11 @@
 """The whole schedule with a simulated clock: phases that overrun, crash or hang cost little but their own rows."""
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,11 @@ from deepcache_trt.benchmarks.gpu_check.phases import PHASES, REAL_SIZE, Job, Ph
 from deepcache_trt.benchmarks.gpu_check.resume import Earlier
 from deepcache_trt.benchmarks.gpu_check.rows import MEANINGS, WHOLE, Row
 from deepcache_trt.benchmarks.gpu_check.schedule import Account, Ending, job_seconds, phase_seconds, run_job, run_phases
+from deepcache_trt.commands.check.gpu import gpu
 from deepcache_trt.errors import UnknownNameError
 from tests.benchmarks.gpu_check.gpu_rows import about_backends
 
+ROOT = Path(__file__).parents[3]
 MINUTES = 15
 NAMES = tuple(phase.name for phase in PHASES)
 
@@ -234,6 +238,15 @@ def test_phases_are_named_with_commas_and_run_in_order_of_evidence(given: list[s
 def test_an_unknown_phase_is_refused_with_its_neighbour() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown phase 'sdlx' \(did you mean 'sdxl'\?\); there are probe, "):
         find_phases(["probe,sdlx"])
+
+
+def test_the_command_s_help_and_the_page_name_every_phase_in_order() -> None:
+    assert f"Of {','.join(NAMES)}, " in inspect.getsource(gpu)
+    lines = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    seconds = {cells[0]: cells[2:] for cells in shown if len(cells) == 4}
+    assert seconds == {phase.name: [f"{phase.least_seconds:.0f}", f"{phase.usual_seconds:.0f}"] for phase in PHASES}
+    assert list(seconds) == list(NAMES)
 
 
 def test_each_backend_belongs_to_one_phase_of_the_same_model_and_checks() -> None:

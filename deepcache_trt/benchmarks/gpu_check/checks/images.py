@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from deepcache_trt.benchmarks.fidelity.distances import image_psnr
@@ -101,7 +103,7 @@ def _first(subject: Subject, setting: Setting, action: _Action, drawn: dict[Sett
 def _row(subject: Subject, setting: Setting, drawn: dict[Setting, _Drawn]) -> Row:
     own, plain = drawn[setting], drawn[setting.plain]
     seconds = statistics.median(own.seconds)
-    decibels = image_psnr([plain.first.image], [own.first.image])
+    decibels = _decibels(plain.first.image, own.first.image)
     identical = decibels == float("inf")
     figures = {
         "seconds": seconds,
@@ -121,6 +123,12 @@ def _row(subject: Subject, setting: Setting, drawn: dict[Setting, _Drawn]) -> Ro
     if is_other_way:
         detail += f", but its steps were launched {own.launched}"
     return subject.row("images", not (is_far or is_other_way), detail, setting.name, **figures)
+
+
+def _decibels(plain: Any, own: Any) -> float:
+    """PSNR; NaN where there is no picture: what is not finite comes out of the decoder as one colour, and is equal."""
+    is_blank = any(np.ptp(np.asarray(image)) == 0 for image in (plain, own))
+    return math.nan if is_blank else image_psnr([plain], [own])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.checks.subject import Subject, draw
-from deepcache_trt.benchmarks.gpu_check.rows import MISSING, SKIPPED, Row
+from deepcache_trt.benchmarks.gpu_check.rows import FAIL, MISSING, SKIPPED, Row
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime import cuda_graph
 from deepcache_trt.runtime.cuda_graph import CudaGraphs, Unit
 
 _STEPS = 4
+
+# A combination is not begun with less time than this, in which its update is compiled.
+_COMPILE_SECONDS = 10
 
 # Every combination of these has shapes, rings or guidance of its own; torch's compiler gives up on a function at its
 # ninth one.
@@ -103,7 +107,7 @@ def failed_capture(subject: Subject) -> list[Row]:
     counter = _Counter()
 
     def asks_the_gpu() -> None:
-        torch.full((1 << 20,), float(counter.number), device="cuda")
+        torch.zeros(1 << 20, device="cuda").add_(float(counter.number))
 
     with _warnings() as said, _graphs() as graphs:
         asks_the_gpu()
@@ -144,9 +148,9 @@ def updates(subject: Subject) -> list[Row]:
     pipe, errors = _cached(subject), dict[str, float]()
     combinations = list(product(_SCHEDULERS, _CALLS))
     try:
-        for number, (name, call) in enumerate(combinations, start=1):
-            if subject.seconds_left < 10:
-                return [subject.row("updates", SKIPPED, f"time for {number - 1} of {len(combinations)} only")]
+        for name, call in combinations:
+            if subject.seconds_left < _COMPILE_SECONDS:
+                break
             pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
             expected = _latents(subject, pipe, **call, callback_on_step_end=lambda *given: given[-1])
             draws = [_latents(subject, pipe, **call) for _ in range(2)]  # the first one may record
@@ -154,7 +158,10 @@ def updates(subject: Subject) -> list[Row]:
             errors[title] = float(np.max([relative_error(latents, expected) for latents in draws]))
     finally:
         pipe.disable_cache()
-    return [_compared(subject, "updates", errors, f"{len(errors)} combinations")]
+    if not errors:
+        return [subject.row("updates", SKIPPED, f"{max(subject.seconds_left, 0):.0f} s left; give more --minutes")]
+    row = _compared(subject, "updates", errors, f"{len(errors)} of {len(combinations)} combinations")
+    return [row if len(errors) == len(combinations) or row.status == FAIL else replace(row, status=SKIPPED)]
 
 
 def moved_weights(subject: Subject) -> list[Row]:
