@@ -233,7 +233,7 @@ def plan_phase(
     if not tasks:
         return Planned(phase=phase, jobs=(), rows=(_about(phase, MISSING, REAL_SIZE),))
     found = {(row.backend, row.device): row for row in about_backends if row.check == WORKS}
-    own = [backend for backend in backends.every() if phase.takes(backend)]
+    own = sorted(filter(phase.takes, backends.every()), key=lambda backend: backend.compiled)  # the quick ones first
     places: list[tuple[str, str]] = []
     rows: list[Row] = []
     for backend in own:

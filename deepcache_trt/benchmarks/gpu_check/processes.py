@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepcache_trt.benchmarks.gpu_check.phases import Job
 from deepcache_trt.benchmarks.gpu_check.rows import Row, read_found
-from deepcache_trt.benchmarks.gpu_check.schedule import Ending
+from deepcache_trt.benchmarks.gpu_check.schedule import MORE_TIME, Ending
 from deepcache_trt.benchmarks.timing import children
 
 _POLL_SECONDS = 0.2
@@ -46,7 +46,7 @@ def run_child(command: Sequence[str], seconds: float, watch: Callable[[], None] 
             child.wait()
         watch()
         if late:
-            return Ending(reason=f"not done in the {seconds:.0f} s that there were; give more --minutes", late=True)
+            return Ending(reason=f"not done in the {seconds:.0f} s that there were; {MORE_TIME}", late=True)
         output.seek(0)
         return Ending(reason=children.obituary(child.returncode, output.read()))
 

@@ -15,6 +15,8 @@ from deepcache_trt.errors import first_line
 Clock = Callable[[], float]
 Tell = Callable[[Row], None]
 
+MORE_TIME = "give more --minutes or fewer --phases"
+
 # A process that would be ended sooner is not started.
 LEAST_SECONDS = 20
 
@@ -92,7 +94,7 @@ def run_phases(
         if not each.jobs:
             reason = "; ".join(dict.fromkeys(row.detail for row in each.rows)) or "all of it passed before"
         elif given is None:
-            reason = f"needs {phase.least_seconds:.0f} s and {max(left, 0):.0f} s are left; give more --minutes"
+            reason = f"needs {phase.least_seconds:.0f} s and {max(left, 0):.0f} s are left; {MORE_TIME}"
             tell(skipped(phase, reason))
         else:
             try:
@@ -119,7 +121,7 @@ def _run_jobs(jobs: Sequence[Job], until: float, clock: Clock, run: Callable[[Jo
         seconds = job_seconds(left, len(jobs) - number)
         if seconds is None:
             for check in job.checks:
-                tell(job.row(check, SKIPPED, f"{max(left, 0):.0f} s of the phase's left; give more --minutes"))
+                tell(job.row(check, SKIPPED, f"{max(left, 0):.0f} s of the phase's left; {MORE_TIME}"))
         else:
             run(job, seconds)
 

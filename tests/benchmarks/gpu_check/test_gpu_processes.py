@@ -91,7 +91,7 @@ def test_what_was_found_before_a_hang_is_kept(tmp_path: Path) -> None:
     rows = by_check(run_scripted(tmp_path, {"cut": "hang"}, seconds=3))
     assert time.monotonic() - started < 20
     assert statuses(rows) == ["pass"] * 2 + ["skipped"] * 9
-    assert rows["cut"].detail == "not done in the 3 s that there were; give more --minutes"
+    assert rows["cut"].detail == "not done in the 3 s that there were; give more --minutes or fewer --phases"
 
 
 def test_a_row_is_told_as_soon_as_it_is_there_and_kept_if_its_check_ends_the_process(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_with_little_time_the_first_phases_run_and_the_others_say_what_they_need
     given = [account.given_seconds is not None for account in machine.accounts]
     assert sum(given[:begun]) == begun
     if not begun:
-        assert machine.accounts[0].reason == "needs 20 s and 0 s are left; give more --minutes"
+        assert machine.accounts[0].reason == "needs 20 s and 0 s are left; give more --minutes or fewer --phases"
     assert machine.now <= 1000 + 60 * minutes + 5
 
 

@@ -16,6 +16,7 @@ import torch
 from deepcache_trt.benchmarks.fidelity.distances import image_psnr
 from deepcache_trt.benchmarks.gpu_check.checks.subject import Subject, draw
 from deepcache_trt.benchmarks.gpu_check.rows import FAIL, MISSING, SKIPPED, Row
+from deepcache_trt.benchmarks.gpu_check.schedule import MORE_TIME
 from deepcache_trt.benchmarks.gpu_check.workloads import (
     ENGINES,
     ONE_GRAPH,
@@ -88,7 +89,7 @@ def _first(subject: Subject, setting: Setting, action: _Action, drawn: dict[Sett
         return subject.row("images", SKIPPED, f"no {setting.plain.name} to compare it with", setting.name)
     slowest = max((each.seconds[-1] for each in drawn.values()), default=0.0)
     if subject.seconds_left < _FIRST * slowest:
-        detail = f"{max(subject.seconds_left, 0):.0f} s left, an image takes {slowest:.1f} s; give more --minutes"
+        detail = f"{max(subject.seconds_left, 0):.0f} s left, an image takes {slowest:.1f} s; {MORE_TIME}"
         return subject.row("images", SKIPPED, detail, setting.name)
     try:
         new = _Drawn(action=action, first=action())

@@ -12,6 +12,7 @@ import torch
 
 from deepcache_trt.benchmarks.gpu_check.checks.subject import Subject, draw
 from deepcache_trt.benchmarks.gpu_check.rows import FAIL, MISSING, SKIPPED, Row
+from deepcache_trt.benchmarks.gpu_check.schedule import MORE_TIME
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime import cuda_graph
 from deepcache_trt.runtime.cuda_graph import CudaGraphs, Unit
@@ -159,7 +160,7 @@ def updates(subject: Subject) -> list[Row]:
     finally:
         pipe.disable_cache()
     if not errors:
-        return [subject.row("updates", SKIPPED, f"{max(subject.seconds_left, 0):.0f} s left; give more --minutes")]
+        return [subject.row("updates", SKIPPED, f"{max(subject.seconds_left, 0):.0f} s left; {MORE_TIME}")]
     row = _compared(subject, "updates", errors, f"{len(errors)} of {len(combinations)} combinations")
     return [row if len(errors) == len(combinations) or row.status == FAIL else replace(row, status=SKIPPED)]
 
