@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deepcache_trt.benchmarks.gpu_check.phases import Job, Planned, failed, skipped
+from deepcache_trt.benchmarks.gpu_check.phases import Job, Phase, Planned, failed, skipped
 from deepcache_trt.benchmarks.gpu_check.rows import BUILD, FAIL, SKIPPED, Row
 from deepcache_trt.errors import first_line
 
@@ -48,15 +48,18 @@ class Account:
         return asdict(self)
 
 
-def phase_seconds(least: float, usual: float, left: float, *, is_last: bool) -> float | None:
-    """Seconds that a phase may take; None where there are fewer than its least.
+def phase_seconds(phase: Phase, left: float, later: Sequence[Phase]) -> float | None:
+    """Seconds that a phase may take of those that are left; None where there are fewer than its least.
 
-    The last one gets everything. Another gets twice what it usually takes, and no more than half of what is left, or
-    its least.
+    The last one gets everything. Another gets twice what it usually takes, or what those after it usually leave, if
+    that is more, but at most half of what is left, or its least.
     """
-    if left < least:
+    if left < phase.least_seconds:
         return None
-    return left if is_last else max(least, min(2 * usual, left / 2))
+    if not later:
+        return left
+    spare = left - sum(each.usual_seconds for each in later)
+    return max(phase.least_seconds, min(left / 2, max(2 * phase.usual_seconds, spare)))
 
 
 def job_seconds(left: float, jobs_left: int) -> float | None:
@@ -88,8 +91,8 @@ def run_phases(
         phase, left = each.phase, until - clock()
         for row in each.rows:
             tell(row)
-        is_last = not any(later.jobs for later in planned[number + 1 :])
-        given = phase_seconds(phase.least_seconds, phase.usual_seconds, left, is_last=is_last) if each.jobs else None
+        later = [after.phase for after in planned[number + 1 :] if after.jobs]
+        given = phase_seconds(phase, left, later) if each.jobs else None
         reason, started = "", clock()
         if not each.jobs:
             reason = "; ".join(dict.fromkeys(row.detail for row in each.rows)) or "all of it passed before"

@@ -51,11 +51,12 @@ def _heading(workload: Workload, environment: Mapping[str, Any]) -> str:
 
 
 def _why_none(model: str, rows: Sequence[Row]) -> str:
-    """The reasons of its own checks, or of the phases that would have drawn with it; "" where nobody asked."""
-    own = [row.detail for row in rows if row.model == model and row.status != PASS and row.detail]
-    phases = {phase.name for phase in PHASES for task in phase.on_gpu if task.model == model}
-    of_phases = [row.detail for row in rows if row.phase in phases and row.check == WHOLE]
-    return "; ".join(dict.fromkeys(own or of_phases)).rstrip(".")
+    """Why no image of it was drawn, or why the first phase that would have did not run; "" where nobody asked."""
+    why = [row.detail for row in rows if (row.model, row.check) == (model, "images")]
+    for phase in PHASES:
+        if not why and any(task.model == model for task in phase.on_gpu):
+            why = [row.detail for row in rows if (row.phase, row.check) == (phase.name, WHOLE)]
+    return "; ".join(dict.fromkeys(filter(None, why))).rstrip(".")
 
 
 def _table(model: str, workload: Workload, drawn: Sequence[Row], rows: Sequence[Row]) -> str:
