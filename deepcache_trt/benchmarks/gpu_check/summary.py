@@ -65,6 +65,7 @@ def _table(model: str, workload: Workload, drawn: Sequence[Row], rows: Sequence[
         "backend",
         "system",
         "steps",
+        "launched",
         "s/image",
         "loop, s",
         "speed-up",

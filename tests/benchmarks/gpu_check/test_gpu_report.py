@@ -12,6 +12,7 @@ from deepcache_trt.benchmarks.gpu_check.schedule import Account
 from deepcache_trt.benchmarks.gpu_check.summary import summary
 from deepcache_trt.benchmarks.gpu_check.workloads import WORKLOADS, settings_of
 from deepcache_trt.benchmarks.report import without_paths
+from deepcache_trt.benchmarks.timing.published_table import HARDWARE
 from tests.benchmarks.gpu_check.gpu_rows import row
 
 
@@ -114,10 +115,12 @@ def counted(model: str, **figures: Any) -> Row:
     return row("operations", model=model, figures={"macs": macs, "roofline_seconds": best, **figures})
 
 
-def cells(text: str, system: str) -> list[str]:
-    """From "launched" on."""
+def cells(text: str, system: str) -> dict[str, str]:
+    """What stands in the line of a system, by the heading of the column."""
+    [header] = [line for line in text.splitlines() if line.startswith("| backend |")]
     [line] = [line for line in text.splitlines() if f"| {system} |" in line]
-    return [cell.strip() for cell in line.strip("|").split("|")][3:]
+    names, values = ([cell.strip() for cell in each.strip("|").split("|")] for each in (header, line))
+    return {name: value for name, value in zip(names, values, strict=True) if value}
 
 
 def sd21(*rows: Row) -> str:
@@ -141,38 +144,53 @@ def test_a_cached_row_has_its_speed_up_beside_what_operations_and_the_roofline_a
     text = sd21(counted("sd21"))
     assert "### SD2.1, 512×512, on NVIDIA H200" in text
     # 50 full steps over 10 full ones and 40 of a tenth: 3.57; at best 10 · 20 ms + 40 · 2 ms of 0.8 s.
-    assert cells(text, "engines, I=5 B=0") == [
-        "one graph", "1", "0.8", "6.00×", "3.50× of 3.57× (98 %)", "35 %", "31.4", "3.22×",
-    ]  # fmt: skip
+    assert cells(text, "engines, I=5 B=0") == {
+        "backend": "torch (cuda)",
+        "system": "engines, I=5 B=0",
+        "steps": "50",
+        "launched": "one graph",
+        "s/image": "1",
+        "loop, s": "0.8",
+        "speed-up": "6.00×",
+        "of operations": "3.50× of 3.57× (98 %)",
+        "of roofline": "35 %",
+        "PSNR, dB": "31.4",
+        "published, NVIDIA RTX A5000": "3.22×",
+    }
     # The package against plain diffusers: 5 s over 1.6 s, of 50 over 10 + 40 / 5.
-    assert cells(text, "DeepCache package, I=5 B=1")[4] == "3.12× of 2.78× (112 %)"
-    assert cells(text, "plain diffusers")[3:] == ["1", "", "20 %", "", ""]
-    assert cells(text, "engines, uncached")[3:] == ["2.00×", "", "36 %", "identical", ""]
+    assert cells(text, "DeepCache package, I=5 B=1")["of operations"] == "3.12× of 2.78× (112 %)"
+    plain, uncached = cells(text, "plain diffusers"), cells(text, "engines, uncached")
+    assert {name: plain.get(name) for name in ("speed-up", "of roofline", "of operations", "PSNR, dB")} == {
+        "speed-up": "1",
+        "of roofline": "20 %",
+        "of operations": None,
+        "PSNR, dB": None,
+    }
+    assert (uncached["speed-up"], uncached["of roofline"], uncached["PSNR, dB"]) == ("2.00×", "36 %", "identical")
     assert "drawn weights" in text
 
 
 def test_the_published_ratios_stand_beside_every_published_setting() -> None:
     text = sd21()
-    assert [cells(text, f"engines, {plan}")[-1] for plan in ("I=3 B=0", "I=5 B=0", "I=5 B=1")] == [
-        "2.33×",
-        "3.22×",
-        "2.35×",
-    ]
-    assert "published, NVIDIA RTX A5000" in text
+    ratios = [cells(text, f"engines, {plan}")[f"published, {HARDWARE}"] for plan in ("I=3 B=0", "I=5 B=0", "I=5 B=1")]
+    assert ratios == ["2.33×", "3.22×", "2.35×"]
 
 
 def test_a_cell_that_was_not_measured_says_why_and_has_no_figure() -> None:
     why = row("images", "skipped", model="sd21", setting="engines, I=3 B=0, 50 steps", detail="4 s left")
     crashed = row("images", "fail", model="sd21", detail="killed by signal 11")
     text = sd21(why, crashed, row("operations", "skipped", model="sd21", detail="no graph in --store"))
-    assert cells(text, "engines, I=3 B=0")[1:-1] == ["– (4 s left)", "", "", "", "", ""]
-    assert cells(text, "engines, I=5 B=1")[1] == "– (killed by signal 11)"
-    assert cells(text, "engines, I=5 B=0")[4:6] == ["– (no graph in --store)"] * 2
+    skipped = cells(text, "engines, I=3 B=0")
+    assert skipped["s/image"] == "– (4 s left)"
+    assert not {"launched", "loop, s", "speed-up", "of operations", "of roofline", "PSNR, dB"} & set(skipped)
+    assert cells(text, "engines, I=5 B=1")["s/image"] == "– (killed by signal 11)"
+    drawn = cells(text, "engines, I=5 B=0")
+    assert drawn["of operations"] == drawn["of roofline"] == "– (no graph in --store)"
 
 
 def test_a_gpu_without_a_known_peak_has_no_share_of_a_roofline() -> None:
     text = sd21(counted("sd21", roofline_seconds=None, no_roofline="no float16 peak of a B1 is known here"))
-    assert cells(text, "engines, I=5 B=0")[5] == "– (no float16 peak of a B1 is known here)"
+    assert cells(text, "engines, I=5 B=0")["of roofline"] == "– (no float16 peak of a B1 is known here)"
 
 
 @pytest.mark.parametrize(

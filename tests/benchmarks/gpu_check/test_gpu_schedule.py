@@ -123,7 +123,7 @@ def test_a_phase_that_goes_wrong_costs_its_own_rows_and_at_most_half_of_what_is_
     assert machine.statuses(name)["pass"] > 0, "what was found before is kept"
     [account] = [account for account in machine.accounts if account.phase == name]
     assert account.given_seconds is not None
-    assert account.took_seconds <= pytest.approx(account.given_seconds + 60)
+    assert account.took_seconds < account.given_seconds + 60.1
     if name != NAMES[-1]:
         assert account.given_seconds <= 60 * MINUTES / 2
         assert machine.statuses(NAMES[NAMES.index(name) + 1])["pass"] > 0, "the next phase has its turn"
