@@ -35,6 +35,7 @@ WHEELS = (
     "DeepCache==0.1.1",
     "cuda-bindings",
     "cuda-pathfinder",
+    "xxhash",
 )
 MODELS = ("digits", "sd15", "sd21", "sdxl")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

@@ -210,11 +210,13 @@ class Planned:
         phase: which.
         jobs: what is to be run, in order.
         rows: what there is no job for, with the reasons.
+        is_kept: whether there would be jobs, had not all their checks passed before.
     """
 
     phase: Phase
     jobs: tuple[Job, ...]
     rows: tuple[Row, ...] = ()
+    is_kept: bool = False
 
 
 def plan_phase(
@@ -247,7 +249,8 @@ def plan_phase(
     if not places and builds_ahead and any(map(_builds_ahead, own)):
         places = [(next(filter(_builds_ahead, own)).name, _AHEAD_TARGET)]
     jobs = [_job(phase, place, task, passed) for task in tasks for place in places]
-    return Planned(phase=phase, jobs=tuple(job for job in jobs if job.checks), rows=tuple(rows))
+    left = tuple(job for job in jobs if job.checks)
+    return Planned(phase=phase, jobs=left, rows=tuple(rows), is_kept=bool(jobs) and not left)
 
 
 def _job(phase: Phase, place: tuple[str, str], task: Task, passed: Collection[tuple[str, ...]]) -> Job:

@@ -94,8 +94,10 @@ def run_phases(
         later = [after.phase for after in planned[number + 1 :] if after.jobs]
         given = phase_seconds(phase, left, later) if each.jobs else None
         reason, started = "", clock()
-        if not each.jobs:
-            reason = "; ".join(dict.fromkeys(row.detail for row in each.rows)) or "all of it passed before"
+        if each.is_kept:
+            reason = "all of it passed before"
+        elif not each.jobs:
+            reason = "; ".join(dict.fromkeys(row.detail for row in each.rows)) or "no backend of it here"
         elif given is None:
             reason = f"needs {phase.least_seconds:.0f} s and {max(left, 0):.0f} s are left; {MORE_TIME}"
             tell(skipped(phase, reason))

@@ -15,7 +15,7 @@ def gpu(
     phases: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of probe,digits,sd15,sd21,sdxl,compile,ort,rtx,tensorrt, with commas; they run in this order. "
+            help="Of probe, digits, sd15, sd21, sdxl, compile, ort, rtx, tensorrt; several with commas, in this order. "
             "[default: all]"
         ),
     ] = None,

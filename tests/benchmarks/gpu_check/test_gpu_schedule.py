@@ -169,9 +169,17 @@ def test_going_on_runs_what_failed_or_was_skipped_and_nothing_else() -> None:
     assert {row.status for row in second.rows} == {"pass"}
     assert {row.key for row in second.rows[len(first.earlier().kept) :]} == lost
     assert second.processes < first.processes
-    assert {account.reason for account in second.accounts if account.phase in ("probe", "digits")} == {
-        "all of it passed before"
-    }
+    reasons = {account.phase: account.reason for account in second.accounts}
+    assert reasons == dict.fromkeys(NAMES, "all of it passed before") | {"sd15": "", "sdxl": ""}
+
+
+def test_a_plan_that_was_built_ahead_is_not_built_again_though_its_backend_cannot_run() -> None:
+    first, second = Machine(device="cpu"), Machine(device="cpu")
+    first.check(MINUTES)
+    second.check(MINUTES, kept=first.earlier())
+    assert second.processes == 0
+    assert_every_check_has_one_row(second)
+    assert next(account.reason for account in second.accounts if account.phase == "rtx") == "all of it passed before"
 
 
 def test_what_goes_wrong_around_a_phase_costs_the_others_nothing() -> None:
@@ -250,7 +258,7 @@ def test_an_unknown_phase_is_refused_with_its_neighbour() -> None:
 
 
 def test_the_command_s_help_and_the_page_name_every_phase_in_order() -> None:
-    assert f"Of {','.join(NAMES)}, " in inspect.getsource(gpu)
+    assert f"Of {', '.join(NAMES)}; " in inspect.getsource(gpu)
     lines = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8").splitlines()
     shown = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
     seconds = {cells[0]: cells[2:] for cells in shown if len(cells) == 4}

@@ -16,7 +16,7 @@ from deepcache_trt.builder.graphs import graph_key
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.engines.store import Store
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "pack_gpu_check.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "pack_gpu_check.py"
 PART_MB = 0.25
 
 pack: Callable[[list[str]], None] = runpy.run_path(str(SCRIPT))["main"]
