@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 WHEELS = (
     "diffusers",
     "importlib-metadata",
-    "zipp",
+    "lazy-importer",
     "platformdirs",
     "onnx-ir",
     "onnxscript",
