@@ -27,6 +27,7 @@ WHEELS = (
     "diffusers",
     "importlib-metadata",
     "lazy-importer",
+    "zipp",
     "platformdirs",
     "onnx-ir",
     "onnxscript",
