@@ -78,8 +78,8 @@ def test_without_a_command_the_help_goes_to_stderr(run: Run, arguments: list[str
         ),
         ("check cpu --out no.json --repeats 0", r"'--repeats': .*1; see deepcache-trt check cpu --help"),
         (
-            "check gpu --out no --models digit",
-            r"unknown model 'digit' \(did you mean 'digits'\?\); there are digits, ",
+            "check gpu --out no --phases probe,digit",
+            r"unknown phase 'digit' \(did you mean 'digits'\?\); there are probe, digits, ",
         ),
         ("memory --model sdv", r"unknown model 'sdv' \(did you mean 'svd'\?\); there are sd15, "),
         ("memory --model sd15 --frames 14", r"--frames 14: sd15 draws images; leave it out"),

@@ -222,18 +222,20 @@ def save_bound(graph: onnx.ModelProto, weights: Mapping[str, Stored], path: Path
     onnx.save(graph, path)
 
 
-def seeded(shapes: Mapping[str, torch.Size], *, dtype: str, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Random weights of a sane scale for a state dict of these shapes: the same for the same seed.
+def seeded(
+    shapes: Mapping[str, torch.Size], *, dtype: str, seed: int, device: str = "cpu"
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Random weights of a sane scale for a state dict of these shapes: the same for the same seed and device.
 
     Matrices and kernels are N(0, 1/fan_in), gains one, biases zero, so that activations keep their size in half
     precision however deep the model is.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     for name, shape in shapes.items():
         if len(shape) >= 2:
-            tensor = torch.randn(shape, generator=generator) * shape[1:].numel() ** -0.5
+            tensor = torch.randn(shape, generator=generator, device=device) * shape[1:].numel() ** -0.5
         else:
-            tensor = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+            tensor = (torch.ones if name.endswith("weight") else torch.zeros)(shape, device=device)
         yield name, tensor.to(getattr(torch, dtype))
 
 

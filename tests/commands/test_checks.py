@@ -11,7 +11,7 @@ import pytest
 from deepcache_trt import cli
 from deepcache_trt.benchmarks.cpu_check import check as cpu_check
 from deepcache_trt.benchmarks.gpu_check import check as gpu_check
-from deepcache_trt.benchmarks.gpu_check.report import WORKS, Row
+from deepcache_trt.benchmarks.gpu_check.rows import WORKS, Row
 from deepcache_trt.benchmarks.timing.turns import Outcome, System
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams, in_words, make_plan
 from deepcache_trt.runtime.plan_file import fields_of
@@ -93,15 +94,6 @@ class Cell:
     def title(self) -> str:
         """For a person."""
         return f"{self.row}, {self.column}"
-
-
-def interval_params(interval: int, branch: int) -> CacheParams:
-    """A plan of the published table: I and B."""
-    return CacheParams(cache_interval=interval, cache_branch_id=branch)
-
-
-# Those of the published table.
-COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

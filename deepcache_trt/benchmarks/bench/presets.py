@@ -4,16 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from deepcache_trt.benchmarks.bench.grid import (
-    COLUMNS,
-    DEEPCACHE,
-    DIFFUSERS,
-    OURS,
-    SYSTEMS,
-    Settings,
-    check_name,
-    interval_params,
-)
+from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, SYSTEMS, Settings, check_name
+from deepcache_trt.benchmarks.timing.published_table import COLUMNS, interval_params
 from deepcache_trt.runtime.plan import CacheParams
 
 

@@ -1,8 +1,6 @@
 """The published table of DeepCache, and the speed-up that arithmetic allows in each of its cells.
 
-Stable Diffusion 2.1, 50 steps, NVIDIA RTX A5000: seconds of a call by resolution, batch, cache interval I and cache
-branch B. Source: the page "DeepCache" of diffusers' documentation, section "Benchmark", which is also in the README of
-the DeepCache package.
+Seconds of a call by resolution, batch, cache interval I and cache branch B, as in `timing.published_table`.
 """
 
 import tempfile
@@ -11,31 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepcache_trt.benchmarks.bench.grid import COLUMNS, PLAIN, Cell
+from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell
 from deepcache_trt.benchmarks.counting.macs import Macs, count_macs, ideal_speedup
 from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.benchmarks.timing.published_table import COLUMNS, HARDWARE, MODEL, SOURCE, STEPS
+from deepcache_trt.benchmarks.timing.published_table import SECONDS as PUBLISHED
 from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan, make_plan
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
-MODEL, STEPS = "sd21", 50
-SOURCE = "https://huggingface.co/docs/diffusers/optimization/deepcache"
-HARDWARE = "NVIDIA RTX A5000"
-
-# Seconds by (pixels, batch): without caching, then of each of `COLUMNS`.
-_SECONDS = {
-    (512, 8): (15.96, 6.88, 5.03, 7.27),
-    (512, 4): (8.39, 3.60, 2.62, 3.75),
-    (512, 1): (2.61, 1.12, 0.81, 1.11),
-    (768, 8): (43.58, 18.99, 13.96, 21.27),
-    (768, 4): (22.24, 9.67, 7.10, 10.74),
-    (768, 1): (6.33, 2.72, 1.97, 2.98),
-    (1024, 8): (101.95, 45.57, 33.72, 53.00),
-    (1024, 4): (49.25, 21.86, 16.19, 25.78),
-    (1024, 1): (13.83, 6.07, 4.43, 7.15),
-}
 SECONDS = {
     Cell(pixels=pixels, batch=batch, params=params): seconds
-    for (pixels, batch), row in _SECONDS.items()
+    for (pixels, batch), row in PUBLISHED.items()
     for params, seconds in zip((PLAIN, *COLUMNS), row, strict=True)
 }
 
@@ -93,7 +77,7 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
     graphs = {branch: {variant.name: cut(graph, variant) for variant in both} for branch, both in variants.items()}
     return {
         (pixels, branch): {name: count_macs(variant, image_sizes(pixels)) for name, variant in both.items()}
-        for pixels in sorted({pixels for pixels, _ in _SECONDS})
+        for pixels in sorted({pixels for pixels, _ in PUBLISHED})
         for branch, both in graphs.items()
     }
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from deepcache_trt.benchmarks.bench.figures import LOOP, SECONDS, Figures
 from deepcache_trt.benchmarks.bench.grid import REFERENCE, Cell, is_ours, label_of
-from deepcache_trt.benchmarks.bench.published import HARDWARE, MODEL, STEPS, published_speedup
+from deepcache_trt.benchmarks.bench.published import published_speedup
 from deepcache_trt.benchmarks.report import gib, markdown_table
+from deepcache_trt.benchmarks.timing.published_table import HARDWARE, MODEL, STEPS
 from deepcache_trt.benchmarks.timing.turns import Outcome, spread
 
 

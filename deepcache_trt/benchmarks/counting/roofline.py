@@ -25,6 +25,7 @@ class Gpu:
             a multiply-accumulate is two of them.
         bandwidth: of its memory, in 10⁹ bytes a second.
         source: where that is published.
+        device: as its driver calls it; "" for a GPU that is in no list.
         dtypes: for which that peak holds.
     """
 
@@ -32,6 +33,7 @@ class Gpu:
     tflops: float
     bandwidth: float
     source: str
+    device: str = ""
     dtypes: tuple[str, ...] = _HALF
 
     def __post_init__(self) -> None:
@@ -43,22 +45,58 @@ class Gpu:
 
 # Data sheets give twice these peaks where they count matrices of which half is zero.
 GPUS = (
-    Gpu(name="RTX A5000", tflops=111.1, bandwidth=768, source="NVIDIA RTX A5000 data sheet"),
-    Gpu(name="A100-40", tflops=312, bandwidth=1555, source="NVIDIA A100 data sheet, SXM 40 GB"),
-    Gpu(name="A100-80", tflops=312, bandwidth=2039, source="NVIDIA A100 data sheet, SXM 80 GB"),
-    Gpu(name="H100 SXM", tflops=989.4, bandwidth=3350, source="NVIDIA H100 GPU architecture white paper, SXM5"),
-    Gpu(name="H200", tflops=989.5, bandwidth=4800, source="NVIDIA H200 data sheet, SXM 141 GB"),
-    Gpu(name="RTX 4090", tflops=165.2, bandwidth=1008, source="NVIDIA Ada GPU architecture white paper"),
-    Gpu(name="RTX 3090", tflops=71, bandwidth=936, source="NVIDIA Ampere GA102 GPU architecture white paper"),
-    Gpu(name="L4", tflops=121, bandwidth=300, source="NVIDIA L4 data sheet"),
+    Gpu(name="RTX A5000", tflops=111.1, bandwidth=768, source="NVIDIA RTX A5000 data sheet", device="NVIDIA RTX A5000"),
+    Gpu(
+        name="A100-40",
+        tflops=312,
+        bandwidth=1555,
+        source="NVIDIA A100 data sheet, SXM 40 GB",
+        device="NVIDIA A100-SXM4-40GB",
+    ),
+    Gpu(
+        name="A100-80",
+        tflops=312,
+        bandwidth=2039,
+        source="NVIDIA A100 data sheet, SXM 80 GB",
+        device="NVIDIA A100-SXM4-80GB",
+    ),
+    Gpu(
+        name="H100 SXM",
+        tflops=989.4,
+        bandwidth=3350,
+        source="NVIDIA H100 GPU architecture white paper, SXM5",
+        device="NVIDIA H100 80GB HBM3",
+    ),
+    Gpu(name="H200", tflops=989.5, bandwidth=4800, source="NVIDIA H200 data sheet, SXM 141 GB", device="NVIDIA H200"),
+    Gpu(
+        name="RTX 4090",
+        tflops=165.2,
+        bandwidth=1008,
+        source="NVIDIA Ada GPU architecture white paper",
+        device="NVIDIA GeForce RTX 4090",
+    ),
+    Gpu(
+        name="RTX 3090",
+        tflops=71,
+        bandwidth=936,
+        source="NVIDIA Ampere GA102 GPU architecture white paper",
+        device="NVIDIA GeForce RTX 3090",
+    ),
+    Gpu(name="L4", tflops=121, bandwidth=300, source="NVIDIA L4 data sheet", device="NVIDIA L4"),
     Gpu(
         name="T4",
         tflops=65,
         bandwidth=320,
         source="NVIDIA Turing GPU architecture white paper",
+        device="Tesla T4",
         dtypes=("float16",),
     ),
 )
+
+
+def gpu_of_device(device: str, *, dtype: str) -> Gpu | None:
+    """The GPU that a driver calls so; None where it, or its peak in that precision, is not in the list."""
+    return next((gpu for gpu in GPUS if gpu.device == device and dtype in gpu.dtypes), None)
 
 
 def gpu_from_options(name: str | None, *, tflops: float | None, bandwidth: float | None, dtype: str) -> Gpu | None:

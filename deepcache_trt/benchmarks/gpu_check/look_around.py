@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.benchmarks.gpu_check.report import WORKS, Row
+from deepcache_trt.benchmarks.gpu_check.rows import WORKS, Row
 from deepcache_trt.benchmarks.machine import environment
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.engines import backends

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell, Settings, interval_params
+from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell, Settings
+from deepcache_trt.benchmarks.timing.published_table import interval_params
 
 OURS, EAGER, COMPILED, PACKAGE = "ours (openvino)", "diffusers", "diffusers, torch.compile", "DeepCache package"
 

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from deepcache_trt.benchmarks.bench import chart as bench_chart
 from deepcache_trt.benchmarks.bench.compare import compare
 from deepcache_trt.benchmarks.bench.figures import Figures
-from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell, Settings, interval_params
+from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell, Settings
 from deepcache_trt.benchmarks.bench.page import page
 from deepcache_trt.benchmarks.bench.report import markdown
 from deepcache_trt.benchmarks.counting.macs import Macs
+from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.cli import app
 from deepcache_trt.errors import BackendError, DeepCacheError
 from tests.benchmarks.bench.bench_records import COMPILED, EAGER, ENVIRONMENT, OURS, PACKAGE, SECONDS, SETTINGS, record

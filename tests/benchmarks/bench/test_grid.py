@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.benchmarks.bench import published
 from deepcache_trt.benchmarks.bench.compare import differences
-from deepcache_trt.benchmarks.bench.grid import PLAIN, SYSTEMS, Cell, cell_from, interval_params, settings_from
+from deepcache_trt.benchmarks.bench.grid import PLAIN, SYSTEMS, Cell, cell_from, settings_from
 from deepcache_trt.benchmarks.bench.measure import duration
 from deepcache_trt.benchmarks.bench.presets import PRESETS, preset, settings_of
+from deepcache_trt.benchmarks.bench.published import SECONDS
+from deepcache_trt.benchmarks.timing.published_table import MODEL, STEPS, interval_params
 from deepcache_trt.errors import BackendError, DeepCacheError, UnknownNameError
 from deepcache_trt.runtime.plan import CacheParams
 
@@ -30,8 +31,8 @@ def test_a_preset_is_a_grid_on_this_machine(name: str) -> None:
 
 def test_the_published_grid_has_the_published_cells_and_no_others() -> None:
     settings = settings_of(preset("a5000"), backends=["torch"])
-    assert set(settings.cells) == set(published.SECONDS)
-    assert (settings.model, settings.steps) == (published.MODEL, published.STEPS)
+    assert set(settings.cells) == set(SECONDS)
+    assert (settings.model, settings.steps) == (MODEL, STEPS)
 
 
 def test_the_cpu_grid_has_the_published_columns_and_downloads_nothing() -> None:

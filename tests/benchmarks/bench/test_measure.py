@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from deepcache_trt.benchmarks.bench import measure as bench
-from deepcache_trt.benchmarks.bench.grid import SYSTEMS, Settings, cell_from, interval_params
+from deepcache_trt.benchmarks.bench.grid import SYSTEMS, Settings, cell_from
 from deepcache_trt.benchmarks.bench.stage import Stage, pipeline_folder
+from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.benchmarks.timing.turns import Outcome
 from deepcache_trt.errors import CheckpointError, DeepCacheError
 from deepcache_trt.runtime.plan import CacheParams

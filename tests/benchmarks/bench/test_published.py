@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from deepcache_trt.benchmarks.bench.grid import COLUMNS, PLAIN, Cell, interval_params
+from deepcache_trt.benchmarks.bench.grid import PLAIN, Cell
 from deepcache_trt.benchmarks.bench.published import (
     SECONDS,
-    STEPS,
     allowed_speedup,
     arithmetic,
     count_published,
     published_speedup,
 )
 from deepcache_trt.benchmarks.counting.macs import Macs
+from deepcache_trt.benchmarks.timing.published_table import COLUMNS, STEPS, interval_params
 from deepcache_trt.runtime.plan import CacheParams, make_plan
 
 # The speed-ups as they stand beside the seconds on the page: I=3 B=0, I=5 B=0, I=5 B=1.

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject
+from deepcache_trt.benchmarks.gpu_check.checks.subject import BRANCH, Buffers, Subject
+from deepcache_trt.benchmarks.gpu_check.rows import Row
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import bound_graph

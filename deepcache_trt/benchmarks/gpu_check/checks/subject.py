@@ -4,14 +4,14 @@ import copy
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.timing.seeded import random_pipeline
+from deepcache_trt.benchmarks.gpu_check.rows import FAIL, PASS, Row
+from deepcache_trt.benchmarks.gpu_check.workloads import WORKLOADS
+from deepcache_trt.benchmarks.timing.seeded import drawn_pipeline, seeded_prompt
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.open_session import open_session
@@ -33,44 +33,21 @@ BRANCH = 0
 Tensors = Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What is drawn with a model: one image.
-
-    Attributes:
-        pixels: its height and width.
-        other_pixels: those of a second shape; None where a compiled backend would have to build too much for it.
-        steps: of denoising.
-        least_psnr: dB that engines without a cache must have against plain diffusers; None for random weights, whose
-            images may turn on a rounding.
-    """
-
-    pixels: int
-    other_pixels: int | None
-    steps: int
-    least_psnr: float | None
-
-
-WORKLOADS = {
-    "digits": Workload(pixels=64, other_pixels=128, steps=20, least_psnr=20),
-    "sd15": Workload(pixels=512, other_pixels=None, steps=20, least_psnr=None),
-}
-
-
 class Subject:
     """A model and its engines on one backend; what takes time is made when it is first asked for."""
 
-    def __init__(self, *, backend: str, device: str, model: str, store: Store, until: float) -> None:
+    def __init__(self, *, phase: str = "", backend: str, device: str, model: str, store: Store, until: float) -> None:
         """Nothing is loaded yet.
 
         Args:
+            phase: that asks for it.
             backend: as `deepcache-trt doctor` names it.
             device: "cuda", "cpu", or the compute capability of a GPU elsewhere, such as "sm86".
             model: a key of `WORKLOADS`.
             store: where engines are kept.
             until: when this process will be ended, on the clock of `time.time`.
         """
-        self.backend, self.place, self.model = backend, device, model
+        self.phase, self.backend, self.place, self.model = phase, backend, device, model
         self.workload = WORKLOADS[model]
         self.dtype = "float32" if device == "cpu" else "float16"
         self.device = "cuda" if device == "cuda" else "cpu"  # where tensors are
@@ -84,12 +61,12 @@ class Subject:
         self._until = until
         self._session: Session | None = None
 
-    def row(self, check: str, status: str | bool, detail: str = "", **figures: Any) -> Row:
+    def row(self, check: str, status: str | bool, detail: str = "", setting: str = "", /, **figures: Any) -> Row:
         """What a check found; a bool is whether it passed."""
         if isinstance(status, bool):
-            status = "pass" if status else "fail"
-        place = {"backend": self.backend, "device": self.place, "model": self.model}
-        return Row(**place, check=check, status=status, figures=figures, detail=detail)
+            status = PASS if status else FAIL
+        place = {"phase": self.phase, "backend": self.backend, "device": self.place, "model": self.model}
+        return Row(**place, check=check, setting=setting, status=status, figures=figures, detail=detail)
 
     @property
     def on_gpu(self) -> bool:
@@ -106,12 +83,11 @@ class Subject:
         """The plain pipeline of diffusers, in the precision of the engines."""
         from diffusers import StableDiffusionPipeline
 
-        dtype = getattr(torch, self.dtype)
-        if self.model == "digits":
-            pipe = StableDiffusionPipeline.from_pretrained(resolve("digits"), dtype=dtype, use_safetensors=True)
+        if not self.workload.is_seeded:
+            dtype = getattr(torch, self.dtype)
+            pipe = StableDiffusionPipeline.from_pretrained(resolve(self.model), dtype=dtype, use_safetensors=True)
         else:
-            folder = random_pipeline(self.model, self.dtype, self.target.store)
-            pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, text_encoder=None, tokenizer=None)
+            pipe = drawn_pipeline(self.model, self.dtype, self.device)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 
@@ -208,25 +184,16 @@ def record(engine: Engine) -> torch.cuda.CUDAGraph:
 
 
 def draw(subject: Subject, pipe: Any, **call: Any) -> Any:
-    """One image of the workload, always from the same seed; `call` is more of what the pipeline takes."""
+    """One image of the workload, always from the same seed; `call` is more of what the pipeline takes, or other."""
     size = subject.workload.pixels
-    return pipe(
-        **_prompt(subject),
-        height=size,
-        width=size,
-        num_inference_steps=subject.workload.steps,
-        generator=torch.Generator().manual_seed(0),
-        **call,
-    ).images[0]
+    given = {"height": size, "width": size, "num_inference_steps": subject.workload.steps[0], **call}
+    return pipe(**_prompt(subject), generator=torch.Generator().manual_seed(0), **given).images[0]
 
 
 def _prompt(subject: Subject) -> dict[str, Any]:
-    if subject.model == "digits":
+    if subject.pipe.text_encoder is not None:
         return {"prompt": "a handwritten seven"}
-    width = subject.pipe.unet.config.cross_attention_dim
-    generator = torch.Generator().manual_seed(0)
-    positive, negative = torch.randn((2, 1, PROMPT_TOKENS, width), generator=generator).to(subject.pipe.unet.dtype)
-    return {"prompt_embeds": positive.to(subject.device), "negative_prompt_embeds": negative.to(subject.device)}
+    return seeded_prompt(subject.pipe.unet)
 
 
 def _float(tensors: Tensors) -> Tensors:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import Subject, draw
+from deepcache_trt.benchmarks.gpu_check.checks.subject import Subject, draw
+from deepcache_trt.benchmarks.gpu_check.rows import Row
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime.cuda_graph import Recorded
 
 _INTERVALS = (3, 5, 3)
+_STEPS = 20
 _DRAWS = ("first", "second", "third")
 
 
@@ -68,5 +69,5 @@ def _row(
 
 
 def _latents(subject: Subject, pipe: Any, **call: Any) -> torch.Tensor:
-    latents: torch.Tensor = draw(subject, pipe, output_type="latent", **call)
+    latents: torch.Tensor = draw(subject, pipe, output_type="latent", num_inference_steps=_STEPS, **call)
     return latents.float().cpu()

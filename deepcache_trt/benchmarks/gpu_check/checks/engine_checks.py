@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from deepcache_trt.benchmarks.gpu_check.report import Row
-from deepcache_trt.benchmarks.gpu_check.subject import BRANCH, Buffers, Subject, record
+from deepcache_trt.benchmarks.gpu_check.checks.subject import BRANCH, Buffers, Subject, record
+from deepcache_trt.benchmarks.gpu_check.rows import Row
 from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.graphs import graph_artefact
 from deepcache_trt.builder.trust import TOLERANCE, relative_error

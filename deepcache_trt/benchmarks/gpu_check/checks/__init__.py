@@ -1,0 +1,1 @@
+"""What is checked of one model on one backend, in a process of its own."""
