@@ -117,7 +117,9 @@ def test_a_setting_that_is_no_number_is_refused_with_an_example(monkeypatch: pyt
 
 def test_many_mixed_calls_open_no_more_than_there_are_shapes() -> None:
     pipe = cached(TEXT, cache_interval=2, backend="openvino")
-    calls = [{"height": side, "width": side, "guidance_scale": scale} for side in (32, 48) for scale in (1.0, 5.0)]
+    calls: list[dict[str, Any]] = [
+        {"height": side, "width": side, "guidance_scale": scale} for side in (32, 48) for scale in (1.0, 5.0)
+    ]
     for number in range(24):
         draw(pipe, TEXT, num_inference_steps=2, **calls[number * 7 % len(calls)])
     assert pipe._cached_denoiser.engines.opened_count == len(calls)
