@@ -7,12 +7,16 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deepcache_trt.builder.component import Component
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architecture import Architecture
-from deepcache_trt.tensors import PROMPT_TOKENS
+from deepcache_trt.tensors import PROMPT_TOKENS, axis_sizes
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,22 @@ def check_sizes(architecture: Architecture, sizes: Mapping[str, int]) -> None:
     """Raise ShapeError, with the cure, for an axis that the graph cannot take."""
     multiple, pixels = architecture.size_multiple, architecture.pixels
     widest_profile(architecture).check(sizes, size_multiple=multiple, pixels=pixels)
+
+
+def call_sizes(architecture: Architecture, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, int]:
+    """The size of each dynamic axis of one call, checked before anything is built for it.
+
+    Raises:
+        ShapeError: a size that the graph cannot take, or two inputs that disagree about an axis.
+    """
+    specs = {spec.name: spec for spec in architecture.inputs}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = axis_sizes(specs, shapes)
+    check_sizes(architecture, sizes)
+    for name, shape in shapes.items():
+        if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
+            raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
+    return sizes
 
 
 def profiles_for(component: Component, shapes: Shapes) -> tuple[ShapeProfile, ...]:

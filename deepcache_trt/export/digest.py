@@ -5,7 +5,9 @@ of it tells.
 """
 
 import ctypes
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from operator import attrgetter
 
 import torch
@@ -13,25 +15,69 @@ import xxhash
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-# On other devices than the CPU: tensors below so many bytes are copied to it; a larger one is summed up in so many
-# columns, a prime, so that the elements of no two rows or columns of a weight fall into the same ones.
+# On other devices than the CPU: tensors below so many bytes are copied to it, all of them at once; a larger one is
+# summed up in so many columns, a prime, so that the elements of no two rows or columns of a weight fall into the same.
 _COPIED = 1 << 16
 _COLUMNS = 4093
+
+# Bytes from which on another thread reads them: what is less is read before a thread would have begun.
+_MANY = 1 << 26
 
 _IS_ON_CPU = attrgetter("is_cpu")
 
 
+class Digests:
+    """`digests` of tensors, for whoever has something else to do first.
+
+    On the CPU another thread reads them meanwhile. On a GPU they are read when they are asked for, after what was
+    enqueued before.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = tensors
+        is_long = all(map(_IS_ON_CPU, tensors)) and sum(tensor.nbytes for tensor in tensors) >= _MANY
+        self._read = _reader().submit(digests, tensors) if is_long else None
+
+    def result(self) -> tuple[int, ...]:
+        """Wait for them."""
+        return digests(self._tensors) if self._read is None else self._read.result()
+
+    def abandon(self) -> None:
+        """Wait until nothing is read any more: the tensors may be freed."""
+        if self._read is not None:
+            wait([self._read])
+
+
+@functools.cache
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="digests")
+
+
 def digests(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """64 bits for each tensor, of any device; the same for the same bytes in the same layout on one kind of device."""
+    """64 bits for each tensor, of any device; the same for the same bytes in the same layout on one kind of device.
+
+    From each other device there are two copies to the CPU, however many the tensors are.
+    """
     if all(map(_IS_ON_CPU, tensors)):
         return tuple(map(_of_memory, tensors))
-    summed = [_column_sums(_words(tensor)) for tensor in tensors if _is_summed(tensor)]
-    sums = iter(torch.stack(summed).cpu() if summed else ())
-    return tuple(_of_memory(next(sums) if _is_summed(tensor) else tensor.cpu()) for tensor in tensors)
-
-
-def _is_summed(tensor: torch.Tensor) -> bool:
-    return tensor.device.type != "cpu" and tensor.nbytes >= _COPIED
+    elsewhere: dict[torch.device, list[int]] = {}
+    found = dict.fromkeys(range(len(tensors)), 0)
+    for place, tensor in enumerate(tensors):
+        if tensor.is_cpu:
+            found[place] = _of_memory(tensor)
+        else:
+            elsewhere.setdefault(tensor.device, []).append(place)
+    for places in elsewhere.values():
+        large = [place for place in places if tensors[place].nbytes >= _COPIED]
+        small = [place for place in places if tensors[place].nbytes < _COPIED]
+        if large:
+            sums = torch.stack([_column_sums(_words(tensors[place])) for place in large]).cpu()
+            found |= zip(large, map(_of_memory, sums), strict=True)
+        if small:
+            pieces = [_words(tensors[place]).view(torch.uint8) for place in small]
+            copied = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
+            found |= zip(small, map(_of_memory, copied), strict=True)
+    return tuple(found.values())
 
 
 def _of_memory(tensor: torch.Tensor) -> int:

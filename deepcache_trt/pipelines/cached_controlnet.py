@@ -11,6 +11,7 @@ from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.runtime.plan import FULL, SKIP
+from deepcache_trt.runtime.session import Session
 
 
 class CachedControlNet(LiveComponent):
@@ -42,8 +43,16 @@ class CachedControlNet(LiveComponent):
         if arguments.get("conditioning_scale") == 0:  # before `control_guidance_start` and after its end
             assert self._architecture is not None
             return _zeros(self._architecture, sizes, arguments["sample"].device)
-        session = self._session_for(model, tensors, sizes)
         image: torch.Tensor = arguments["controlnet_cond"]
+        return self._on_session(model, tensors, sizes, lambda session: self._step(session, image, tensors, sizes))
+
+    def _step(
+        self,
+        session: Session,
+        image: torch.Tensor,
+        tensors: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> Mapping[str, torch.Tensor]:
         seen, version = self._condition or (None, None)
         is_ours = session.generation == self._generation and session.holds_taps(sizes)
         is_embedded = is_ours and seen is image and version == image._version

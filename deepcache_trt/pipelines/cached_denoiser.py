@@ -192,7 +192,16 @@ class CachedDenoiser(LiveComponent):
         if generation is None:
             self._is_checked = False
         tensors, sizes = self._tensors(model, arguments)
-        session = self._session_for(model, tensors, sizes)
+        return self._on_session(model, tensors, sizes, lambda session: self._step(session, generation, tensors, sizes))
+
+    def _step(
+        self,
+        session: Session,
+        generation: Generation | None,
+        tensors: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> Mapping[str, torch.Tensor]:
+        """The next call of a generation, or the first of a new one."""
         if generation is None:
             generation = self._new_generation(session)
         elif generation.session is not session or generation.is_interrupted:

@@ -19,12 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.open_session import open_session
-from deepcache_trt.builder.shapes import check_sizes
+from deepcache_trt.builder.shapes import call_sizes
 from deepcache_trt.builder.shared_session import OpenEngines, SharedSession, make_room
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.errors import ShapeError, UnsupportedError
+from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.calls import form_of, tensors_from_call
@@ -34,12 +35,11 @@ from deepcache_trt.models.registry import architecture_of, covered_models, famil
 from deepcache_trt.models.structure import Looked
 from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.pipelines.material import Material
+from deepcache_trt.pipelines.material import Identity, Material, Version, arrange, places_of
 from deepcache_trt.pipelines.patched_forward import PatchedForward
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may_be_offloaded
 from deepcache_trt.progress import as_in_diffusers
 from deepcache_trt.runtime.session import Session, on_device
-from deepcache_trt.tensors import axis_sizes
 
 _signature = functools.cache(inspect.signature)
 
@@ -70,6 +70,9 @@ class LiveComponent:
         self._form = CallForm()
         self._looked: Looked | None = None
         self._is_checked = False
+        self._backends: dict[str, Backend] = {}  # by kind of device
+        self._seen: tuple[Identity, Identity] | None = None  # the marks of the model at the last image, and what it was
+        self._doubt: Version | None = None  # what is being read to confirm that it still is
         check_not_offloaded(self.model, part)
 
     @property
@@ -156,7 +159,47 @@ class LiveComponent:
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
-        return self._session_for(model, tensors, sizes).run("full", tensors, sizes)
+        return self._on_session(model, tensors, sizes, lambda session: session.run("full", tensors, sizes))
+
+    def _on_session(
+        self,
+        model: Model,
+        tensors: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+        run: Callable[[Session], Mapping[str, torch.Tensor]],
+    ) -> Mapping[str, torch.Tensor]:
+        """What `run` gives on the session for the model as it is.
+
+        All weights are read while the first call of an image runs. Where someone has written to them in a way that
+        leaves no mark, the call is run again, on the session for what they are now.
+        """
+        session = self._session_for(model, tensors, sizes)
+        doubt, self._doubt = self._doubt, None
+        try:
+            outputs = run(session)
+        except BaseException:
+            if doubt is not None:
+                doubt.abandon()
+            raise
+        if doubt is None or self._seen is None or self._identity(model, doubt) == self._seen[1]:
+            return outputs
+        self._seen, self._is_checked = None, False
+        return run(self._session_for(model, tensors, sizes))
+
+    def _identity(self, model: Model, version: Version | None) -> Identity:
+        assert self._looked is not None
+        return self._material.identity(model, self._form, self._looked, version)
+
+    def _identity_so_far(self, model: Model) -> Identity:
+        """That of the model if it is as it was by all its marks, to be confirmed by `_doubt`; else as it is now."""
+        assert self._looked is not None
+        marks = self._material.marks(model, self._form, self._looked)
+        drops = self.engines.opened is not None and self.engines.opened.drop is not None
+        if self._seen is not None and self._seen[0] == marks and not drops:
+            self._doubt = self._material.version(model, self._looked)
+        else:
+            self._seen = marks, self._identity(model, None)
+        return self._seen[1]
 
     def _tensors(self, model: Model, arguments: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """The call as named tensors and the sizes of its axes; at the first call of an image the model is checked."""
@@ -176,11 +219,16 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         identity, state = (), self.engines.state or ()
         if not self._is_checked:
-            assert self._looked is not None
-            identity = self._material.identity(model, self._form, self._looked)
+            reads_model = self._backend_on(device).runs_model
+            if reads_model and device.type == "cuda":
+                arrange(model)
+            identity = self._identity_so_far(model)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             state = (self.part, self.branch, options, device, *identity)
+            if reads_model:  # from where its weights are, also in what was recorded
+                assert self._looked is not None
+                state += places_of(self._looked.snapshot.tensors)
         opened = self.engines.take(state, sizes, functools.partial(self._open, model, device, sizes))
         if not self._is_checked and opened.drop is not None:
             opened.drop()  # someone may have asked for them since
@@ -188,16 +236,22 @@ class LiveComponent:
         self._is_checked = True
         return opened.session
 
+    def _backend_on(self, device: torch.device) -> Backend:
+        if device.type not in self._backends:
+            self._backends[device.type] = backends.resolve(self.options.backend, device.type)
+        return self._backends[device.type]
+
     def _open(self, model: Model, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
-            backend=backends.resolve(self.options.backend, device.type),
+            backend=self._backend_on(device),
             store=Store(Path(self.options.store) if self.options.store else default_root()),
             build=self.options.build,
             shapes=self.options.shapes,
             options=self.options.build_options,
         )
         component = self._material.component(model, self._form)
-        held = 0 if target.backend.runs_model else component.weight_bytes
+        # What torch engines record on a GPU takes memory of its own.
+        held = 0 if target.backend.runs_model and device.type == "cpu" else component.weight_bytes
         make_room(held, device)
         progress = as_in_diffusers(getattr(self._pipe, "_progress_bar_config", {}))
         drop: Callable[[], None] | None = None
@@ -238,19 +292,3 @@ def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
                 f"it has {', '.join(covered) or 'none'}"
             )
     return {path: family for part in wanted for path, family in covered[part].items()}
-
-
-def call_sizes(architecture: Architecture, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """The size of each dynamic axis of one call, checked before anything is built for it.
-
-    Raises:
-        ShapeError: a size that the graph cannot take, or two inputs that disagree about an axis.
-    """
-    specs = {spec.name: spec for spec in architecture.inputs}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    sizes = axis_sizes(specs, shapes)
-    check_sizes(architecture, sizes)
-    for name, shape in shapes.items():
-        if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
-            raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
-    return sizes

@@ -1,7 +1,7 @@
 """A live model as material for engines: what it is now, what its adapters make of it, what was dropped of it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.graphs import weights_artefact
 from deepcache_trt.builder.target import Target
+from deepcache_trt.export.digest import Digests
 from deepcache_trt.foreign import Model
 from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.calls import check_untouched
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.structure import KnownStructure, Looked
-from deepcache_trt.pipelines.adapters import base_weights, has_adapters, plain_state
-from deepcache_trt.pipelines.torch_weights import check_not_offloaded, drop, drop_beside, is_dropped, version_of
+from deepcache_trt.pipelines.adapters import adapter_state, base_weights, has_adapters, plain_state
+from deepcache_trt.pipelines.torch_weights import DroppedWeight, check_not_offloaded, drop, drop_beside, is_dropped
 from deepcache_trt.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -50,16 +51,24 @@ class Material:
         check_not_offloaded(model, self._part)
         check_untouched(model)
 
-    def identity(self, model: Model, form: CallForm, looked: Looked) -> Identity:
+    def marks(self, model: Model, form: CallForm, looked: Looked) -> Identity:
+        """What tells within a millisecond that `identity` may have changed, unless weights were written to unseen."""
+        return *_about(model, form, looked), marks_of(model, looked.snapshot.tensors)
+
+    def version(self, model: Model, looked: Looked) -> "Version":
+        """Begin to read the weights."""
+        return Version(model, looked.snapshot.tensors)
+
+    def identity(self, model: Model, form: CallForm, looked: Looked, version: "Version | None" = None) -> Identity:
         """Changes whenever other engines are needed: with the model, its config, precision, structure or weights.
 
         Args:
             model: which.
             form: of its call.
             looked: what `look` has just returned for it.
+            version: what has been begun for it; None: its weights are read now.
         """
-        about = id(model), looked.config, dtype_of(model), form, looked.structure
-        return *about, version_of(model, looked.snapshot.tensors)
+        return *_about(model, form, looked), (version or self.version(model, looked)).result()
 
     def component(self, model: Model, form: CallForm) -> Component:
         """The model as material for a build, with the adapters that count now merged into its weights."""
@@ -94,3 +103,73 @@ class Material:
     def remember_dropped(self, identity: Identity, made_of: Component) -> None:
         """The torch weights of a model of this identity, as it was made into engines, are dropped."""
         self._dropped = (identity, made_of)
+
+
+def _about(model: Model, form: CallForm, looked: Looked) -> Identity:
+    return id(model), looked.config, dtype_of(model), form, looked.structure
+
+
+def marks_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """What changes at once whenever a weight or a buffer is exchanged, moved, or written to in a way that torch counts.
+
+    Arguments as for `version_of`, which tells of every way.
+    """
+    return adapter_state(model), tuple(map(_mark, tensors))
+
+
+def _mark(tensor: torch.Tensor) -> tuple[int, ...]:
+    if isinstance(tensor, DroppedWeight):
+        return (tensor.digest,)
+    version = 0 if tensor.is_inference() else tensor._version
+    return id(tensor), version, tensor.data_ptr()
+
+
+def arrange(model: Any) -> None:
+    """Lay the weights of convolutions out as a GPU's kernels read them, channels last; their values stay.
+
+    Else cuDNN rearranges them anew in every call of eager PyTorch.
+    """
+    if any(
+        weight.ndim == 4 and not weight.is_contiguous(memory_format=torch.channels_last)
+        for weight in model.parameters()
+    ):
+        model.to(memory_format=torch.channels_last)
+
+
+def places_of(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """Where weights and buffers lie and in which layout, for engines that read them there."""
+    return tuple((tensor.data_ptr(), tensor.stride()) for tensor in tensors)
+
+
+class Version:
+    """Changes whenever a weight or a buffer has other values, but not when weights are dropped or loaded.
+
+    What takes long, to read all of them, goes on beside other work until `result` is asked for.
+    """
+
+    def __init__(self, model: Any, tensors: Sequence[torch.Tensor]) -> None:
+        """Begin.
+
+        Args:
+            model: whose adapters count too.
+            tensors: those of its weights and buffers that count.
+        """
+        self._adapters = adapter_state(model)
+        # torch's parameters answer isinstance in their own, slow way.
+        self._dropped = [tensor.digest if type(tensor) is DroppedWeight else None for tensor in tensors]
+        held = [tensor for tensor, digest in zip(tensors, self._dropped, strict=True) if digest is None]
+        self._digests = Digests(held)
+
+    def result(self) -> tuple[Any, ...]:
+        """Wait for it."""
+        known = iter(self._digests.result())
+        return self._adapters, tuple(next(known) if digest is None else digest for digest in self._dropped)
+
+    def abandon(self) -> None:
+        """It is not wanted: wait until nothing is read any more."""
+        self._digests.abandon()
+
+
+def version_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+    """See `Version`."""
+    return Version(model, tensors).result()

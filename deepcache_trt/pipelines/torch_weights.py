@@ -7,7 +7,7 @@ call of the model, first loads all that was dropped with it from the store.
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.errors import StoreError, UnsupportedError
 from deepcache_trt.export import weights
 from deepcache_trt.export.digest import digests
-from deepcache_trt.pipelines.adapters import adapter_state
 
 # What a dropped weight knows without its values.
 _KNOWN = {
@@ -44,7 +43,7 @@ class DroppedWeight(torch.nn.Parameter):
 
     origin: "_Origin"
     home: torch.device  # where it was
-    digest: int  # of the real one, see `version_of`
+    digest: int  # of the real one, see `material.version_of`
     attributes: dict[str, Any]  # what the real one has beside its values
 
     @classmethod
@@ -234,22 +233,6 @@ def load(model: Any) -> None:
 def is_dropped(model: Any) -> bool:
     """Whether weights of the model are dropped."""
     return any(isinstance(weight, DroppedWeight) for weight in model.parameters())
-
-
-def version_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    """Changes whenever a weight or a buffer has other values, but not when weights are dropped or loaded.
-
-    Args:
-        model: whose adapters count too.
-        tensors: those of its weights and buffers that count.
-    """
-    # torch's parameters answer isinstance in their own, slow way.
-    dropped = [type(tensor) is DroppedWeight for tensor in tensors]
-    if not any(dropped):
-        return adapter_state(model), digests(tensors)
-    known = iter(digests([tensor for tensor, is_dropped in zip(tensors, dropped, strict=True) if not is_dropped]))
-    values = tuple(each.digest if isinstance(each, DroppedWeight) else next(known) for each in tensors)
-    return adapter_state(model), values
 
 
 def may_be_offloaded(model: Any) -> bool:

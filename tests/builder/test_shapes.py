@@ -12,6 +12,7 @@ from deepcache_trt.builder.component import Component, from_architecture
 from deepcache_trt.builder.shapes import (
     Shapes,
     as_options,
+    call_sizes,
     in_words,
     profiles_around,
     profiles_for,
@@ -21,7 +22,6 @@ from deepcache_trt.builder.shapes import (
 from deepcache_trt.engines.profile import Range, ShapeProfile, nearest
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.pipelines.live_component import call_sizes
 from tests import tiny
 
 ALL = [*tiny.ARCHITECTURES, *tiny.PARTS]

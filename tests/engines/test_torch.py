@@ -1,8 +1,5 @@
 """The torch engine: eager as the reference; compiled, what a supplied tap makes superfluous is gone."""
 
-import copy
-import functools
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -14,46 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepcache_trt.engines.torch import Mode, TorchEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
-from deepcache_trt.models.architecture import Architecture, answer_as
 from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.models.taps import Tap, Variant, deepcache_variants
 from deepcache_trt.models.traceable import Tensors, traceable
 from tests import tiny
+from tests.engines.deep import DEEP, FULL, SHALLOW, engine_of, new_model, run, sample
 from tests.engines.graphs import by_name, spec
 
 # torch's compiler imports modules that define scripts.
 imports_torch_jit = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
-
-IMAGE = ("batch", 4, "height", "width")
-
-
-class Deep(torch.nn.Module):
-    """out = last(first(x) + deep(first(x))): the tap is the output of `deep`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
-        self.deep = torch.nn.Sequential(*(torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        out: torch.Tensor = self.last(x + self.deep(x))
-        return out
-
-
-def _call_deep(model: torch.nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
-    return {"noise_pred": model(tensors["sample"])}
-
-
-DEEP = Architecture(
-    inputs=(spec("sample", "float32", *IMAGE),),
-    outputs=(spec("noise_pred", "float32", *IMAGE),),
-    call=_call_deep,
-    answer=answer_as("UNet2DConditionOutput"),
-    max_batch=8,
-    taps=(Tap(name="tap_0", path="deep"),),
-)
-FULL, SHALLOW = deepcache_variants(0)
 
 
 class Compiler:
@@ -94,32 +59,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return Deep().eval()
-
-
-def engine_of(function: Callable[[Tensors], Tensors], variant: Variant, mode: Mode) -> TorchEngine:
-    tap = spec("tap_0", "float32", *IMAGE)
-    return TorchEngine(
-        function,
-        inputs=by_name(*DEEP.inputs, *(tap for _ in variant.consumes)),
-        outputs=by_name(*DEEP.outputs, *(tap for _ in variant.emits)),
-        device="cpu",
-        mode=mode,
-    )
-
-
-def run(engine: TorchEngine, tensors: Tensors) -> dict[str, torch.Tensor]:
-    """What an engine writes into outputs of its own; all tensors of the small model have one shape."""
-    outputs = {name: torch.full(tensors["sample"].shape, torch.nan) for name in engine.outputs}
-    for name, tensor in ({name: tensors[name] for name in engine.inputs} | outputs).items():
-        engine.bind(name, tensor)
-    engine.run()
-    return outputs
-
-
-def sample(*shape: int) -> dict[str, torch.Tensor]:
-    return {"sample": torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))}
+    return new_model()
 
 
 SHAPES = [(2, 4, 8, 8), (2, 4, 8, 16), (3, 4, 16, 16), (2, 4, 8, 8), (4, 4, 12, 12)]
@@ -184,71 +124,6 @@ def test_a_cached_step_costs_only_its_own_layers(model: torch.nn.Module, compile
         run(engine_of(traceable(model, DEEP, variant), variant, "compile"), x)
         layers[variant.name] = compiler.flops / (2 * (2 * 8 * 8) * (4 * 4 * 3 * 3))
     assert layers == {"full": 6, "shallow": 2}
-
-
-def layers_of(engine: TorchEngine, tensors: Tensors) -> int:
-    """How many convolutions a run has."""
-    run(engine, tensors)
-    with torch.profiler.profile() as profile:
-        run(engine, tensors)
-    return [event.name for event in profile.events() or ()].count("aten::convolution")
-
-
-def test_without_a_compiler_of_kernels_a_cached_step_costs_only_its_own_layers_too(model: torch.nn.Module) -> None:
-    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
-    assert layers_of(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "eager"), x) == 6
-    assert layers_of(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "prune"), x) == 2
-
-
-def test_weights_that_are_written_to_count_in_a_pruned_step(model: torch.nn.Module) -> None:
-    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
-    own = copy.deepcopy(model)
-    engine = engine_of(traceable(own, DEEP, SHALLOW), SHALLOW, "prune")
-    before = run(engine, x)["noise_pred"]
-    own.last.weight.data.mul_(2)  # type: ignore[operator,union-attr]
-    after = run(engine, x)["noise_pred"]
-    torch.testing.assert_close(after - own.last.bias[:, None, None], 2 * (before - own.last.bias[:, None, None]))  # type: ignore[index,union-attr]
-
-
-def test_who_watches_every_operation_of_torch_sees_all_of_the_model(model: torch.nn.Module) -> None:
-    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
-    engine = TorchEngine(
-        traceable(model, DEEP, SHALLOW),
-        inputs=by_name(*DEEP.inputs, spec("tap_0", "float32", *IMAGE)),
-        outputs=by_name(*DEEP.outputs),
-        device="cpu",
-        mode="prune",
-        otherwise=functools.partial(parity.run_model, model, DEEP, SHALLOW),
-    )
-    expected = run(engine, x)["noise_pred"]
-    with FlopCounterMode(display=False) as counter:  # which torch's compiler does not trace under
-        assert torch.equal(run(engine, x)["noise_pred"], expected)
-    assert counter.get_total_flops() > 0
-    assert layers_of(engine, x) == 2, "afterwards it is pruned as before"
-
-
-def test_what_cannot_be_traced_runs_whole_and_it_is_said(
-    model: torch.nn.Module, caplog: pytest.LogCaptureFixture
-) -> None:
-    def breaks(tensors: Tensors) -> Tensors:
-        torch._dynamo.graph_break()
-        return {}
-
-    tap = spec("tap_0", "float32", *IMAGE)
-    engine = TorchEngine(
-        breaks,
-        inputs=by_name(*DEEP.inputs, tap),
-        outputs=by_name(*DEEP.outputs),
-        device="cpu",
-        mode="prune",
-        otherwise=functools.partial(parity.run_model, model, DEEP, SHALLOW),
-    )
-    x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
-    with caplog.at_level(logging.INFO, logger="deepcache_trt.engines.torch"):
-        for _ in range(2):
-            assert torch.equal(run(engine, x)["noise_pred"], parity.run_model(model, DEEP, SHALLOW, x)["noise_pred"])
-    [message] = caplog.messages
-    assert message.startswith("a cached step takes as long as a full one: torch.compile failed: ")
 
 
 # A ControlNet's inputs are more residuals, DiT's taps are of another kind; neither changes what is traced here.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
-from deepcache_trt.builder.shapes import widest_profile
+from deepcache_trt.builder.shapes import call_sizes, widest_profile
 from deepcache_trt.errors import (
     CheckpointError,
     DeepCacheError,
@@ -19,7 +19,6 @@ from deepcache_trt.errors import (
 from deepcache_trt.models.calls import tensors_from_call
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions, split_keywords
-from deepcache_trt.pipelines.live_component import call_sizes
 from deepcache_trt.runtime.plan import CacheParams
 from tests import tiny
 from tests.pipelines.drawing import draw

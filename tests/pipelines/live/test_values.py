@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.pipelines.torch_weights import version_of
+from deepcache_trt.pipelines.material import version_of
 from tests.pipelines import micro_parts
 from tests.pipelines.drawing import difference
 from tests.pipelines.weights import own_models
