@@ -28,6 +28,8 @@ _ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 _TABLES_KEPT = 16
 
+_OWN_GUIDANCE = "the pipeline combines predictions in a way of its own"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ready:
@@ -102,11 +104,15 @@ def ask(
     if known is not None and not table.takes_edited_samples:
         return Refused(f"{sampler}: it goes on from samples that nothing was pasted into")
     guidance = _guidance_of(pipe, call, generation.prediction, step.latents)
-    if guidance is None or not _agree(guidance(generation.prediction), step.output):
-        return Refused("the pipeline combines predictions in a way of its own")
+    if guidance is None:
+        return Refused(_OWN_GUIDANCE)
     session = generation.session
     scaled = torch.cat([step.latents * table.input_scales[0]] * guidance.copies)
-    if not _agree(session.latents_like(step.latents), scaled):
+    compared = (guidance(generation.prediction), step.output), (session.latents_like(step.latents), scaled)
+    is_guided, is_scaled = _agree(compared)
+    if not is_guided:
+        return Refused(_OWN_GUIDANCE)
+    if not is_scaled:
         return Refused("the denoiser is not given the scaled latents")
     return Ready(session=session, plan=plan, table=table, guidance=guidance, timesteps=timesteps, known=known)
 
@@ -160,8 +166,13 @@ def _guidance_scale(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:
     return arguments.get("guidance_scale", default)
 
 
-def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    if ours.shape != theirs.shape:
-        return False
-    difference = (ours.float() - theirs.float()).norm()
-    return bool(difference <= _ROUNDING[theirs.dtype] * theirs.float().norm())
+def _agree(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:
+    """Whether ours is theirs, but for rounding, for each pair; a GPU is waited for once."""
+    same = [
+        (ours.float() - theirs.float()).norm() <= _ROUNDING[theirs.dtype] * theirs.float().norm()
+        if ours.shape == theirs.shape
+        else theirs.new_zeros([], dtype=torch.bool)
+        for ours, theirs in pairs
+    ]
+    agreed: list[bool] = torch.stack(same).tolist()
+    return agreed

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.export.digest import _column_sums, _words, digests
+from tests.pretend_cuda import pretended_gpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool)
 
@@ -69,3 +70,18 @@ def test_a_tensor_made_under_inference_mode_has_one_and_an_empty_one_too() -> No
         tensor = torch.ones(3)
     assert digest(tensor) == digest(torch.ones(3))
     assert digest(torch.empty(0)) == digest(torch.empty(0))
+
+
+def test_of_a_gpu_all_tensors_come_in_two_copies() -> None:
+    large, small = [300, 129], [7]
+    with pretended_gpu() as counts:
+        tensors = [numbers(shape, dtype).cuda() for dtype in DTYPES for shape in (large, small)]
+        counts.clear()
+        before = digests(tensors)
+        assert counts == {"to the host": 2}
+        assert digests([*tensors, torch.ones(3)])[:-1] == before, "the CPU's own beside them"
+        for place, tensor in enumerate(tensors):
+            with_another = list(tensors)
+            with_another[place] = ~tensor if tensor.dtype == torch.bool else tensor + 1
+            found = digests(with_another)
+            assert [each for each in range(len(tensors)) if found[each] != before[each]] == [place]
