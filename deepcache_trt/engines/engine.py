@@ -22,7 +22,7 @@ class Engine(Protocol):
     A bound tensor belongs to the caller; the engine keeps a reference until another one is bound or it is closed.
     """
 
-    capturable: bool  # whether `run` may be recorded into a CUDA graph from outside
+    capturable: bool  # whether `run`, after a first one at a shape, may be recorded into a CUDA graph from outside
     inputs: dict[str, TensorSpec]  # what `run` reads, by name
     outputs: dict[str, TensorSpec]  # what `run` fills, by name
     workspace_bytes: int = 0  # scratch memory that `use_workspace` must be given; 0 where the backend manages its own

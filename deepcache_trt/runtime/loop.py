@@ -115,8 +115,7 @@ def _run(
                 on_step(reached)
                 if is_stopped():
                     return reached
-        if graphs is not None:
-            graphs.record(units)
+        session.record(units)
         return reached
     done = torch.cuda.Event(blocking=True)
     done.record()

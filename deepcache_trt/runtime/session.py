@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
-from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded
+from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded, Unit
 from deepcache_trt.runtime.forecast import Forecast, rate
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
@@ -143,7 +143,7 @@ class Session:
     def recorded(self) -> Recorded | None:
         """The CUDA graphs of the last shape; None where there are none, or nothing has run."""
         graphs = self.shape.graphs if self._shapes else None
-        return None if graphs is None else graphs.recorded
+        return graphs.recorded if graphs is not None and graphs.recorded.units else None
 
     def latents_like(self, latents: "torch.Tensor") -> "torch.Tensor":
         """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …].
@@ -163,6 +163,11 @@ class Session:
             steps[key] = _step(engine, run, self._outputs, forecast)
         return steps[key]
 
+    def record(self, units: Sequence[Unit]) -> None:
+        """Record units that have just run, where there is a GPU and the engines bear it at these shapes."""
+        if self.shape.graphs is not None and all(engine.capturable for engine in self.engines.values()):
+            self.shape.graphs.record(units)
+
     def close(self) -> None:
         """Close every engine and let go of the buffers."""
         with on_device(self._device) if self._device is not None else nullcontext():
@@ -177,8 +182,7 @@ class Session:
         graphs = self.shape.graphs
         if graphs is None or not graphs.launch([step]):
             step()
-            if graphs is not None:
-                graphs.record([step])
+            self.record([step])
 
     def _forget(self) -> None:
         self._taps_at = None
@@ -218,8 +222,7 @@ class Session:
         engines = self.engines.values()
         specs = {name: spec for engine in engines for name, spec in (engine.inputs | engine.outputs).items()}
         tensors = {name: _buffer(spec, sizes, device) for name, spec in specs.items()}
-        recordable = device.type == "cuda" and all(engine.capturable for engine in engines)
-        return Buffers(tensors, CudaGraphs(device) if recordable else None)
+        return Buffers(tensors, CudaGraphs(device) if device.type == "cuda" else None)
 
     def _new_forecast(self) -> Forecast:
         given = {name for engine in self.engines.values() for name in engine.outputs}

@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMSchedu
 from deepcache_trt.pipelines import takeover
 from deepcache_trt.runtime import loop_state
 from deepcache_trt.runtime import session as session_module
+from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
@@ -24,7 +25,7 @@ from tests.runtime.test_loop import Small, drawn, every, probed
 class Launched:
     """Recorded graphs: what was run once is launched as one from then on."""
 
-    recorded = None
+    recorded = Recorded(units=0, plans=0, seconds=0)
 
     def __init__(self, device: torch.device) -> None:
         self._units: set[Any] = set()
