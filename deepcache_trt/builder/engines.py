@@ -12,7 +12,7 @@ import onnx
 from deepcache_trt import __version__
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.graphs import bound_graph, graph_key, specs_of, weights_key
-from deepcache_trt.builder.open_engine import open_engine, profiles_of
+from deepcache_trt.builder.open_engine import open_engine, options_of, profiles_of
 from deepcache_trt.builder.shapes import (
     Shapes,
     as_options,
@@ -121,17 +121,13 @@ def _settle(
     if not built:
         return target, profiles_around(component, sizes, static=target.backend.static)
     best = min(built, key=lambda artefact: min(profile.distance(sizes) for profile in profiles_of(artefact)))
-    return replace(target, options=_options_of(best)), profiles_of(best)
+    return replace(target, options=options_of(best)), profiles_of(best)
 
 
 def _honours(artefact: Artefact, options: BuildOptions) -> bool:
     """Whether an engine was built as asked; what is left at its default may be anything."""
-    built, default = asdict(_options_of(artefact)), asdict(BuildOptions())
+    built, default = asdict(options_of(artefact)), asdict(BuildOptions())
     return all(value in (default[name], built[name]) for name, value in asdict(options).items())
-
-
-def _options_of(artefact: Artefact) -> BuildOptions:
-    return BuildOptions(**artefact.about.get("build_options", {}))
 
 
 def _engine_ingredients(component: Component, variant: Variant, target: Target) -> dict[str, Any]:

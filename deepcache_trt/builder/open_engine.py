@@ -4,7 +4,7 @@ from functools import partial
 
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines.backend import Built, TorchVariant
+from deepcache_trt.engines.backend import BuildOptions, Built, TorchVariant
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.store import Artefact
@@ -23,6 +23,7 @@ def open_engine(component: Component, variant: Variant, artefact: Artefact, targ
         profiles=profiles_of(artefact),
         cache=lambda kind: target.cache(kind, artefact.key),
         variant=_torch_variant(component, variant),
+        options=options_of(artefact),
     )
     return target.backend.open(built)
 
@@ -36,6 +37,11 @@ def _torch_variant(component: Component, variant: Variant) -> TorchVariant:
         eager=lambda: partial(parity.run_model, component.module(), architecture, variant),
         traceable=(lambda: traceable(component.module(), architecture, variant)) if can_be_traced else None,
     )
+
+
+def options_of(artefact: Artefact) -> BuildOptions:
+    """What an artefact's engine was built with; the defaults where its backend takes none."""
+    return BuildOptions(**artefact.about.get("build_options", {}))
 
 
 def profiles_of(artefact: Artefact) -> tuple[ShapeProfile, ...]:

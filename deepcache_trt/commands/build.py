@@ -45,7 +45,7 @@ def build(
         bool, typer.Option("--refit", help="Let TensorRT's engines take other weights, for LoRAs.")
     ] = False,
     optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Of TensorRT's builder. [default: TensorRT's]")
+        int | None, typer.Option(min=0, max=5, help="How long to look for fast kernels. [default: the backend's]")
     ] = None,
     workspace: Annotated[
         float | None, typer.Option(min=0.001, help="GiB of scratch memory that TensorRT may use. [default: all]")
@@ -85,8 +85,9 @@ def build(
             refittable=refit,
         ),
     )
-    given: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
-    given |= {"--optimization-level": optimization_level, "--workspace": workspace}
+    of_shapes: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
+    of_builds = {"--optimization-level": optimization_level, "--workspace": workspace}
+    given = (of_shapes if not chosen.backend.compiled else {}) | (of_builds if not chosen.backend.options else {})
     ignored = [option for option, value in given.items() if value is not None]
     if ignored and not chosen.backend.compiled:
         raise DeepCacheError(f"backend '{chosen.backend}' takes every shape as it is; leave {', '.join(ignored)} out")

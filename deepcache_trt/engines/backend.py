@@ -87,6 +87,7 @@ class Built:
         profiles: the shapes that it was built for.
         cache: the file or folder, by a kind of the backend's own, for what it learns about this engine.
         variant: the same in PyTorch.
+        options: that it was built with.
     """
 
     folder: Path
@@ -95,6 +96,7 @@ class Built:
     profiles: Sequence[ShapeProfile]
     cache: Callable[[str], Path]
     variant: TorchVariant
+    options: BuildOptions = BuildOptions()
 
 
 def keep_graph(order: Order) -> dict[str, Any]:

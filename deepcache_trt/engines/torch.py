@@ -13,7 +13,15 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
-from deepcache_trt.engines.backend import Backend, Built, TensorFunction, keep_nothing, package_version, why_no_gpu
+from deepcache_trt.engines.backend import (
+    Backend,
+    BuildOptions,
+    Built,
+    TensorFunction,
+    keep_nothing,
+    package_version,
+    why_no_gpu,
+)
 from deepcache_trt.engines.engine import Engine, check_binding
 from deepcache_trt.errors import BackendError, of_compiler
 from deepcache_trt.tensors import TensorSpec
@@ -27,6 +35,11 @@ Mode = Literal["eager", "prune", "compile"]
 
 # The backend of torch.compile that traces and drops, and leaves every operation as eager PyTorch has it.
 _PRUNER = "aot_eager"
+
+# The optimization level from which torch's compiler times several kernels for each operation and takes the fastest; it
+# records no CUDA graphs of its own, since the loop does.
+_TUNING_LEVEL = 4
+_TUNING = "max-autotune-no-cudagraphs"
 
 
 class TorchEngine(Engine):
@@ -42,6 +55,7 @@ class TorchEngine(Engine):
         mode: Mode = "eager",
         otherwise: TensorFunction | None = None,
         capturable: bool = True,
+        tunes: bool = False,
     ) -> None:
         """Nothing is traced or compiled before the first run.
 
@@ -54,13 +68,16 @@ class TorchEngine(Engine):
             mode: "prune" and "compile" trace at the first run for its shapes, and at the first with others for all
                 other shapes.
             otherwise: what runs instead where torch cannot trace the function; None: that is an error.
+            tunes: whether the compiler looks for the fastest kernels, which takes many times as long.
             capturable: whether the function asks no tensor for its values once it has run at a shape.
         """
         self.inputs = inputs
         self.outputs = outputs
         self.capturable = capturable
         compiler = {"eager": None, "prune": _PRUNER, "compile": "inductor"}[mode]
-        self._function: TensorFunction | None = function if compiler is None else Compiled(function, compiler)
+        self._function: TensorFunction | None = (
+            function if compiler is None else Compiled(function, compiler, tunes=tunes)
+        )
         self._otherwise = otherwise
         self._device = device
         self._bound: dict[str, torch.Tensor] = {}
@@ -112,9 +129,9 @@ class Compiled:
     torch's own rule makes one axis dynamic at a time, and each compilation of a U-Net takes minutes.
     """
 
-    def __init__(self, function: TensorFunction, compiler: str) -> None:
-        self._for_first = _compile(function, compiler, dynamic=False)
-        self._for_others = _compile(function, compiler, dynamic=True)
+    def __init__(self, function: TensorFunction, compiler: str, *, tunes: bool) -> None:
+        self._for_first = _compile(function, compiler, dynamic=False, tunes=tunes)
+        self._for_others = _compile(function, compiler, dynamic=True, tunes=tunes)
         self._first: list[torch.Size] | None = None
 
     def __call__(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
@@ -138,7 +155,7 @@ class Compiled:
         return results
 
 
-def _compile(function: TensorFunction, compiler: str, *, dynamic: bool) -> Any:
+def _compile(function: TensorFunction, compiler: str, *, dynamic: bool, tunes: bool) -> Any:
     import torch
 
     def call(tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
@@ -146,7 +163,8 @@ def _compile(function: TensorFunction, compiler: str, *, dynamic: bool) -> Any:
 
     # torch keeps what it compiled, and counts it up to a limit, by code object: each engine gets one of its own.
     own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=dynamic, backend=compiler)
+    mode = _TUNING if tunes else None
+    return torch.compile(own, fullgraph=True, dynamic=dynamic, backend=compiler, mode=mode)
 
 
 def _probe(device: str) -> str:
@@ -183,7 +201,16 @@ def _open_compiled(device: str, built: Built) -> TorchEngine:
     if built.variant.traceable is None:
         return _open_eager(device, built)
     inputs, outputs = {**built.inputs, **built.variant.inputs}, dict(built.outputs)
-    return TorchEngine(built.variant.traceable(), inputs=inputs, outputs=outputs, device=device, mode="compile")
+    tunes = (built.options.optimization_level or 0) >= _TUNING_LEVEL
+    traceable = built.variant.traceable()
+    return TorchEngine(traceable, inputs=inputs, outputs=outputs, device=device, mode="compile", tunes=tunes)
+
+
+def _check_options(target: str | None, options: BuildOptions) -> None:
+    if options.workspace_bytes is not None or options.refittable:
+        raise BackendError(
+            "PyTorch manages its own workspace and reads weights where they are; leave these options out"
+        )
 
 
 def _backend(
@@ -200,6 +227,8 @@ def _backend(
         trusted=True,
         runs_model=True,
         bit_exact=exact,
+        check=_check_options,
+        options=not exact,
     )
 
 

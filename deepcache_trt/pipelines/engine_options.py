@@ -29,7 +29,7 @@ class EngineOptions:
             several of them; None: whatever is called for, each at first use.
         batch: images of one call that they are built for, as 1, "1-4", or several of them.
         refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
-        optimization_level: of TensorRT's builder, 0 to 5; None: its default.
+        optimization_level: how long a build looks for fast kernels, 0 to 5, where the backend can; None: its default.
         keep_torch_weights: False frees the torch weights of each model on engines before its engines are loaded. They
             are meta tensors from then on, and loaded from the store again when anyone uses them: to save, to add a
             LoRA, to run plain diffusers; the next image frees them again. They stay where the engine is the torch

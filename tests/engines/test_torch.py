@@ -1,6 +1,7 @@
 """The torch engine: eager as the reference; compiled, what a supplied tap makes superfluous is gone."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepcache_trt.engines.torch import Mode, TorchEngine
+from deepcache_trt.engines.backend import BuildOptions, Built, TorchVariant
+from deepcache_trt.engines.torch import COMPILED_CPU, Mode, TorchEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
 from deepcache_trt.models.registry import architecture_of
@@ -83,6 +85,39 @@ def test_the_real_compiler_gives_the_same(model: torch.nn.Module) -> None:
     tap = run(engine_of(traceable(model, DEEP, FULL), FULL, "eager"), x)["tap_0"]
     cached = run(engine_of(traceable(model, DEEP, SHALLOW), SHALLOW, "compile"), {**x, "tap_0": tap})
     torch.testing.assert_close(cached["noise_pred"], model(x["sample"]).detach())
+
+
+@pytest.mark.parametrize(("level", "mode"), [(None, None), (3, None), (5, "max-autotune-no-cudagraphs")])
+def test_a_high_optimization_level_looks_for_the_fastest_kernels(
+    level: int | None, mode: str | None, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def asking(function: object, **options: object) -> object:
+        asked.append(options["mode"])
+        return function
+
+    monkeypatch.setattr(torch, "compile", asking)
+    variant = TorchVariant(
+        inputs=by_name(*DEEP.inputs), eager=lambda: dict, traceable=lambda: traceable(model, DEEP, FULL)
+    )
+    built = Built(
+        folder=Path(),
+        inputs=by_name(*DEEP.inputs),
+        outputs=by_name(*DEEP.outputs),
+        profiles=(),
+        cache=Path,
+        variant=variant,
+        options=BuildOptions(optimization_level=level),
+    )
+    COMPILED_CPU.open(built)
+    assert set(asked) == {mode}
+
+
+def test_what_torch_has_no_use_for_is_refused() -> None:
+    for options in (BuildOptions(workspace_bytes=1), BuildOptions(refittable=True)):
+        with pytest.raises(BackendError, match="leave these options out"):
+            COMPILED_CPU.check(None, options)
 
 
 def test_the_outputs_are_the_bound_tensors_and_ask_for_no_gradient(model: torch.nn.Module) -> None:
