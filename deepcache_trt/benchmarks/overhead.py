@@ -2,7 +2,7 @@
 
 The digits are drawn on engines that do nothing, and by plain diffusers with its models taken off, in turn: what is left
 is Python, the scheduler and, of ours, the look at each model before an image, whose two parts are timed by themselves
-on larger models too, the tree of modules and the checksum of all weights.
+on larger models too: what is compared before the first step, and the checksum of all weights, taken while it runs.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from deepcache_trt.export.digest import digests
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.fresh import empty_model
 from deepcache_trt.models.live_tree import Snapshot
+from deepcache_trt.models.registry import family_of
+from deepcache_trt.pipelines.material import marks_of
 from deepcache_trt.tensors import TensorSpec
 
 LOOKED_AT = ("sd15", "sdxl")
@@ -60,19 +62,20 @@ NOTHING = Backend(
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What it costs to see that a model is as it was.
+    """What it costs to see that the models of a pipeline are as they were.
 
     Attributes:
-        model: a name of the catalogue, of whose U-Net in float16.
-        modules: how many there are.
-        tree: seconds, to compare them and all that they keep with what they were.
-        weights: seconds, for the checksum of all weights.
+        model: a name of the catalogue, whose models are in float16.
+        unet: seconds of its U-Net, to compare its modules, what they keep and the marks of its weights with what they
+            were, before its first step.
+        all: the same of all its models that run on engines.
+        weights: seconds, for the checksum of all weights, which is taken while the first calls run.
         weight_bytes: which are read.
     """
 
     model: str
-    modules: int
-    tree: float
+    unet: float
+    all: float
     weights: float
     weight_bytes: int
 
@@ -120,20 +123,30 @@ def _models_taken_off(pipe: Any) -> Iterator[None]:
 
 
 def look(name: str, *, rounds: int) -> Look:
-    """Time the look at a U-Net of the catalogue, whose weights are ones."""
-    entry = CATALOGUE[name].parts["unet"]
-    model = empty_model(entry.model_class(), entry.config).half().to_empty(device="cpu")
+    """Time the look at the models of a pipeline of the catalogue, whose weights are ones."""
+    parts = CATALOGUE[name].parts
+    looked = {part: _looked(parts[part]) for part in parts}
+
+    def seen(*parts: str) -> Callable[[], Any]:
+        def see() -> None:
+            for model, snapshot in map(looked.__getitem__, parts):
+                snapshot.is_current()
+                marks_of(model, snapshot.tensors)
+
+        return see
+
+    tensors = [tensor for _, snapshot in looked.values() for tensor in snapshot.tensors]
+    actions = {"unet": seen("unet"), "all": seen(*looked), "weights": lambda: digests(tensors)}
+    took = in_turn(actions, rounds)
+    return Look(model=name, **took, weight_bytes=sum(tensor.nbytes for tensor in tensors))
+
+
+def _looked(part: Any) -> tuple[Any, Snapshot]:
+    model_class = part.model_class()
+    model = empty_model(model_class, part.config).half().to_empty(device="cpu")
     for weight in model.parameters():
         weight.data.fill_(1)
-    snapshot = Snapshot(model, "")
-    took = in_turn({"tree": snapshot.is_current, "weights": lambda: digests(snapshot.tensors)}, rounds)
-    return Look(
-        model=name,
-        modules=sum(1 for _ in model.modules()),
-        tree=took["tree"],
-        weights=took["weights"],
-        weight_bytes=sum(tensor.nbytes for tensor in snapshot.tensors),
-    )
+    return model, Snapshot(model, family_of(model_class.__name__).module)
 
 
 def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds: int) -> str:
@@ -142,8 +155,8 @@ def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds
     models = [
         (
             each.model,
-            each.modules,
-            f"{1e3 * each.tree:.2f}",
+            f"{1e3 * each.unet:.2f}",
+            f"{1e3 * each.all:.2f}",
             f"{1e3 * each.weights:.0f}",
             f"{each.weight_bytes / 1e9:.2f}",
             f"{each.weight_bytes / each.weights / 1e9:.1f}",
@@ -156,8 +169,8 @@ def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds
     ]
     if models:
         tables += [
-            "The look at a U-Net in float16 before an image:",
-            markdown_table(("model", "modules", "tree, ms", "checksum, ms", "GB", "GB/s"), models),
+            "The look at a pipeline's models in float16 before an image, and their checksum beside the first calls:",
+            markdown_table(("model", "U-Net, ms", "all models, ms", "checksum, ms", "GB", "GB/s"), models),
         ]
     return "\n\n".join(tables)
 
@@ -169,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What an image costs beside its engines.")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--rounds", type=int, default=40, help="how often each is timed")
-    parser.add_argument("--models", nargs="*", default=LOOKED_AT, help="names of the catalogue to look at")
+    parser.add_argument("--models", nargs="*", default=LOOKED_AT, help="names of the catalogue whose models to look at")
     options = parser.parse_args()
     quiet_libraries()
     beside = outside_engines(steps=options.steps, rounds=options.rounds)

@@ -46,7 +46,8 @@ def open_session(
             engines = _open_all(variants, lambda each: open_engine(component, each, artefacts[each.name], target))
             opened = engines, artefacts
     engines, artefacts = opened
-    return Session(engines, outputs=outputs, profiles=profiles_of(artefacts[variants[0].name]))
+    profiles = profiles_of(artefacts[variants[0].name])
+    return Session(engines, outputs=outputs, profiles=profiles, progress=progress)
 
 
 def _open_all(variants: Iterable[Variant], open_one: Callable[[Variant], Engine]) -> dict[str, Engine]:

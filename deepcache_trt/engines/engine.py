@@ -25,6 +25,7 @@ class Engine(Protocol):
     capturable: bool  # whether `run`, after a first one at a shape, may be recorded into a CUDA graph from outside
     inputs: dict[str, TensorSpec]  # what `run` reads, by name
     outputs: dict[str, TensorSpec]  # what `run` fills, by name
+    compiles_at_first_run: bool = False  # whether the first `run` at a shape takes long
     workspace_bytes: int = 0  # scratch memory that `use_workspace` must be given; 0 where the backend manages its own
 
     def bind(self, name: str, tensor: "torch.Tensor") -> None:

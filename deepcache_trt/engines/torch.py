@@ -74,6 +74,7 @@ class TorchEngine(Engine):
         self.inputs = inputs
         self.outputs = outputs
         self.capturable = capturable
+        self.compiles_at_first_run = mode != "eager"
         compiler = {"eager": None, "prune": _PRUNER, "compile": "inductor"}[mode]
         self._function: TensorFunction | None = (
             function if compiler is None else Compiled(function, compiler, tunes=tunes)

@@ -39,7 +39,8 @@ from deepcache_trt.pipelines.material import Identity, Material, Version, arrang
 from deepcache_trt.pipelines.patched_forward import PatchedForward
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may_be_offloaded
 from deepcache_trt.progress import as_in_diffusers
-from deepcache_trt.runtime.session import Session, on_device
+from deepcache_trt.runtime.device import on_device
+from deepcache_trt.runtime.session import Session
 
 _signature = functools.cache(inspect.signature)
 

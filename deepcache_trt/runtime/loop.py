@@ -15,11 +15,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from deepcache_trt.runtime.cuda_graph import Unit
+from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known, LoopState, Rings
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler_table import SamplerTable
-from deepcache_trt.runtime.session import Session, on_device
+from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:
     import torch

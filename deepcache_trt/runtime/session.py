@@ -5,14 +5,16 @@ buffers, bound once for each shape, so that compiled engines see the same addres
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
+from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded, Unit
+from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.forecast import Forecast, rate
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
@@ -42,7 +44,12 @@ class Session:
     """Runs variants by name. Whoever calls decides the order; a cached variant needs a full one at its sizes before."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], *, outputs: Sequence[str], profiles: Sequence[ShapeProfile]
+        self,
+        engines: Mapping[str, Engine],
+        *,
+        outputs: Sequence[str],
+        profiles: Sequence[ShapeProfile],
+        progress: Progress = logged,
     ) -> None:
         """Take over the engines of one model.
 
@@ -50,8 +57,10 @@ class Session:
             engines: by the names of their variants.
             outputs: what `run` returns, as far as the variant gives it; an engine's other outputs are taps.
             profiles: the shapes that every one of the engines takes.
+            progress: told where engines compile something for a shape.
         """
         self.engines = engines
+        self._progress = progress
         self.profiles = profiles
         self.log = RunLog()
         self._outputs = outputs
@@ -204,11 +213,14 @@ class Session:
         self._device = device
         if self._buffers_for != (sizes, device):
             self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
-            shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
+            known = self._shapes.pop(key, None)
+            shape = known or self._new_buffers(sizes, device)
             for engine in self.engines.values():
                 for name in (*engine.inputs, *engine.outputs):
                     engine.bind(name, shape.tensors[name])
             self._give_workspace(device)
+            if known is None:
+                self._compile()
             self._shapes[key] = shape
             if len(self._shapes) > SHAPES_KEPT:
                 _, oldest = self._shapes.popitem(last=False)
@@ -217,6 +229,13 @@ class Session:
             self._buffers_for = (dict(sizes), device)
         if self._forecasts and self.shape.forecast is None:
             self.shape.forecast = self._new_forecast()
+
+    def _compile(self) -> None:
+        """Let engines do now, on zeros, what they would do in the first image that runs them."""
+        for variant, engine in self.engines.items():
+            if engine.compiles_at_first_run:
+                with self._progress(f"compiling the {variant} variant for this shape"):
+                    engine.run()
 
     def _new_buffers(self, sizes: Mapping[str, int], device: "torch.device") -> Buffers:
         engines = self.engines.values()
@@ -259,27 +278,7 @@ def _step(
     return step
 
 
-@contextmanager
-def on_device(device: "torch.device") -> Iterator[None]:
-    """Make a GPU the current one, to which engines are bound, and leave whatever mode of torch the caller is in.
-
-    A pipeline may be on another GPU than torch's first. What engines read and write outlives a caller's inference mode,
-    in which it could never be written to again outside; it has no gradients, and the precision of autocast is none of
-    an engine's.
-    """
-    import torch
-
-    with ExitStack() as stack:
-        if device.type == "cuda":
-            stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for kind in {"cpu", device.type}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
 def _buffer(spec: TensorSpec, sizes: Mapping[str, int], device: "torch.device") -> "torch.Tensor":
     import torch
 
-    return torch.empty(spec.resolve(sizes), dtype=getattr(torch, spec.dtype), device=device)
+    return torch.zeros(spec.resolve(sizes), dtype=getattr(torch, spec.dtype), device=device)

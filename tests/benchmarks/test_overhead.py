@@ -31,6 +31,7 @@ def test_a_look_reads_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CATALOGUE, "sd15", replace(CATALOGUE["sd15"], parts={"unet": part}))
     found = overhead.look("sd15", rounds=1)
     assert found.weight_bytes > 1e5
-    assert found.tree > 0
+    assert found.unet > 0
+    assert found.all > 0
     assert found.weights > 0
     assert "| sd15 | " in overhead.report({}, [found], steps=1, rounds=1)

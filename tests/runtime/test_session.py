@@ -1,6 +1,8 @@
 """A session: variants on shared buffers, and nothing of one shape or generation in another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -217,3 +219,19 @@ def test_close_closes_every_engine_and_holds_no_memory(session: Session, full: S
     session.close()
     assert (full.closed, shallow.closed) == (1, 1)
     assert not session.holds_taps(SMALL)
+
+
+def test_what_compiles_at_its_first_run_does_so_once_for_a_shape_and_says_so(full: Sum, shallow: Sum) -> None:
+    stages: list[str] = []
+
+    @contextmanager
+    def progress(stage: str) -> Iterator[Any]:
+        stages.append(stage)
+        yield None
+
+    shallow.compiles_at_first_run = True
+    engines = {"full": full, "shallow": shallow}
+    session = Session(engines, outputs=["noise_pred"], profiles=PROFILES, progress=progress)
+    for sizes in (SMALL, LARGE, SMALL):
+        assert only(session.run("full", tensors(sizes), sizes)["noise_pred"]) == 11
+    assert stages == ["compiling the shallow variant for this shape"] * 2

@@ -78,7 +78,7 @@ class TensorRTEngine(Engine):
         self.workspace_bytes = versions.workspace_bytes(self._engine)
         self._dtypes = _dtypes(self._engine, path, inputs, outputs)
         self._config = versions.runtime_config(self._trt, self._engine)
-        compiles = self._config is not None
+        compiles = self.compiles_at_first_run = self._config is not None
         self._kernels = Kernels(self._trt, self._config, runtime_cache) if compiles and runtime_cache else None
         self._compiled: set[Any] = set()  # the profiles and shapes at which this engine has run
         self._contexts = Contexts()
