@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 
 Mode = Literal["eager", "prune", "compile"]
 
-# The backend of torch.compile that traces and drops, and leaves every operation as eager PyTorch has it.
-_PRUNER = "aot_eager"
+# A backend of torch.compile by its name, or what takes a graph and example inputs and gives a function.
+Compiler = str | Callable[..., Any]
 
 # The optimization level from which torch's compiler times several kernels for each operation and takes the fastest; it
 # records no CUDA graphs of its own, since the loop does.
@@ -75,7 +75,7 @@ class TorchEngine(Engine):
         self.outputs = outputs
         self.capturable = capturable
         self.compiles_at_first_run = mode != "eager"
-        compiler = {"eager": None, "prune": _PRUNER, "compile": "inductor"}[mode]
+        compiler = {"eager": None, "prune": _pruned, "compile": "inductor"}[mode]
         self._function: TensorFunction | None = (
             function if compiler is None else Compiled(function, compiler, tunes=tunes)
         )
@@ -124,16 +124,28 @@ class TorchEngine(Engine):
             return self._function(tensors)
 
 
+def _pruned(graph: Any, inputs: Any) -> Any:
+    """The operations that the outputs depend on, each as eager PyTorch has it: a backend of torch.compile.
+
+    torch's own of this kind, `aot_eager`, interprets the graph node by node, which takes longer than small layers do.
+    """
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    return aot_autograd(fw_compiler=lambda dropped, _: make_boxed_func(dropped.forward))(graph, inputs)
+
+
 class Compiled:
     """A function of named tensors, compiled twice at most: for the first shapes that come, and for all the others.
 
     torch's own rule makes one axis dynamic at a time, and each compilation of a U-Net takes minutes.
     """
 
-    def __init__(self, function: TensorFunction, compiler: str, *, tunes: bool) -> None:
+    def __init__(self, function: TensorFunction, compiler: Compiler, *, tunes: bool) -> None:
         self._for_first = _compile(function, compiler, dynamic=False, tunes=tunes)
         self._for_others = _compile(function, compiler, dynamic=True, tunes=tunes)
         self._first: list[torch.Size] | None = None
+        self._met: set[tuple[torch.Size, ...]] = set()
 
     def __call__(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
         """Call what is compiled for these shapes, or compile for them.
@@ -147,16 +159,20 @@ class Compiled:
         if self._first is None:
             self._first = shapes
         compiled = self._for_first if shapes == self._first else self._for_others
+        results: Mapping[str, torch.Tensor]
         try:
+            if tuple(shapes) in self._met:
+                return compiled(tensors)  # type: ignore[no-any-return]
             # Else two axes that are of one size when it compiles, a square's, are one axis from then on.
             with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                results: Mapping[str, torch.Tensor] = compiled(tensors)
-        except torch._dynamo.exc.TorchDynamoException as error:
+                results = compiled(tensors)
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise BackendError(f"torch.compile failed: {of_compiler(error)}") from error
+        self._met.add(tuple(shapes))
         return results
 
 
-def _compile(function: TensorFunction, compiler: str, *, dynamic: bool, tunes: bool) -> Any:
+def _compile(function: TensorFunction, compiler: Compiler, *, dynamic: bool, tunes: bool) -> Any:
     import torch
 
     def call(tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:

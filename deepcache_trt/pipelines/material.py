@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from deepcache_trt.progress import Progress
 _log = logging.getLogger(__name__)
 
 Identity = tuple[Any, ...]
+
+_version = attrgetter("_version")
 
 
 class Material:
@@ -110,18 +113,18 @@ def _about(model: Model, form: CallForm, looked: Looked) -> Identity:
 
 
 def marks_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    """What changes at once whenever a weight or a buffer is exchanged, moved, or written to in a way that torch counts.
+    """What changes at once whenever a weight or a buffer is moved, or written to in a way that torch counts.
 
-    Arguments as for `version_of`, which tells of every way.
+    Arguments as for `Version`, which tells of every way; a model's `Snapshot` tells of other tensors in their place.
     """
-    return adapter_state(model), tuple(map(_mark, tensors))
-
-
-def _mark(tensor: torch.Tensor) -> tuple[int, ...]:
-    if isinstance(tensor, DroppedWeight):
-        return (tensor.digest,)
-    version = 0 if tensor.is_inference() else tensor._version
-    return id(tensor), version, tensor.data_ptr()
+    # torch's parameters answer isinstance in their own, slow way, and these must not be loaded by being asked.
+    held = [tensor for tensor in tensors if type(tensor) is not DroppedWeight]
+    dropped = tuple(tensor.digest for tensor in tensors if type(tensor) is DroppedWeight)
+    try:
+        versions: tuple[int, ...] = tuple(map(_version, held))
+    except RuntimeError:  # torch counts no writes to tensors of its inference mode
+        versions = ()
+    return adapter_state(model), dropped, versions, tuple(map(torch.Tensor.data_ptr, held))
 
 
 def arrange(model: Any) -> None:

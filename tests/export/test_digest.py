@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.export.digest import _column_sums, _words, digests
-from tests.pretend_cuda import pretended_gpu
+from tests.runtime.gpu.pretend_cuda import pretended_gpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool)
 

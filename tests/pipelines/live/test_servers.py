@@ -110,9 +110,9 @@ def test_what_one_request_opened_is_open_for_the_next(with_helper: bool, monkeyp
     plain, opened = own(), []
     new = SharedSession.__init__
 
-    def counted(self: SharedSession, *args: Any) -> None:
+    def counted(self: SharedSession, *args: Any, **kwargs: Any) -> None:
         opened.append(self)
-        new(self, *args)
+        new(self, *args, **kwargs)
 
     monkeypatch.setattr(SharedSession, "__init__", counted)
     helper = DeepCacheSDHelper(plain, backend="onnxruntime")

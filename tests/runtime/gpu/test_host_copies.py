@@ -17,9 +17,8 @@ from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
 from deepcache_trt.runtime.scheduler_probe import state_key
 from deepcache_trt.runtime.session import Session
-from tests.pretend_cuda import pretended_gpu
-from tests.runtime import test_loop
-from tests.runtime.test_loop import Small, drawn, every, probed
+from tests.runtime.gpu.pretend_cuda import pretended_gpu
+from tests.runtime.small_model import PROFILE, Small, drawn, every, probed
 
 
 class Launched:
@@ -67,7 +66,7 @@ def counted(scheduler: Any, steps: int, *, seed_on: str = "cpu", known: bool = F
     """Of the second generation of a shape, whose first call is not counted."""
     table, timesteps = probed(scheduler, steps)
     engines = {FULL: Small(cached=False), SHALLOW: Small(cached=True)}
-    made = Session(engines, outputs=["noise_pred"], profiles=[test_loop.PROFILE])
+    made = Session(engines, outputs=["noise_pred"], profiles=[PROFILE])
     plan: Plan = every(3, len(timesteps))
     with pretended_gpu() as counts:
         latents = torch.zeros(2, 4, 4, 4, device="cuda")
