@@ -62,15 +62,18 @@ class CudaGraphs:
 
         if not all(unit in self._units for unit in units):
             return False
-        whole = self._composed.get(tuple(units))
-        if whole is None:
-            for unit in units:
-                self._units[unit].replay()
-            self._compose(tuple(units))  # for the next time, while the GPU has work
-            return True
-        self._composed.move_to_end(tuple(units))
-        stream = torch.cuda.current_stream(self._device).cuda_stream
-        _call(self._runtime.cudaGraphLaunch, whole, self._runtime.cudaStream_t(stream))
+        if self._can_compose and tuple(units) in self._composed:
+            self._composed.move_to_end(tuple(units))
+            stream = self._runtime.cudaStream_t(torch.cuda.current_stream(self._device).cuda_stream)
+            try:
+                _call(self._runtime.cudaGraphLaunch, self._composed[tuple(units)], stream)
+            except BackendError as error:
+                self._stop_composing(error)
+            else:
+                return True
+        for unit in units:
+            self._units[unit].replay()
+        self._compose(tuple(units))  # for the next time, while the GPU has work
         return True
 
     def record(self, units: Sequence[Unit]) -> None:
@@ -147,13 +150,16 @@ class CudaGraphs:
         try:
             self._composed[units] = compose(self._runtime, children, units)
         except BackendError as error:
-            self._can_compose = False
-            _log.warning("recorded steps are launched one by one, not as one graph: %s", error)
+            self._stop_composing(error)
         if len(self._composed) > _PLANS_KEPT:
             import torch
 
             torch.cuda.synchronize(self._device)  # it may still be running
             _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem(last=False)[1])
+
+    def _stop_composing(self, error: BackendError) -> None:
+        self._can_compose = False
+        _log.warning("recorded steps are launched one by one, not as one graph: %s", error)
 
 
 @functools.cache

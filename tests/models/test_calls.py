@@ -11,6 +11,7 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.calls import check_untouched, form_of, tensors_from_call
 from deepcache_trt.models.registry import architecture_of
+from deepcache_trt.models.structure import structure_of
 from tests import tiny
 
 CLIPS = ["clip", "clip_projection"]
@@ -210,3 +211,11 @@ def _denoiser_call(name: str) -> dict[str, Any]:
             states = torch.ones(1, 5, 64)
             return {"sample": sample, "timestep": 7, "encoder_hidden_states": states, "added_cond_kwargs": added}
     return {"sample": sample, "timestep": 7, "encoder_hidden_states": torch.ones(1, 5, 32)}
+
+
+def test_what_a_library_notes_in_its_models_when_they_are_called_makes_no_others_of_them() -> None:
+    """transformers hangs hooks of its own on layers at the first call that asks for all hidden states."""
+    encoder = tiny.stable_diffusion().text_encoder
+    assert structure_of(encoder) == {}
+    encoder(torch.zeros(1, 7, dtype=torch.int64), output_hidden_states=True)
+    assert structure_of(encoder) == {}

@@ -84,7 +84,7 @@ def test_a_plan_is_composed_once_and_launched_as_one_on_the_current_stream(
     assert len(Graph.made) == len(ran) == 3, "another plan records nothing"
 
 
-@pytest.mark.parametrize("call", ["cudaGraphAddChildGraphNode", "cudaGraphInstantiate"])
+@pytest.mark.parametrize("call", ["cudaGraphAddChildGraphNode", "cudaGraphInstantiate", "cudaGraphLaunch"])
 def test_what_cannot_be_composed_is_launched_singly_and_said_once(
     graphs: CudaGraphs,
     runtime: Runtime,
