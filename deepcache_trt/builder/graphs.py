@@ -102,19 +102,28 @@ def bound_graph(component: Component, variant: Variant, store: Store, progress: 
 def specs_of(component: Component, variant: Variant, progress: Progress) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """The inputs and outputs of a variant, for which no graph is made."""
     architecture = component.architecture
-    taps: dict[str, TensorSpec] = {}
-    if variant.consumes or variant.emits:
-        with progress(f"measuring the taps of {component.title}"):
-            if component.live is not None:
-                fake: torch.nn.Module = fake_copy(component.live)
-            else:
-                fake = fake_model(component.model_class, component.graph_config, component.dtype)
-            taps = tap_specs(fake, architecture)
+    taps = _taps(component, progress) if variant.consumes or variant.emits else {}
     given = [spec for spec in architecture.outputs if variant.outputs is None or spec.name in variant.outputs]
     return (
         [*architecture.inputs, *(taps[name] for name in variant.consumes)],
         [*given, *(taps[name] for name in variant.emits)],
     )
+
+
+# By the key of the graph that they would be in: every variant has some of them.
+_measured: dict[str, dict[str, TensorSpec]] = {}
+
+
+def _taps(component: Component, progress: Progress) -> dict[str, TensorSpec]:
+    key = graph_key(component)
+    if key not in _measured:
+        with progress(f"measuring the taps of {component.title}"):
+            if component.live is not None:
+                fake: torch.nn.Module = fake_copy(component.live)
+            else:
+                fake = fake_model(component.model_class, component.graph_config, component.dtype)
+            _measured[key] = tap_specs(fake, component.architecture)
+    return _measured[key]
 
 
 def _graph_ingredients(component: Component) -> dict[str, Any]:

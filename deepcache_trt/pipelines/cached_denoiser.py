@@ -221,7 +221,8 @@ class CachedDenoiser(LiveComponent):
         calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(timesteps)
         plan = make_plan(self.params, min(calls, len(timesteps)))
         self._tell_of_few_calls(plan)
-        return Generation(timesteps=timesteps, plan=plan, session=session, number=session.begin(forecast=plan.forecast))
+        number = session.begin(forecast=plan.forecast, variants=plan.variants)
+        return Generation(timesteps=timesteps, plan=plan, session=session, number=number)
 
     def _check_promise(self, generation: Generation, variant: str, sizes: Mapping[str, int]) -> None:
         if variant == FULL and generation.promised != FULL:

@@ -5,7 +5,7 @@ buffers, bound once for each shape, so that compiled engines see the same addres
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ class Buffers:
     def __init__(self, tensors: Mapping[str, "torch.Tensor"], graphs: CudaGraphs | None) -> None:
         self.tensors = tensors
         self.graphs = graphs
+        self.compiled: set[str] = set()  # the variants whose engines have compiled what they compile for a shape
         self.forecast: Forecast | None = None  # it is made for the first generation that wants one
         self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
         self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
@@ -70,6 +71,7 @@ class Session:
         self._device: torch.device | None = None  # the engines were last bound there
         self.generation = 0
         self._forecasts = False
+        self._wanted: Collection[str] = ()  # the variants of a generation that has not run yet
         self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
         self._learnt_at: list[int | None] = [None, None]  # the calls that last computed taps and predictions
 
@@ -81,16 +83,17 @@ class Session:
         """Whether the tap buffers hold the output of a full run at these sizes."""
         return self._taps_at == sizes
 
-    def begin(self, *, forecast: bool) -> int:
+    def begin(self, *, forecast: bool, variants: Collection[str] = ()) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
 
         Args:
             forecast: whether what a step reuses is extrapolated, see `Forecast`.
+            variants: those that it will run; what their engines compile for a shape is compiled before its first step.
 
         Returns:
             The number of the generation; when `generation` is another, someone else has begun one.
         """
-        self._forecasts = forecast
+        self._forecasts, self._wanted = forecast, variants
         self._forget()
         self.generation += 1
         return self.generation
@@ -213,14 +216,11 @@ class Session:
         self._device = device
         if self._buffers_for != (sizes, device):
             self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
-            known = self._shapes.pop(key, None)
-            shape = known or self._new_buffers(sizes, device)
+            shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
             for engine in self.engines.values():
                 for name in (*engine.inputs, *engine.outputs):
                     engine.bind(name, shape.tensors[name])
             self._give_workspace(device)
-            if known is None:
-                self._compile()
             self._shapes[key] = shape
             if len(self._shapes) > SHAPES_KEPT:
                 _, oldest = self._shapes.popitem(last=False)
@@ -229,13 +229,18 @@ class Session:
             self._buffers_for = (dict(sizes), device)
         if self._forecasts and self.shape.forecast is None:
             self.shape.forecast = self._new_forecast()
+        if self._wanted and self._taps_at is None:
+            self._compile(self._wanted)
+            self._wanted = ()
 
-    def _compile(self) -> None:
-        """Let engines do now, on zeros, what they would do in the first image that runs them."""
-        for variant, engine in self.engines.items():
-            if engine.compiles_at_first_run:
+    def _compile(self, variants: Collection[str]) -> None:
+        """Let engines do now, on whatever the buffers hold, what they would do in the middle of an image."""
+        for variant in dict.fromkeys(variants):
+            engine = self.engines.get(variant)
+            if engine is not None and engine.compiles_at_first_run and variant not in self.shape.compiled:
                 with self._progress(f"compiling the {variant} variant for this shape"):
                     engine.run()
+                self.shape.compiled.add(variant)
 
     def _new_buffers(self, sizes: Mapping[str, int], device: "torch.device") -> Buffers:
         engines = self.engines.values()

@@ -233,5 +233,10 @@ def test_what_compiles_at_its_first_run_does_so_once_for_a_shape_and_says_so(ful
     engines = {"full": full, "shallow": shallow}
     session = Session(engines, outputs=["noise_pred"], profiles=PROFILES, progress=progress)
     for sizes in (SMALL, LARGE, SMALL):
+        session.begin(forecast=False)
+        session.run("full", tensors(sizes), sizes)
+    assert stages == [], "nobody wants a cached step"
+    for sizes in (SMALL, LARGE, SMALL):
+        session.begin(forecast=False, variants=("full", "shallow", "shallow"))
         assert only(session.run("full", tensors(sizes), sizes)["noise_pred"]) == 11
     assert stages == ["compiling the shallow variant for this shape"] * 2
