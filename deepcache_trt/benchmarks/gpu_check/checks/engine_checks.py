@@ -22,7 +22,8 @@ def build(subject: Subject) -> list[Row]:
     """Build both engines; on a GPU each is compared with ONNX Runtime before it is trusted."""
     component, sizes = subject.component, subject.sizes() if subject.target.capability is None else None
     started = time.perf_counter()
-    graph_artefact(component, subject.target.store, logged)
+    if not subject.target.backend.runs_model:
+        graph_artefact(component, subject.target.store, logged)
     exported = time.perf_counter()
     artefacts = build_variants(component, BRANCH, subject.target, sizes=sizes, progress=logged)
     export_seconds, seconds = exported - started, time.perf_counter() - exported
