@@ -7,14 +7,13 @@ may take turns, a pipeline keeps what it has open for each of them. All that is 
 
 import hashlib
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.errors import StoreError
+from deepcache_trt.engines.passing import bytes_in_setting
 from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -83,12 +82,9 @@ def make_room(needed: int, device: "torch.device") -> None:
 
 def _room(device: "torch.device", held: int) -> int:
     """How many bytes sessions that are not in use may take; `held` is what they take now."""
-    said = os.environ.get(_SETTING)
+    said = bytes_in_setting(_SETTING, example=8)
     if said is not None:
-        try:
-            return int(float(said) * 1e9)
-        except ValueError:
-            raise StoreError(f"{_SETTING}={said!r} is no number of gigabytes; write for example {_SETTING}=8") from None
+        return said
     if device.type == "cuda":
         import torch
 

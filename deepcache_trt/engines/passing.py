@@ -52,12 +52,23 @@ def room_bytes() -> int:
     Raises:
         StoreError: the setting is no number.
     """
-    said = os.environ.get(_SETTING)
+    said = bytes_in_setting(_SETTING, example=20)
+    return int(_DEFAULT_GB * 1e9) if said is None else said
+
+
+def bytes_in_setting(setting: str, *, example: int) -> int | None:
+    """A number of gigabytes in the environment, in bytes; None where it says nothing.
+
+    Raises:
+        StoreError: the setting is no number.
+    """
+    said = os.environ.get(setting)
     try:
-        gigabytes = _DEFAULT_GB if said is None else float(said)
-    except ValueError:
-        raise StoreError(f"{_SETTING}={said!r} is no number of gigabytes; write for example {_SETTING}=20") from None
-    return int(gigabytes * 1e9)
+        return None if said is None else int(float(said) * 1e9)
+    except (ValueError, OverflowError):
+        raise StoreError(
+            f"{setting}={said!r} is no number of gigabytes; write for example {setting}={example}"
+        ) from None
 
 
 def note_use(manifest: Path) -> None:

@@ -42,8 +42,8 @@ class Digests:
         """Wait for them."""
         return digests(self._tensors) if self._read is None else self._read.result()
 
-    def abandon(self) -> None:
-        """Wait until nothing is read any more: the tensors may be freed."""
+    def wait(self) -> None:
+        """Wait until no other thread reads the tensors any more: they may be freed."""
         if self._read is not None:
             wait([self._read])
 

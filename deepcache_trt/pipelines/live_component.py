@@ -174,14 +174,14 @@ class LiveComponent:
         All weights are read while the first call of an image runs. Where someone has written to them in a way that
         leaves no mark, the call is run again, on the session for what they are now.
         """
-        session = self._session_for(model, tensors, sizes)
-        doubt, self._doubt = self._doubt, None
         try:
-            outputs = run(session)
-        except BaseException:
-            if doubt is not None:
-                doubt.abandon()
-            raise
+            outputs = run(self._session_for(model, tensors, sizes))
+        finally:
+            doubt, self._doubt = self._doubt, None
+            if (
+                doubt is not None
+            ):  # whatever was raised, by opening engines too: weights that are read must not be freed
+                doubt.wait()
         if doubt is None or self._seen is None or self._identity(model, doubt) == self._seen[1]:
             return outputs
         self._seen, self._is_checked = None, False

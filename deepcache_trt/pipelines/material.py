@@ -168,9 +168,9 @@ class Version:
         known = iter(self._digests.result())
         return self._adapters, tuple(next(known) if digest is None else digest for digest in self._dropped)
 
-    def abandon(self) -> None:
-        """It is not wanted: wait until nothing is read any more."""
-        self._digests.abandon()
+    def wait(self) -> None:
+        """Wait until nothing is read beside other work any more."""
+        self._digests.wait()
 
 
 def version_of(model: Any, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
