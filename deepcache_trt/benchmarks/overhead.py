@@ -124,13 +124,14 @@ def _models_taken_off(pipe: Any) -> Iterator[None]:
 
 def look(name: str, *, rounds: int) -> Look:
     """Time the look at the models of a pipeline of the catalogue, whose weights are ones."""
-    parts = CATALOGUE[name].parts
-    looked = {part: _looked(parts[part]) for part in parts}
+    # transformers changes torch's classes when it makes its first model, which a snapshot of before would tell.
+    models = {part: _model(description) for part, description in CATALOGUE[name].parts.items()}
+    looked = {part: (model, Snapshot(model, family_of(type(model).__name__).module)) for part, model in models.items()}
 
     def seen(*parts: str) -> Callable[[], Any]:
         def see() -> None:
             for model, snapshot in map(looked.__getitem__, parts):
-                snapshot.is_current()
+                assert snapshot.is_current(), "what ends at the first difference would be timed"
                 marks_of(model, snapshot.tensors)
 
         return see
@@ -141,12 +142,11 @@ def look(name: str, *, rounds: int) -> Look:
     return Look(model=name, **took, weight_bytes=sum(tensor.nbytes for tensor in tensors))
 
 
-def _looked(part: Any) -> tuple[Any, Snapshot]:
-    model_class = part.model_class()
-    model = empty_model(model_class, part.config).half().to_empty(device="cpu")
+def _model(part: Any) -> Any:
+    model = empty_model(part.model_class(), part.config).half().to_empty(device="cpu")
     for weight in model.parameters():
         weight.data.fill_(1)
-    return model, Snapshot(model, family_of(model_class.__name__).module)
+    return model
 
 
 def report(beside: Mapping[str, float], looks: list[Look], *, steps: int, rounds: int) -> str:

@@ -1,8 +1,8 @@
 """What it costs when shapes take turns: `python -m deepcache_trt.benchmarks.shapes`.
 
-The digits are drawn at two sizes, in two batches, with and without guidance, with and without a ControlNet: each call
-alone, several times in a row, and the two in turn, after both have been met. Then many calls of all kinds are mixed,
-and the memory of the process is read on the way.
+The digits are drawn at two sizes, in two batches, with and without guidance, with and without a ControlNet, and a small
+video in two lengths: each call alone, several times in a row, and the two in turn, after both have been met. Then many
+calls of all kinds are mixed, and the memory of the process is read on the way.
 """
 
 import argparse
@@ -25,7 +25,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "batches": ({}, {"num_images_per_prompt": 2}),
     "guidance": ({}, {"guidance_scale": 1.0}),
     "ControlNet": ({}, {"controlled": True}),
+    "frames": ({"num_frames": 4}, {"num_frames": 6}),
 }
+_SIZE = 64  # of the digits and of the video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +57,52 @@ def pipelines(backend: str) -> Callable[[Mapping[str, Any]], None]:
         requires_safety_checker=False,
     )
     controlled = DeepCachePipeline.from_pipe(plain, backend=backend, cache_interval=3)
-    for each in (pipe, controlled):
+    video = DeepCachePipeline.from_pipe(_plain_video(), backend=backend, cache_interval=3)
+    for each in (pipe, controlled, video):
         each.set_progress_bar_config(disable=True)
+    image = torch.zeros(1, 3, _SIZE, _SIZE)
 
     def draw(call: Mapping[str, Any]) -> None:
         given = {name: value for name, value in call.items() if name != "controlled"}
-        generator = torch.Generator().manual_seed(0)
+        given |= {"num_inference_steps": 20, "generator": torch.Generator().manual_seed(0)}
         if "controlled" in call:
-            controlled("seven", image=torch.zeros(1, 3, 64, 64), num_inference_steps=20, generator=generator, **given)
+            controlled("seven", image=image, **given)
+        elif "num_frames" in call:
+            video(image, height=_SIZE, width=_SIZE, **given)
         else:
-            pipe("seven", num_inference_steps=20, generator=generator, **given)
+            pipe("seven", **given)
 
     return draw
+
+
+def _plain_video() -> Any:
+    """A small Stable Video Diffusion with seeded weights."""
+    import diffusers
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    sees = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sees |= {"image_size": _SIZE, "patch_size": 32, "projection_dim": 32}
+    unet = diffusers.UNetSpatioTemporalConditionModel(
+        sample_size=_SIZE // 8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        num_attention_heads=2,
+        cross_attention_dim=sees["projection_dim"],
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=96,
+        num_frames=4,
+    )
+    channels = (32, 32, 32, 32)
+    blocks = ("DownEncoderBlock2D",) * len(channels)
+    return diffusers.StableVideoDiffusionPipeline(
+        vae=diffusers.AutoencoderKLTemporalDecoder(block_out_channels=channels, down_block_types=blocks).eval(),
+        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**sees)).eval(),
+        unet=unet.eval(),
+        scheduler=diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", use_karras_sigmas=True),
+        feature_extractor=CLIPImageProcessor(crop_size=_SIZE, size=_SIZE),
+    )
 
 
 def turns(draw: Callable[[Mapping[str, Any]], None], kind: str, rounds: int) -> Turns:

@@ -60,15 +60,18 @@ def bytes_in_setting(setting: str, *, example: int) -> int | None:
     """A number of gigabytes in the environment, in bytes; None where it says nothing.
 
     Raises:
-        StoreError: the setting is no number.
+        StoreError: the setting is no number, or none that a disk or a memory could have.
     """
     said = os.environ.get(setting)
+    if said is None:
+        return None
     try:
-        return None if said is None else int(float(said) * 1e9)
+        size = int(float(said) * 1e9)
     except (ValueError, OverflowError):
-        raise StoreError(
-            f"{setting}={said!r} is no number of gigabytes; write for example {setting}={example}"
-        ) from None
+        size = -1
+    if size < 0:
+        raise StoreError(f"{setting}={said!r} is no number of gigabytes; write for example {setting}={example}")
+    return size
 
 
 def note_use(manifest: Path) -> None:

@@ -1,6 +1,7 @@
 """What comes and goes with adapters takes a stated room of the disk, and gives way by least recent use."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,9 @@ def test_what_backends_compiled_of_an_engine_counts_and_goes_with_it(tmp_path: P
     assert not compiled.exists()
 
 
-def test_a_setting_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEEPCACHE_TRT_ADAPTERS_GB", "20 GB")
-    with pytest.raises(
-        StoreError, match=r"DEEPCACHE_TRT_ADAPTERS_GB='20 GB' is no number of gigabytes; write for exam"
-    ):
+@pytest.mark.parametrize("said", ["20 GB", "", "inf", "-inf", "nan", "1e400", "-1"])
+def test_a_setting_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("DEEPCACHE_TRT_ADAPTERS_GB", said)
+    message = f"DEEPCACHE_TRT_ADAPTERS_GB={said!r} is no number of gigabytes; write for exam"
+    with pytest.raises(StoreError, match=re.escape(message)):
         weights(Store(tmp_path), "first")
