@@ -5,11 +5,14 @@ What engines draw is compared with what these draw.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import DeepCache
 
 from deepcache_trt.models.families.unet import unet_taps
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies import Policy
 
 
 @contextmanager
@@ -35,6 +38,37 @@ def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 
 
     tap = unet.get_submodule(unet_taps(unet)[branch].path)
     handles = [unet.register_forward_pre_hook(begin), tap.register_forward_hook(keep_or_replace)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def cached_by_policy(unet: Any, policy: Policy, calls: int) -> Iterator[None]:
+    """For one generation of so many calls, none of them skipped: every call computes all of `unet`.
+
+    But what its variant consumes is replaced by what was last kept, and what it emits is kept.
+    """
+    taps = unet_taps(unet)
+    variants = {variant.name: variant for variant in policy.variants([tap.name for tap in taps])}
+    plan = iter(policy.plan(calls).variants)
+    variant, kept = variants[FULL], dict[str, Any]()
+
+    def begin(module: Any, args: Any) -> None:
+        nonlocal variant
+        variant = variants[next(plan)]
+
+    def keep_or_replace(name: str, module: Any, args: Any, output: Any) -> Any:
+        if name in variant.consumes:
+            return kept[name]
+        if name in variant.emits:
+            kept[name] = output
+        return None
+
+    handles = [unet.register_forward_pre_hook(begin)]
+    handles += [unet.get_submodule(tap.path).register_forward_hook(partial(keep_or_replace, tap.name)) for tap in taps]
     try:
         yield
     finally:

@@ -185,11 +185,11 @@ def test_a_wrong_command_is_found(line: str, wrong: str | None) -> None:
     ("name", "there"),
     [
         ("deepcache_trt.runtime.plan", True),
-        ("deepcache_trt.runtime.plan.CacheParams.names", True),
+        ("deepcache_trt.runtime.policies.deepcache.DeepCache.names", True),
         ("deepcache_trt.DeepCachePipeline", True),
         ("deepcache_trt.runtime.plans", False),
         ("deepcache_trt.runtime.plan.Nothing", False),
-        ("deepcache_trt.runtime.plan.CacheParams.nothing", False),
+        ("deepcache_trt.runtime.policies.deepcache.DeepCache.nothing", False),
     ],
 )
 def test_a_wrong_name_is_found(name: str, there: bool) -> None:

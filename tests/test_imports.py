@@ -32,7 +32,7 @@ ALLOWED = {
     "models": LEAVES,
     "export": LEAVES | {"models"},
     "engines": LEAVES,
-    "runtime": LEAVES | {"engines"},
+    "runtime": LEAVES | {"engines", "models"},
     "builder": LEAVES | LAYERS - {"pipelines"},
     "pipelines": LEAVES | LAYERS,
     "benchmarks.__init__": set(),

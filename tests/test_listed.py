@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline
+from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.registry import COVERED, FAMILIES, covered_models
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
-from deepcache_trt.runtime.plan import SHALLOW
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 from tests import tiny
 from tests.pipelines import micro_parts
 from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
@@ -156,7 +157,7 @@ def test_every_name_of_the_catalogue_has_graphs_with_the_taps_that_its_variants_
         taps = {tap.name for tap in architecture.taps}
         outputs = {spec.name for spec in architecture.outputs}
         for branch in range(max(1, len(taps) if architecture.is_denoiser else 1)):
-            for variant in architecture.variants(branch):
+            for variant in variants_of(component, DeepCache(cache_branch_id=branch)):
                 assert {*variant.consumes, *variant.emits} <= taps, component.title
                 assert set(variant.outputs or ()) <= outputs, component.title
 

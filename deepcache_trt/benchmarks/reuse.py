@@ -15,7 +15,7 @@ import numpy as np
 from deepcache_trt.benchmarks.alias import run_command
 from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.machine import processor
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 INTERVALS = (1, 2, 3, 4, 5, 6, 8, 10, 15)
 
@@ -97,7 +97,7 @@ def _draw(pipe: Any, setting: Setting, scene: Any, seed: int) -> Any:
 
     pipe.set_cache_params(
         **asdict(
-            CacheParams(cache_interval=setting.interval, skip_interval=setting.skip_interval, forecast=setting.forecast)
+            DeepCache(cache_interval=setting.interval, skip_interval=setting.skip_interval, forecast=setting.forecast)
         )
     )
     return draw(pipe, scene, seed, decode=False)

@@ -78,12 +78,14 @@ def pipelines(backend: str) -> Callable[[Mapping[str, Any]], None]:
 def _plain_video() -> Any:
     """A small Stable Video Diffusion with seeded weights."""
     import diffusers
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    from deepcache_trt.models.fresh import model_from_config
 
     torch.manual_seed(0)
     sees = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     sees |= {"image_size": _SIZE, "patch_size": 32, "projection_dim": 32}
-    unet = diffusers.UNetSpatioTemporalConditionModel(
+    unet: Any = diffusers.UNetSpatioTemporalConditionModel(
         sample_size=_SIZE // 8,
         block_out_channels=(32, 64),
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
@@ -96,9 +98,10 @@ def _plain_video() -> Any:
     )
     channels = (32, 32, 32, 32)
     blocks = ("DownEncoderBlock2D",) * len(channels)
+    vae: Any = diffusers.AutoencoderKLTemporalDecoder(block_out_channels=channels, down_block_types=blocks)
     return diffusers.StableVideoDiffusionPipeline(
-        vae=diffusers.AutoencoderKLTemporalDecoder(block_out_channels=channels, down_block_types=blocks).eval(),
-        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**sees)).eval(),
+        vae=vae.eval(),
+        image_encoder=model_from_config(CLIPVisionModelWithProjection, sees).eval(),
         unet=unet.eval(),
         scheduler=diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", use_karras_sigmas=True),
         feature_extractor=CLIPImageProcessor(crop_size=_SIZE, size=_SIZE),

@@ -31,6 +31,8 @@ from deepcache_trt.export import parity, weights
 from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress, logged
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.policy import Policy
 from deepcache_trt.tensors import PROMPT_TOKENS, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -38,29 +40,35 @@ _log = logging.getLogger(__name__)
 _AT_FIRST_USE = "since engines with {} are built at first use, not by a command"
 
 
-def check_branch(architecture: Architecture, branch: int, name: str) -> None:
-    """Raise UnknownNameError unless the model called `name` has a tap of that number."""
-    count = len(architecture.taps)
-    if not 0 <= branch < count:
-        raise UnknownNameError(
-            f"cache_branch_id={branch} is outside 0…{count - 1}: {name} has {count} skip connections"
-        )
-
-
-def variants_of(component: Component, branch: int) -> tuple[Variant, ...]:
-    """The graphs that a component has at DeepCache's branch k.
+def variants_of(component: Component, policy: Policy) -> tuple[Variant, ...]:
+    """The graphs that a component has under a policy.
 
     Raises:
-        UnknownNameError: no such branch.
+        UnknownNameError: the policy wants a tap that the denoiser lacks.
     """
-    if component.architecture.is_denoiser:
-        check_branch(component.architecture, branch, component.name)
-    return component.architecture.variants(branch)
+    return variants_for(component.architecture, policy, component.name)
+
+
+def variants_for(architecture: Architecture, policy: Policy, name: str) -> tuple[Variant, ...]:
+    """`variants_of` for a model that messages call `name`."""
+    if not _is_cached(architecture):
+        return (Variant(name=FULL),)
+    steering = architecture.steering
+    taps = steering.taps if steering is not None else tuple(tap.name for tap in architecture.taps)
+    try:
+        wanted = policy.variants(taps)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{name}: {error}") from error
+    return wanted if steering is None else tuple(map(steering.variant, wanted))
+
+
+def _is_cached(architecture: Architecture) -> bool:
+    return architecture.is_denoiser or architecture.steering is not None
 
 
 def build_variants(
     component: Component,
-    branch: int,
+    policy: Policy,
     target: Target,
     *,
     sizes: Mapping[str, int] | None = None,
@@ -70,29 +78,29 @@ def build_variants(
 
     Args:
         component: what to build.
-        branch: DeepCache's k.
+        policy: how the denoiser is cached.
         target: what to build for.
         sizes: the axes of a call that has to be served; None: `target.shapes`, or the model's own size.
         progress: told about each stage.
 
     Raises:
-        UnknownNameError: no such branch.
+        UnknownNameError: the policy wants a tap that the denoiser lacks.
         ShapeError: `sizes` are outside `target.shapes`; the message has the command that builds for them.
         NotBuiltError: an engine is missing and `target.build` is "never".
         BackendError: the backend cannot build it, or what it built computes something else.
         ParityError: the exported graph does not compute what the model computes.
     """
-    variants = variants_of(component, branch)
+    variants = variants_of(component, policy)
     target.backend.check_dtype(component.dtype)
-    target, profiles = _settle(component, branch, variants[0], target, sizes)
-    artefacts = {variant.name: _engine(component, branch, variant, target, profiles, progress) for variant in variants}
+    target, profiles = _settle(component, policy, variants[0], target, sizes)
+    artefacts = {variant.name: _engine(component, policy, variant, target, profiles, progress) for variant in variants}
     return {
         variant.name: _trusted(component, variant, artefacts[variant.name], target, progress) for variant in variants
     }
 
 
 def _settle(
-    component: Component, branch: int, variant: Variant, target: Target, sizes: Mapping[str, int] | None
+    component: Component, policy: Policy, variant: Variant, target: Target, sizes: Mapping[str, int] | None
 ) -> tuple[Target, tuple[ShapeProfile, ...]]:
     """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
     if not target.backend.compiled:
@@ -100,7 +108,7 @@ def _settle(
     if target.shapes is not None or sizes is None:
         profiles = profiles_for(component, target.shapes or Shapes())
         if sizes is not None and nearest(profiles, sizes) is None:
-            cure = f"build for it with: {_command(component, branch, target, sizes)}"
+            cure = f"build for it with: {_command(component, policy, target, sizes)}"
             if component.beyond_config:
                 cure = f"name it in size= and batch= of the pipeline, {_AT_FIRST_USE.format(component.beyond_config)}"
             if sizes.get("sequence", 0) > PROMPT_TOKENS:
@@ -145,7 +153,7 @@ def _engine_ingredients(component: Component, variant: Variant, target: Target) 
 
 def _engine(
     component: Component,
-    branch: int,
+    policy: Policy,
     variant: Variant,
     target: Target,
     profiles: tuple[ShapeProfile, ...],
@@ -155,10 +163,11 @@ def _engine(
     if target.store.find("engines", key_of(ingredients)) is None:
         missing = (
             f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {component.title} "
-            f"({component.dtype}, branch {branch}) for {target.device_tag}{_elsewhere(ingredients, target)}"
+            f"({component.dtype}{f', {policy.in_words}' if _is_cached(component.architecture) else ''}) for "
+            f"{target.device_tag}{_elsewhere(ingredients, target)}"
         )
         if target.build == "never":
-            cure = f"or run: {_command(component, branch, target, profiles[0].at('opt'))}"
+            cure = f"or run: {_command(component, policy, target, profiles[0].at('opt'))}"
             if component.beyond_config:
                 cure = _AT_FIRST_USE.format(component.beyond_config)
             raise NotBuiltError(f"{missing}; allow build='auto' once, {cure}")
@@ -170,7 +179,7 @@ def _engine(
             "model": component.name,
             "component": component.part,
             "dtype": component.dtype,
-            "branch": branch,
+            "policy": policy.kind,
             "version": __version__,
             **ingredients,
         }
@@ -263,10 +272,11 @@ def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
     return f"; there is one for {', '.join(devices)}, which does not run on {target.device_tag}" if devices else ""
 
 
-def _command(component: Component, branch: int, target: Target, sizes: Mapping[str, int]) -> str:
+def _command(component: Component, policy: Policy, target: Target, sizes: Mapping[str, int]) -> str:
     model = shlex.quote(component.name)
     command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
-    command += f" --branch {branch}"
+    if _is_cached(component.architecture):
+        command += f" {policy.build_option}"
     if target.backend.compiled:
         used = {axis: size for axis, size in sizes.items() if axis in component.architecture.axes}
         command += f" {as_options(component, used)}"

@@ -15,6 +15,7 @@ from deepcache_trt.engines.store import Artefact
 from deepcache_trt.errors import BackendError
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress, logged
+from deepcache_trt.runtime.policies.policy import Policy
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 def open_session(
     component: Component,
-    branch: int,
+    policy: Policy,
     target: Target,
     *,
     sizes: Mapping[str, int],
@@ -34,13 +35,13 @@ def open_session(
     `before_loading` is called when everything is built and nothing loaded: a time to free memory. It is not called
     for the merged weights of adapters that need no engines of their own in the store.
     """
-    variants = variants_of(component, branch)
+    variants = variants_of(component, policy)
     outputs = [spec.name for spec in component.architecture.outputs]
-    opened = _open_refitted(component, branch, target, sizes, progress)
+    opened = _open_refitted(component, policy, target, sizes, progress)
     if opened is None:
         opened = _open_unkept(component, variants, target, progress)
     if opened is None:
-        artefacts = build_variants(component, branch, target, sizes=sizes, progress=progress)
+        artefacts = build_variants(component, policy, target, sizes=sizes, progress=progress)
         before_loading()
         with logged(f"loading the engines of {component.title}"):
             engines = _open_all(variants, lambda each: open_engine(component, each, artefacts[each.name], target))
@@ -64,14 +65,14 @@ def _open_all(variants: Iterable[Variant], open_one: Callable[[Variant], Engine]
 
 
 def _open_refitted(
-    component: Component, branch: int, target: Target, sizes: Mapping[str, int], progress: Progress
+    component: Component, policy: Policy, target: Target, sizes: Mapping[str, int], progress: Progress
 ) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
     """The base model's engines with this component's weights, where the backend can do that; else None."""
     base = component.base
     if base is None or not target.backend.refits or not target.options.refittable:
         return None
-    variants = variants_of(component, branch)
-    artefacts = build_variants(base, branch, target, sizes=sizes, progress=progress)
+    variants = variants_of(component, policy)
+    artefacts = build_variants(base, policy, target, sizes=sizes, progress=progress)
     engines = _open_all(variants, lambda each: open_engine(base, each, artefacts[each.name], target))
     try:
         for variant in variants:

@@ -7,11 +7,11 @@ import typer
 from deepcache_trt.commands.options import (
     AllowPickle,
     Backend,
-    Branch,
     Config,
     Dtype,
     Model,
     Offline,
+    Plan,
     RandomWeights,
     Revision,
     StoreFolder,
@@ -23,7 +23,11 @@ from deepcache_trt.errors import DeepCacheError
 def build(
     model: Model,
     backend: Backend = "auto",
-    branch: Branch = 0,
+    plan: Plan = None,
+    branch: Annotated[
+        int | None,
+        typer.Option(help="The skip connection at which the shallow layers begin. [default: 0, the cheapest]"),
+    ] = None,
     dtype: Dtype = None,
     component: Annotated[
         list[str] | None, typer.Option(help="unet, vae, text_encoder, …; may be repeated. [default: all]")
@@ -60,8 +64,8 @@ def build(
 ) -> None:
     """Build a model's engines ahead of time.
 
-    Those are the full and the shallow one, and those of the VAE and the text encoders. What the store has already is
-    not built again.
+    Those are one for each variant of the policy, and those of the VAE and the text encoders. What the store has already
+    is not built again.
     """
     from deepcache_trt.builder.engines import build_variants
     from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
@@ -71,8 +75,12 @@ def build(
     from deepcache_trt.engines.backend import BuildOptions
     from deepcache_trt.engines.store import Store, default_root
     from deepcache_trt.progress import quiet_libraries, shown
+    from deepcache_trt.runtime.policies import DeepCache
+    from deepcache_trt.runtime.policies.plan_file import read_policy
 
     quiet_libraries()
+    given: dict[str, Any] = {} if branch is None else {"cache_branch_id": branch}
+    policy = DeepCache(**given) if plan is None else read_policy(plan, given)
     device = backends.best_device(backend) if target is None else "cuda"
     chosen = Target(
         backend=backends.resolve(backend, device) if target is None else backends.resolve_ahead(backend, target),
@@ -105,5 +113,5 @@ def build(
         )
         components = find_components(source, dtype=dtype, parts=parts)
     for part in components:
-        for name, artefact in build_variants(part, branch, chosen, progress=shown).items():
+        for name, artefact in build_variants(part, policy, chosen, progress=shown).items():
             typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.dtype}) in {artefact.folder}")

@@ -24,7 +24,7 @@ from deepcache_trt.commands.output import check_out, print_table, tell, typed_co
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
-    from deepcache_trt.runtime.plan import CacheParams
+    from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 def eval(
@@ -112,10 +112,10 @@ def eval(
 
 def settings_from(
     intervals: Sequence[int], branches: Sequence[int], forecasts: Sequence[str], plans: Sequence[Path]
-) -> "dict[str, CacheParams]":
+) -> "dict[str, DeepCache]":
     """The settings by name: every interval with every branch and forecast, and the plan files."""
-    from deepcache_trt.runtime.plan import CacheParams
-    from deepcache_trt.runtime.plan_file import read_plan
+    from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
+    from deepcache_trt.runtime.policies.plan_file import read_plan
 
     if not intervals and not plans:
         intervals = (3, 5)
@@ -123,7 +123,7 @@ def settings_from(
     for interval in intervals:
         for branch in branches or (0,):
             for forecast in forecasts or ("none",):
-                params = CacheParams(
+                params = DeepCache(
                     cache_interval=interval,
                     cache_branch_id=branch,
                     forecast=None if forecast == "none" else forecast,
@@ -134,7 +134,7 @@ def settings_from(
         name = f"plan {plan.stem}"
         if name in settings:
             raise DeepCacheError(f"two plan files are called {plan.stem!r}; rename one, the table names them so")
-        settings[name] = read_plan(plan).params
+        settings[name] = only_deepcache(read_plan(plan).policy)
     return settings
 
 

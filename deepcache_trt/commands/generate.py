@@ -14,6 +14,7 @@ from deepcache_trt.commands.options import (
     Interval,
     Model,
     Offline,
+    Plan,
     Revision,
     SkipInterval,
     SkipMode,
@@ -35,9 +36,7 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
-    plan: Annotated[
-        Path | None, typer.Option(help="A plan file, as `deepcache-trt tune` writes it, instead of the next options.")
-    ] = None,
+    plan: Plan = None,
     interval: Interval = None,
     branch: Annotated[
         int | None, typer.Option(help="The skip connection at which the shallow layers begin. [default: 0]")

@@ -22,6 +22,9 @@ Model = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")]
 Branch = Annotated[int, typer.Option(help="The skip connection at which the shallow layers begin; 0 is the cheapest.")]
+Plan = Annotated[
+    Path | None, typer.Option(help="A plan file, as `deepcache-trt tune` writes it, instead of the next options.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")

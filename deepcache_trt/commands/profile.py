@@ -56,13 +56,13 @@ def profile(
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
     from deepcache_trt.engines.store import Store, default_root
     from deepcache_trt.progress import quiet_libraries, shown
-    from deepcache_trt.runtime.plan import CacheParams, make_plan
-    from deepcache_trt.runtime.plan_file import read_params
+    from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
+    from deepcache_trt.runtime.policies.plan_file import read_policy
 
     options = {"cache_interval": interval, "skip_mode": skip_mode, "skip_interval": skip_interval}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    params = CacheParams(**given) if plan is None else read_params(plan, given)
-    branches = tuple(dict.fromkeys(branch or [params.cache_branch_id]))
+    policy = DeepCache(**given) if plan is None else only_deepcache(read_policy(plan, given))
+    branches = tuple(dict.fromkeys(branch or [policy.cache_branch_id]))
     chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
     quiet_libraries()
@@ -77,5 +77,5 @@ def profile(
         store=Store(store or default_root()),
         progress=shown,
     )
-    record = report(counts, make_plan(params, steps), gpu=chosen, measured=measured)
+    record = report(counts, policy.plan(steps), gpu=chosen, measured=measured)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else markdown(record))

@@ -73,7 +73,7 @@ def tune(
     from deepcache_trt.benchmarks.tune.draws import Drawer
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
-    from deepcache_trt.runtime.plan_file import write_plan
+    from deepcache_trt.runtime.policies.plan_file import write_plan
 
     check_out(out / "plan.json")
     quiet_libraries()

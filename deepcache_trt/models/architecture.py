@@ -73,12 +73,21 @@ class CallForm:
 AS_CONFIGURED = CallForm()
 
 
-def _whole(branch: int) -> tuple[Variant, ...]:
-    return (Variant(name="full"),)
-
-
 def _as_named(architecture: "Architecture", model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """What a model computes for a denoiser that a policy caches.
+
+    Attributes:
+        taps: those of the denoiser, by name.
+        variant: of the model, for a variant of the denoiser.
+    """
+
+    taps: tuple[str, ...]
+    variant: Callable[[Variant], Variant]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +102,7 @@ class Architecture:
         max_batch: the largest batch that the graph is valid for.
         read: the inverse of `call`, see `Read`.
         taps: the outputs of its sub-modules that can be cached.
-        variants: the graphs that are cut from it for DeepCache's branch k.
+        steering: how it follows the variants of the denoiser that it steers; None: it steers none.
         size_multiple: latent height and width must be multiples of this; 0: only `fixed_size` fits.
         downsampling: how many times smaller the innermost of its feature maps are than the latents.
         fixed_size: the one latent height and width that the model has been made for.
@@ -113,7 +122,7 @@ class Architecture:
     max_batch: int
     read: Read = _as_named
     taps: tuple[Tap, ...] = ()
-    variants: Callable[[int], tuple[Variant, ...]] = _whole
+    steering: Steering | None = None
     size_multiple: int = 1
     downsampling: int = 1
     fixed_size: int | None = None
@@ -131,7 +140,7 @@ class Architecture:
 
     @property
     def is_denoiser(self) -> bool:
-        """Whether it predicts noise, and has a tap for each branch."""
+        """Whether it predicts noise."""
         return self.outputs[0].name == OUTPUT
 
     @property

@@ -64,7 +64,7 @@ class Variant:
     """A graph cut from the full graph.
 
     Attributes:
-        name: "full", "shallow", …
+        name: what plans call it.
         consumes: the taps that it takes as inputs.
         emits: the taps that it gives as outputs.
         outputs: which of the model's own outputs it gives; None: all.
@@ -77,9 +77,3 @@ class Variant:
 
     def __post_init__(self) -> None:
         assert not set(self.consumes) & set(self.emits), "a tap is supplied or computed, not both"
-
-
-def deepcache_variants(branch: int) -> tuple[Variant, Variant]:
-    """The two variants of DeepCache at branch k (Ma et al. 2023, section 3): all of it, and the shallow layers."""
-    tap = f"tap_{branch}"
-    return Variant(name="full", emits=(tap,)), Variant(name="shallow", consumes=(tap,))

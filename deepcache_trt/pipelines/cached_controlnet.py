@@ -11,11 +11,12 @@ from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.runtime.plan import FULL, SKIP
+from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.runtime.session import Session
 
 
 class CachedControlNet(LiveComponent):
-    """One ControlNet, full and shallow as the plan of the denoiser that it steers."""
+    """One ControlNet, with a variant for each of the denoiser that it steers."""
 
     def __init__(
         self,
@@ -34,9 +35,9 @@ class CachedControlNet(LiveComponent):
         self._condition: tuple[torch.Tensor, int] | None = None  # the control image of the last full run, as it was
 
     @property
-    def branch(self) -> int:  # type: ignore[override]
-        """DeepCache's k."""
-        return self._denoiser.branch
+    def policy(self) -> Policy:  # type: ignore[override]
+        """That of the denoiser."""
+        return self._denoiser.policy
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
@@ -54,7 +55,7 @@ class CachedControlNet(LiveComponent):
         sizes: Mapping[str, int],
     ) -> Mapping[str, torch.Tensor]:
         seen, version = self._condition or (None, None)
-        is_ours = session.generation == self._generation and session.holds_taps(sizes)
+        is_ours = session.generation == self._generation and all(session.holds(name, sizes) for name in session.engines)
         is_embedded = is_ours and seen is image and version == image._version
         variant = self._denoiser.promise() if is_embedded else FULL
         if variant == FULL:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.component import DENOISERS
-from deepcache_trt.builder.engines import check_branch
+from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
@@ -26,7 +26,8 @@ from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.runtime.plan import FEW_CALLS, FULL, CacheParams, Plan, gain_in_words, make_plan
+from deepcache_trt.runtime.plan import FEW_CALLS, FULL, Plan, gain_in_words
+from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -79,39 +80,33 @@ class Generation:
 
 
 class CachedDenoiser(LiveComponent):
-    """A pipeline's denoiser on engines, full and shallow ones in the order of a plan."""
+    """A pipeline's denoiser on engines, one for each variant of a policy, in the order of its plan."""
 
     def __init__(
         self,
         pipe: Pipeline,
-        params: CacheParams,
+        policy: Policy,
         options: EngineOptions,
         *,
         name: str | None = None,
     ) -> None:
-        """Check `params` and the model; nothing is built before the first call.
+        """Check the policy and the model; nothing is built before the first call.
 
         Raises:
             UnsupportedError: the pipeline's denoiser is not covered.
-            UnknownNameError: no such branch.
+            UnknownNameError: the policy wants a tap that the model lacks.
         """
         super().__init__(pipe, part_of_denoiser(pipe), options, name=name)
         self.generation: Generation | None = None  # the last one of this call of the pipeline
         self._few_calls: set[Plan] = set()  # the log has told of these
         self._backward_loop: Callable[..., Any] | None = None  # what stands for the pipeline's own
         self._backward_calls: int | None = None  # how many the `backward_loop` has that runs now
-        self.params = params
-        self.check(params)
+        self.policy = policy
+        self.check(policy)
 
-    @property
-    def branch(self) -> int:  # type: ignore[override]
-        """DeepCache's k."""
-        return self.params.cache_branch_id
-
-    def check(self, params: CacheParams) -> None:
-        """Raise unless the model has the branch of `params` and a precision that engines have."""
-        architecture = self._architecture_now()
-        check_branch(architecture, params.cache_branch_id, self.name)
+    def check(self, policy: Policy) -> None:
+        """Raise unless the model has the taps that the policy wants, and a precision that engines have."""
+        variants_for(self._architecture_now(), policy, self.name)
 
     def check_size(self, height: Any, width: Any) -> None:
         """Raise ShapeError for pixels that the denoiser cannot take, before a prompt is encoded in vain."""
@@ -208,7 +203,7 @@ class CachedDenoiser(LiveComponent):
             # Another pipeline may have drawn on these engines.
             number = session.begin(forecast=generation.plan.forecast)
             generation = replace(generation, session=session, number=number)
-        variant = generation.planned if session.holds_taps(sizes) else FULL
+        variant = generation.planned if session.holds(generation.planned, sizes) else FULL
         self._check_promise(generation, variant, sizes)
         outputs = session.run(variant, tensors, sizes, call=generation.calls)
         calls = generation.calls + 1
@@ -219,7 +214,7 @@ class CachedDenoiser(LiveComponent):
         timesteps = self._pipe.scheduler.timesteps
         # Pipelines that shorten the table, as image to image does, keep the number of calls here.
         calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(timesteps)
-        plan = make_plan(self.params, min(calls, len(timesteps)))
+        plan = self.policy.plan(min(calls, len(timesteps)))
         self._tell_of_few_calls(plan)
         number = session.begin(forecast=plan.forecast, variants=plan.variants)
         return Generation(timesteps=timesteps, plan=plan, session=session, number=number)

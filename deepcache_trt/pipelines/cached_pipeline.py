@@ -20,14 +20,14 @@ from deepcache_trt.pipelines.engine_options import (
     CacheKeywords,
     EngineOptions,
     PipelineKeywords,
-    cache_params,
+    policy_from,
     split_keywords,
 )
 from deepcache_trt.pipelines.live_component import LiveComponent, live_paths
 from deepcache_trt.pipelines.patched_forward import alone_with
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies import DeepCache, Policy
 
 
 class DeepCachePipeline:
@@ -42,7 +42,7 @@ class DeepCachePipeline:
     _cached_denoiser: CachedDenoiser | None = None
     _live_components: tuple[LiveComponent, ...] = ()  # those beside the denoiser
     # Of a copy: those of the pipeline that it was made from.
-    _cache_settings: tuple[CacheParams, EngineOptions, str | None] | None = None
+    _cache_settings: tuple[Policy, EngineOptions, str | None] | None = None
     _copied_from: "weakref.ref[DeepCachePipeline] | None" = None
     _cache_enabled = True
     last_run: Run | None = None  # what happened in the last call
@@ -54,19 +54,19 @@ class DeepCachePipeline:
         Args:
             pretrained_model_name_or_path: a hub id, a folder, a name of the catalogue such as "digits", or a
                 checkpoint in one file, see `from_single_file`.
-            kwargs: fields of `CacheParams` (cache_interval, cache_branch_id, skip_mode, …), or `plan`, a file that
-                holds them (`runtime.plan_file`); fields of `EngineOptions` (backend, store, build); everything else
-                goes to diffusers. Weights are read from safetensors only, unless `use_safetensors=False` says
-                otherwise.
+            kwargs: fields of `DeepCache` (cache_interval, cache_branch_id, skip_mode, …), or `policy`, any policy, or
+                `plan`, a file that holds one (`runtime.policies.plan_file`); fields of `EngineOptions` (backend, store,
+                build); everything else goes to diffusers. Weights are read from safetensors only, unless
+                `use_safetensors=False` says otherwise.
 
         Raises:
             CheckpointError: no such model, or none that diffusers can load.
             UnknownNameError: a misspelt option, an unknown backend, or a branch that the model does not have.
-            DeepCacheError: a bad plan file, or one together with fields of `CacheParams`.
+            DeepCacheError: a bad plan file, or a policy given in two ways.
         """
-        params, options, rest = split_keywords(kwargs, CacheParams(), EngineOptions())
+        policy, options, rest = split_keywords(kwargs, DeepCache(), EngineOptions())
         plain = load_pipeline(cls._base(), pretrained_model_name_or_path, rest)
-        return _attach(plain, params, options, name=str(pretrained_model_name_or_path))
+        return _attach(plain, policy, options, name=str(pretrained_model_name_or_path))
 
     @classmethod
     def from_single_file(cls, pretrained_model_link_or_path: Any, **kwargs: Unpack[PipelineKeywords]) -> Any:
@@ -96,7 +96,7 @@ class DeepCachePipeline:
         plain = copy.copy(pipeline)
         plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
         before, options, name = vars(plain).pop("_cache_settings", None) or _default_settings()
-        params, options, rest = split_keywords(kwargs, before, options)
+        policy, options, rest = split_keywords(kwargs, before, options)
         for attribute in ("_copied_from", "_cache_enabled", "last_run"):
             vars(plain).pop(attribute, None)
         if rest or (cls._plain_class is not None and type(plain) is not cls._plain_class):
@@ -105,23 +105,28 @@ class DeepCachePipeline:
             if not {"dtype", "torch_dtype"} & set(rest):
                 rest["dtype"] = plain.dtype
             plain = base.from_pipe(plain, **rest)
-        return _attach(plain, params, options, name=name)
+        return _attach(plain, policy, options, name=name)
 
     def set_cache_params(self, **changes: Unpack[CacheKeywords]) -> None:
-        """Change fields of `CacheParams`; it takes effect with the next image, whatever was cached before.
+        """Change how the next image will be cached, whatever was cached before.
 
         Args:
-            changes: fields of `CacheParams`; or `plan`, a plan file, which sets all of them.
+            changes: fields of `DeepCache`, the others stay; or `policy`, or `plan`, which say all of it.
         """
         denoiser = self._denoiser()
-        params = cache_params(changes, denoiser.params)
-        denoiser.check(params)
-        denoiser.params = params
+        policy = policy_from(changes, denoiser.policy)
+        denoiser.check(policy)
+        denoiser.policy = policy
 
     @property
-    def cache_params(self) -> CacheParams:
+    def policy(self) -> Policy:
         """How the next image will be cached."""
-        return self._denoiser().params
+        return self._denoiser().policy
+
+    @property
+    def cache_params(self) -> Policy:
+        """The same: what `set_cache_params` changes."""
+        return self.policy
 
     @property
     def engine_options(self) -> EngineOptions:
@@ -169,8 +174,8 @@ class DeepCachePipeline:
 
     def _denoiser(self) -> CachedDenoiser:
         if self._cached_denoiser is None:  # constructed by its class, as `DeepCacheX(**components)`, or a copy
-            params, options, name = self._cache_settings or _default_settings()
-            _give_engines(self, params, options, name=name)
+            policy, options, name = self._cache_settings or _default_settings()
+            _give_engines(self, policy, options, name=name)
             assert self._cached_denoiser is not None
             self._follow_origin()
         return self._cached_denoiser
@@ -207,7 +212,7 @@ class DeepCachePipeline:
         for attribute in ("_live_components", "_copied_from"):
             state.pop(attribute, None)
         if denoiser is not None:
-            state["_cache_settings"] = (denoiser.params, denoiser.options, denoiser.name)
+            state["_cache_settings"] = (denoiser.policy, denoiser.options, denoiser.name)
         return state
 
 
@@ -248,19 +253,19 @@ def cached_class(base: Any) -> Any:
     return type(base.__name__, (DeepCachePipeline, base), namespace)
 
 
-def _default_settings() -> tuple[CacheParams, EngineOptions, str | None]:
-    return CacheParams(), EngineOptions(), None
+def _default_settings() -> tuple[Policy, EngineOptions, str | None]:
+    return DeepCache(), EngineOptions(), None
 
 
-def _attach(plain: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> Any:
+def _attach(plain: Any, policy: Policy, options: EngineOptions, *, name: str | None) -> Any:
     base: Any = type(plain)
     plain.__class__ = cached_class(base)
-    _give_engines(plain, params, options, name=name)
+    _give_engines(plain, policy, options, name=name)
     return plain
 
 
-def _give_engines(pipe: Any, params: CacheParams, options: EngineOptions, *, name: str | None) -> None:
-    pipe._cached_denoiser = CachedDenoiser(pipe, params, options, name=name)
+def _give_engines(pipe: Any, policy: Policy, options: EngineOptions, *, name: str | None) -> None:
+    pipe._cached_denoiser = CachedDenoiser(pipe, policy, options, name=name)
     pipe._live_components = _live_components(pipe, live_paths(pipe, options), pipe._cached_denoiser)
 
 

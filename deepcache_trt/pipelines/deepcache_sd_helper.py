@@ -10,7 +10,7 @@ from deepcache_trt.foreign import Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.patched_forward import alone_with
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 class DeepCacheSDHelper:
@@ -26,21 +26,21 @@ class DeepCacheSDHelper:
     ) -> None:
         """Take a pipeline of diffusers; `backend`, `store` and `build` are those of `EngineOptions`."""
         self.pipe = pipe
-        self._params = CacheParams(cache_interval=1)
+        self._policy = DeepCache(cache_interval=1)
         self._options = EngineOptions(backend=backend, store=store, build=build)
         self._denoiser: CachedDenoiser | None = None
 
     def set_params(
         self, cache_interval: int = 1, cache_branch_id: int = 0, skip_mode: str = "uniform", **schedule: Any
     ) -> None:
-        """Set how the next images are cached; `schedule` takes the other fields of `CacheParams`."""
-        params = CacheParams(
+        """Set how the next images are cached; `schedule` takes the other fields of `DeepCache`."""
+        policy = DeepCache(
             cache_interval=cache_interval, cache_branch_id=cache_branch_id, skip_mode=skip_mode, **schedule
         )
         if self._denoiser is not None:
-            self._denoiser.check(params)
-            self._denoiser.params = params
-        self._params = params
+            self._denoiser.check(policy)
+            self._denoiser.policy = policy
+        self._policy = policy
 
     def enable(self, pipe: Pipeline | None = None) -> None:
         """Run the pipeline's denoiser on engines from the next image on; another helper of the pipeline is disabled."""
@@ -51,7 +51,7 @@ class DeepCacheSDHelper:
             self.disable()
         self.pipe = pipe
         if self._denoiser is None:
-            self._denoiser = CachedDenoiser(pipe, self._params, self._options)
+            self._denoiser = CachedDenoiser(pipe, self._policy, self._options)
         _tell(pipe, self)
         self._denoiser.install(everywhere=True)
 
@@ -75,7 +75,7 @@ class DeepCacheSDHelper:
             if pipe is self.pipe:
                 denoiser.install(everywhere=True)  # it may have another model since
             else:
-                denoiser = CachedDenoiser(pipe, self._denoiser.params, self._options)
+                denoiser = CachedDenoiser(pipe, self._denoiser.policy, self._options)
                 denoiser.follow(self._denoiser)
             with denoiser.installed():
                 yield

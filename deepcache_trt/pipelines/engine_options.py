@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
-from deepcache_trt.errors import UnknownNameError, did_you_mean
-from deepcache_trt.runtime.plan import CacheParams
-from deepcache_trt.runtime.plan_file import read_params
+from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.runtime.policies import DeepCache, Policy
+from deepcache_trt.runtime.policies.plan_file import read_policy
 
 BUILD_MODES = ("auto", "never")
 
@@ -72,8 +72,9 @@ def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
 
 
 class CacheKeywords(TypedDict, total=False):
-    """The fields of `CacheParams`, which says what they mean; or `plan`, a plan file, which says all of them."""
+    """The fields of `DeepCache`, which says what they mean; or `policy`, or `plan`, a plan file with a policy in it."""
 
+    policy: Policy | None
     plan: Path | str | None
     cache_interval: int
     cache_branch_id: int
@@ -128,17 +129,17 @@ class PipelineKeywords(CacheKeywords, total=False):
     requires_safety_checker: bool
 
 
-_PLAN = "plan"  # a file that holds the fields of `CacheParams`
-_CACHING = [*CacheParams.names(), _PLAN]
+_POLICY, _PLAN = "policy", "plan"
+_CACHING = [*DeepCache.names(), _POLICY, _PLAN]
 _OPTIONS = [field.name for field in fields(EngineOptions)]
 
 
 def split_keywords(
-    kwargs: Mapping[str, Any], params: CacheParams, options: EngineOptions
-) -> tuple[CacheParams, EngineOptions, dict[str, Any]]:
+    kwargs: Mapping[str, Any], policy: Policy, options: EngineOptions
+) -> tuple[Policy, EngineOptions, dict[str, Any]]:
     """Part our own options from those of diffusers, which would drop a misspelt one with no more than a warning.
 
-    What is not given of ours is as in `params` and `options`.
+    What is not given of ours is as in `policy` and `options`.
 
     Raises:
         UnknownNameError: a misspelt one.
@@ -148,21 +149,32 @@ def split_keywords(
     for name in rest.keys() - PipelineKeywords.__optional_keys__:  # diffusers' `token` is no misspelt `store`
         if name.startswith(("cache_", "disable_cache")) or did_you_mean(name, known):
             raise UnknownNameError(f"unknown option {name!r}{did_you_mean(name, known)}; ours are {', '.join(known)}")
-    params = cache_params({name: kwargs[name] for name in _CACHING if name in kwargs}, params)
+    policy = policy_from({name: kwargs[name] for name in _CACHING if name in kwargs}, policy)
     options = replace(options, **{name: kwargs[name] for name in _OPTIONS if name in kwargs})
-    return params, options, rest
+    return policy, options, rest
 
 
-def cache_params(given: Mapping[str, Any], base: CacheParams) -> CacheParams:
-    """What is given in place of the base's; a plan file says all of it.
+def policy_from(given: Mapping[str, Any], base: Policy) -> Policy:
+    """A policy that is given, or `DeepCache` with the fields that are given, the others as in the base if it is one.
 
     Raises:
-        UnknownNameError: what is no field of `CacheParams`.
+        UnknownNameError: what is no field of `DeepCache`.
+        DeepCacheError: a policy is given in two ways, or none of ours.
     """
     for name in given.keys() - set(_CACHING):
         raise UnknownNameError(
             f"unknown cache parameter {name!r}{did_you_mean(name, _CACHING)}; there are {', '.join(_CACHING)}"
         )
-    own = {name: value for name, value in given.items() if name != _PLAN}
-    plan = given.get(_PLAN)
-    return replace(base, **own) if plan is None else read_params(plan, own)
+    said = {name: value for name, value in given.items() if name not in (_POLICY, _PLAN) or value is not None}
+    if _PLAN in said:
+        return read_policy(said.pop(_PLAN), said)
+    if _POLICY in said:
+        policy = said.pop(_POLICY)
+        if not isinstance(policy, Policy):
+            raise DeepCacheError(f"policy={policy!r} is no policy; give one, as DeepCache(cache_interval=3)")
+        if said:
+            raise DeepCacheError(f"policy= says how to cache already; leave out {', '.join(said)}, or put it in there")
+        return policy
+    if not said:
+        return base
+    return replace(base if isinstance(base, DeepCache) else DeepCache(), **said)

@@ -18,6 +18,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from deepcache_trt.builder.component import DENOISERS
+from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import call_sizes
 from deepcache_trt.builder.shared_session import OpenEngines, SharedSession, make_room
@@ -40,6 +41,8 @@ from deepcache_trt.pipelines.patched_forward import PatchedForward
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may_be_offloaded
 from deepcache_trt.progress import as_in_diffusers
 from deepcache_trt.runtime.device import on_device
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies import Policy, Uncached
 from deepcache_trt.runtime.session import Session
 
 _signature = functools.cache(inspect.signature)
@@ -48,7 +51,7 @@ _signature = functools.cache(inspect.signature)
 class LiveComponent:
     """One model of a pipeline; while it is installed, its calls run on engines for its weights as they are."""
 
-    branch = 0  # what it is built with; only a denoiser has taps to choose from
+    policy: Policy = Uncached()  # which variants it has; only a denoiser's is chosen, and followed by what steers it
 
     def __init__(self, pipe: Pipeline, part: str, options: EngineOptions, *, name: str | None = None) -> None:
         """Nothing is built before the first call.
@@ -160,7 +163,7 @@ class LiveComponent:
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
-        return self._on_session(model, tensors, sizes, lambda session: session.run("full", tensors, sizes))
+        return self._on_session(model, tensors, sizes, lambda session: session.run(FULL, tensors, sizes))
 
     def _on_session(
         self,
@@ -220,15 +223,16 @@ class LiveComponent:
         device = next(iter(tensors.values())).device
         identity, state = (), self.engines.state or ()
         if not self._is_checked:
+            assert self._looked is not None
+            assert self._architecture is not None
             reads_model = self._backend_on(device).runs_model
             if reads_model and device.type == "cuda":
                 arrange(model)
             identity = self._identity_so_far(model)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
-            state = (self.part, self.branch, options, device, *identity)
+            state = (self.part, variants_for(self._architecture, self.policy, self.name), options, device, *identity)
             if reads_model:  # from where its weights are, also in what was recorded
-                assert self._looked is not None
                 state += places_of(self._looked.snapshot.tensors)
         opened = self.engines.take(state, sizes, functools.partial(self._open, model, device, sizes))
         if not self._is_checked and opened.drop is not None:
@@ -266,7 +270,7 @@ class LiveComponent:
         with on_device(device):
             session = open_session(
                 component,
-                self.branch,
+                self.policy,
                 target,
                 sizes=sizes,
                 progress=progress,

@@ -27,29 +27,23 @@ def rate(call: int, before: int | None) -> float:
 class Forecast:
     """Tensors on their own static memory, with their last true values and the slopes between these.
 
-    `rates` [2] float32 is where each value that is learnt finds its `rate`: the first for taps, the second for
-    predictions. It lies on the device, so that recorded work reads it anew.
+    `rates` [tensors] float32, in the order of `names`, is where each value that is learnt finds its `rate`. It lies on
+    the device, so that recorded work reads it anew.
     """
 
-    TAPS, PREDICTIONS = 0, 1
-
-    def __init__(self, taps: Mapping[str, "torch.Tensor"], predictions: Mapping[str, "torch.Tensor"]) -> None:
+    def __init__(self, tensors: Mapping[str, "torch.Tensor"]) -> None:
         import torch
 
-        tensors = {**taps, **predictions}
-        self._rate = {**dict.fromkeys(taps, self.TAPS), **dict.fromkeys(predictions, self.PREDICTIONS)}
+        self.names = tuple(tensors)
         self._pieces = {name: [*zip(*map(_pieces, _kept(tensor)), strict=True)] for name, tensor in tensors.items()}
-        self.rates = torch.zeros(2, dtype=torch.float32, device=next(iter(tensors.values())).device)
-
-    def covers(self, name: str) -> bool:
-        """Whether it is one of the tensors."""
-        return name in self._rate
+        self.rates = torch.zeros(len(tensors), dtype=torch.float32, device=next(iter(tensors.values())).device)
 
     def learn(self, names: Iterable[str]) -> None:
         """Take what the tensors hold for true: an engine has just computed them."""
         for name in names:
+            place = self.names.index(name)
             for values, last, slope in self._pieces[name]:
-                slope.copy_(values).sub_(last).mul_(self.rates[self._rate[name]].to(values.dtype))
+                slope.copy_(values).sub_(last).mul_(self.rates[place].to(values.dtype))
                 last.copy_(values)
 
     def advance(self, names: Iterable[str]) -> None:

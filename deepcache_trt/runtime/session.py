@@ -5,7 +5,7 @@ buffers, bound once for each shape, so that compiled engines see the same addres
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,16 +72,15 @@ class Session:
         self.generation = 0
         self._forecasts = False
         self._wanted: Collection[str] = ()  # the variants of a generation that has not run yet
-        self._taps_at: dict[str, int] | None = None  # the sizes of what the tap buffers hold
-        self._learnt_at: list[int | None] = [None, None]  # the calls that last computed taps and predictions
+        self._computed_at: dict[str, int] = {}  # the calls that last computed the outputs, in this generation
 
     def serves(self, sizes: Mapping[str, int]) -> bool:
         """Whether the engines take a call of these sizes."""
         return nearest(self.profiles, sizes) is not None
 
-    def holds_taps(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the tap buffers hold the output of a full run at these sizes."""
-        return self._taps_at == sizes
+    def holds(self, variant: str, sizes: Mapping[str, int]) -> bool:
+        """Whether the buffers hold, for these sizes, everything that a variant takes from earlier calls."""
+        return self._reused(variant) <= self._computed_at.keys() and self._is_for(sizes)
 
     def begin(self, *, forecast: bool, variants: Collection[str] = ()) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
@@ -115,20 +114,17 @@ class Session:
         device = next(iter(tensors.values())).device
         with on_device(device):
             self._prepare(sizes, device)
-            assert variant != SKIP or self.holds_taps(sizes), "a skipped step before a full one"
+            assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
             engine = self.engines.get(variant)
-            for name in engine.inputs if engine else ():
-                assert name in tensors or self.holds_taps(sizes), "a cached step before a full one"
-                if name in tensors:
-                    self.buffers[name].copy_(tensors[name])
-            gives_taps = engine is not None and any(name not in self._outputs for name in engine.outputs)
-            if gives_taps:
-                self._taps_at = None  # a run that fails may have written half of them
-            self._note_rates(call, taps=gives_taps, predictions=engine is not None)
+            computed = engine.outputs if engine else {}
+            for name in engine.inputs.keys() - self._reused(variant) if engine else ():
+                self.buffers[name].copy_(tensors[name])
+            self._note_rates(call, computed)
+            for name in computed:
+                self._computed_at.pop(name, None)  # a run that fails may have written half of it
             self._execute(self.step(variant))
-        if gives_taps:
-            self._taps_at = dict(sizes)
-        given = [name for name in self._outputs if engine is None or name in engine.outputs]
+        self._computed_at |= dict.fromkeys(computed, call)
+        given = [name for name in self._outputs if engine is None or name in computed]
         return {name: self.buffers[name].clone() for name in given}
 
     @property
@@ -152,6 +148,12 @@ class Session:
         return self.shape.forecast if self._forecasts else None
 
     @property
+    def computing(self) -> list[set[str]]:
+        """For each tensor of this generation's forecast the variants that compute it."""
+        names = self.forecast.names if self.forecast is not None else ()
+        return [{variant for variant, engine in self.engines.items() if name in engine.outputs} for name in names]
+
+    @property
     def recorded(self) -> Recorded | None:
         """The CUDA graphs of the last shape; None where there are none, or nothing has run."""
         graphs = self.shape.graphs if self._shapes else None
@@ -172,7 +174,8 @@ class Session:
         if key not in steps:
             engine = self.engines.get(variant)
             run = None if engine is None else partial(self.log.run, variant, engine)
-            steps[key] = _step(engine, run, self._outputs, forecast)
+            computed = () if engine is None else engine.outputs
+            steps[key] = _step(run, forecast, reused=sorted(self._reused(variant)), computed=computed)
         return steps[key]
 
     def record(self, units: Sequence[Unit]) -> None:
@@ -188,7 +191,8 @@ class Session:
             self._shapes.clear()
             for engine in self.engines.values():
                 engine.close()
-        self._buffers_for = self._workspace = self._taps_at = None
+        self._buffers_for = self._workspace = None
+        self._computed_at = {}
 
     def _execute(self, step: Callable[[], None]) -> None:
         graphs = self.shape.graphs
@@ -196,26 +200,34 @@ class Session:
             step()
             self.record([step])
 
+    def _reused(self, variant: str) -> set[str]:
+        """What a variant takes from earlier calls: taps, or, where the model is not called at all, its prediction."""
+        if variant == SKIP:
+            return set(self._outputs)
+        given = {name for engine in self.engines.values() for name in engine.outputs}
+        return given & self.engines[variant].inputs.keys()
+
+    def _is_for(self, sizes: Mapping[str, int]) -> bool:
+        return self._buffers_for is not None and self._buffers_for[0] == sizes
+
     def _forget(self) -> None:
-        self._taps_at = None
-        self._learnt_at = [None, None]
+        self._computed_at = {}
         if self._shapes and self.shape.forecast is not None:
             self.shape.forecast.forget()
 
-    def _note_rates(self, call: int, *, taps: bool, predictions: bool) -> None:
+    def _note_rates(self, call: int, computed: Collection[str]) -> None:
         """Tell the forecast how long ago what this call computes was computed before."""
-        for place, computed in enumerate((taps, predictions)):
-            if computed and self.forecast is not None:
-                self.forecast.rates[place] = rate(call, self._learnt_at[place])
-            if computed:
-                self._learnt_at[place] = call
+        if self.forecast is not None:
+            for place, name in enumerate(self.forecast.names):
+                if name in computed:
+                    self.forecast.rates[place] = rate(call, self._computed_at.get(name))
 
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
         """Bind every engine to the buffers of these sizes, and to one workspace: they run one after the other."""
         key = tuple(sorted(sizes.items())), device
         self._device = device
         if self._buffers_for != (sizes, device):
-            self._taps_at = self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
+            self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
             shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
             for engine in self.engines.values():
                 for name in (*engine.inputs, *engine.outputs):
@@ -229,7 +241,7 @@ class Session:
             self._buffers_for = (dict(sizes), device)
         if self._forecasts and self.shape.forecast is None:
             self.shape.forecast = self._new_forecast()
-        if self._wanted and self._taps_at is None:
+        if self._wanted and not self._computed_at:
             self._compile(self._wanted)
             self._wanted = ()
 
@@ -249,9 +261,9 @@ class Session:
         return Buffers(tensors, CudaGraphs(device) if device.type == "cuda" else None)
 
     def _new_forecast(self) -> Forecast:
-        given = {name for engine in self.engines.values() for name in engine.outputs}
-        taps = {name: self.buffers[name] for name in sorted(given.difference(self._outputs))}
-        return Forecast(taps, {name: self.buffers[name] for name in self._outputs})
+        """Of everything that some variant takes from an earlier call."""
+        reused = sorted(set().union(*map(self._reused, self.engines)) | set(self._outputs))
+        return Forecast({name: self.buffers[name] for name in reused})
 
     def _give_workspace(self, device: "torch.device") -> None:
         import torch
@@ -266,11 +278,10 @@ class Session:
 
 
 def _step(
-    engine: Engine | None, run: Callable[[], None] | None, predictions: Sequence[str], forecast: Forecast | None
+    run: Callable[[], None] | None, forecast: Forecast | None, *, reused: Collection[str], computed: Iterable[str]
 ) -> Callable[[], None]:
     """What one call does: what it reuses moves on, `run` runs the engine, and what that computed is learnt."""
-    computed = engine.outputs if engine is not None else {}
-    reused = predictions if engine is None else [name for name in engine.inputs if forecast and forecast.covers(name)]
+    learnt = [name for name in computed if forecast is not None and name in forecast.names]
 
     def step() -> None:
         if forecast is not None:
@@ -278,7 +289,7 @@ def _step(
         if run is not None:
             run()
         if forecast is not None:
-            forecast.learn(computed)
+            forecast.learn(learnt)
 
     return step
 

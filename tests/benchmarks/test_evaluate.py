@@ -15,10 +15,10 @@ from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, 
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 STEPS = 10
-SETTINGS = {"three": CacheParams(), "five": CacheParams(cache_interval=5)}
+SETTINGS = {"three": DeepCache(), "five": DeepCache(cache_interval=5)}
 
 
 # Who is compared.
@@ -47,12 +47,12 @@ def test_settings_that_take_as_long_share_a_rival_and_one_step_is_the_least() ->
 
 
 def test_a_setting_that_is_slower_than_uncached_has_no_rival_but_the_reference() -> None:
-    first = contenders({"three": CacheParams()}, steps=4)
+    first = contenders({"three": DeepCache()}, steps=4)
     assert rivals(first, {first[0].name: [1.0], first[1].name: [1.0], "three": [1.5]}) == []
 
 
 def test_a_slow_moment_of_the_machine_falls_on_both_sides() -> None:
-    first = contenders({"three": CacheParams()}, steps=50)
+    first = contenders({"three": DeepCache()}, steps=50)
     plain, uncached = (one.name for one in first[:2])
     found = rivals(first, {plain: [10, 10, 30], uncached: [5, 5, 15], "three": [2.01, 2.01, 6.03]})
     assert [one.steps for one in found] == [10, 20]
@@ -62,11 +62,9 @@ def test_settings_are_every_interval_with_every_branch_and_forecast_and_the_plan
     (tmp_path / "mine.json").write_text('{"cache_interval": 7}')
     found = settings_from([2, 4], [0, 1], ["none", "taylor1"], [tmp_path / "mine.json"])
     assert len(found) == 9
-    assert found["interval 4, branch 1, taylor1"] == CacheParams(
-        cache_interval=4, cache_branch_id=1, forecast="taylor1"
-    )
-    assert found["interval 2, branch 0"] == CacheParams(cache_interval=2)
-    assert found["plan mine"] == CacheParams(cache_interval=7)
+    assert found["interval 4, branch 1, taylor1"] == DeepCache(cache_interval=4, cache_branch_id=1, forecast="taylor1")
+    assert found["interval 2, branch 0"] == DeepCache(cache_interval=2)
+    assert found["plan mine"] == DeepCache(cache_interval=7)
     assert list(settings_from([], [], [], [tmp_path / "mine.json"])) == ["plan mine"]
     assert list(settings_from([], [], [], [])) == ["interval 3, branch 0", "interval 5, branch 0"]
 
@@ -113,9 +111,9 @@ def test_prompts_are_the_ten_digits_for_the_bundled_model_unless_others_are_give
 def found(pipes: Pipes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("pictures")
     settings = {
-        "reuse": CacheParams(cache_interval=5),
-        "taylor1": CacheParams(cache_interval=5, forecast="taylor1"),
-        "branch 1": CacheParams(cache_interval=5, cache_branch_id=1),
+        "reuse": DeepCache(cache_interval=5),
+        "taylor1": DeepCache(cache_interval=5, forecast="taylor1"),
+        "branch 1": DeepCache(cache_interval=5, cache_branch_id=1),
     }
     judges = Judges(DIGITS, folder=folder)
     evaluation = evaluate(pipes, settings, Scene(prompts=DIGITS, steps=STEPS), range(2), judges, lambda line: None)

@@ -28,8 +28,8 @@ from deepcache_trt.benchmarks.tune.search import (
 )
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.plan import SHALLOW, CacheParams, make_plan
-from deepcache_trt.runtime.plan_file import read_plan, write_plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.runtime.policies.plan_file import read_plan, write_plan
 
 STEPS = 20
 COSTS = Costs(
@@ -44,7 +44,7 @@ COSTS = Costs(
 EVERYTHING = candidates(STEPS, (0, 1))
 
 
-def error_of(params: CacheParams, seed: int) -> float:
+def error_of(params: DeepCache, seed: int) -> float:
     """Made up: a long interval hurts, a forecast helps much and another branch a little; seeds differ."""
     helped = 0.3 if params.forecast else 1.0
     return (1 + 0.01 * seed) * params.cache_interval**2 * helped * (1 - 0.1 * params.cache_branch_id)
@@ -63,7 +63,7 @@ def result(cost: float, error: float) -> Result:
 
 def test_candidates_cover_every_choice_and_no_plan_is_there_twice() -> None:
     plans = [
-        (make_plan(params, STEPS), params.cache_branch_id if SHALLOW in make_plan(params, STEPS).variants else 0)
+        (params.plan(STEPS), params.cache_branch_id if SHALLOW in params.plan(STEPS).variants else 0)
         for params in EVERYTHING
     ]
     assert len(set(plans)) == len(plans) > 500
@@ -83,20 +83,20 @@ def test_candidates_cover_every_choice_and_no_plan_is_there_twice() -> None:
 def test_candidates_that_a_schedule_cannot_have_are_left_out() -> None:
     for steps in (2, 3, 7):
         for params in candidates(steps, (0,)):
-            make_plan(params, steps)
+            params.plan(steps)
 
 
 @pytest.mark.parametrize(
     ("params", "share"),
     [
         (UNCACHED, 1.0),
-        (CacheParams(cache_interval=4), (5 + 15 * 0.1) / 20),
-        (CacheParams(cache_interval=4, cache_branch_id=1, forecast="taylor1"), (5 + 15 * 0.3) / 20),
-        (CacheParams(cache_interval=4, skip_interval=1), 5 / 20),
-        (CacheParams(cache_interval=20, disable_cache_after_step=18), (3 + 17 * 0.1) / 20),
+        (DeepCache(cache_interval=4), (5 + 15 * 0.1) / 20),
+        (DeepCache(cache_interval=4, cache_branch_id=1, forecast="taylor1"), (5 + 15 * 0.3) / 20),
+        (DeepCache(cache_interval=4, skip_interval=1), 5 / 20),
+        (DeepCache(cache_interval=20, disable_cache_after_step=18), (3 + 17 * 0.1) / 20),
     ],
 )
-def test_a_plan_costs_the_sum_of_its_calls(params: CacheParams, share: float) -> None:
+def test_a_plan_costs_the_sum_of_its_calls(params: DeepCache, share: float) -> None:
     assert COSTS.share(params, STEPS) == pytest.approx(share)
 
 
@@ -120,9 +120,9 @@ def test_a_budget_below_every_plan_is_refused_with_the_least() -> None:
 
 
 def test_halving_draws_everyone_once_and_the_best_from_every_seed() -> None:
-    drawn: list[tuple[CacheParams, int]] = []
+    drawn: list[tuple[DeepCache, int]] = []
 
-    def counted(params: CacheParams, seed: int) -> float:
+    def counted(params: DeepCache, seed: int) -> float:
         drawn.append((params, seed))
         return error_of(params, seed)
 
@@ -171,7 +171,7 @@ def test_a_search_finds_the_best_that_the_budget_buys(found: Search) -> None:
 def test_the_plan_file_says_what_it_was_found_for(found: Search, tmp_path: Path) -> None:
     write_plan(tmp_path / "plan.json", tune_report.plan_file(found, model="digits", steps=STEPS, costs=COSTS))
     read = read_plan(tmp_path / "plan.json")
-    assert read.params == found.best.params
+    assert read.policy == found.best.params
     assert {"model": "digits", "steps": STEPS, "found_by": "deepcache-trt tune"}.items() <= read.about.items()
 
 
@@ -210,10 +210,10 @@ def drawer(store_root: Path) -> Drawer:
 
 def test_a_candidates_error_is_against_the_uncached_picture(drawer: Drawer) -> None:
     assert drawer.error(UNCACHED, 0) == 0
-    errors = [drawer.error(CacheParams(cache_interval=interval), 0) for interval in (2, 4)]
+    errors = [drawer.error(DeepCache(cache_interval=interval), 0) for interval in (2, 4)]
     assert 0.001 < errors[0] < errors[1]
-    assert drawer.error(CacheParams(cache_interval=4, cache_branch_id=1), 0) < errors[1]
-    assert drawer.error(CacheParams(cache_interval=2), 1) != errors[0]
+    assert drawer.error(DeepCache(cache_interval=4, cache_branch_id=1), 0) < errors[1]
+    assert drawer.error(DeepCache(cache_interval=2), 1) != errors[0]
 
 
 def test_operations_are_counted_for_each_branch(drawer: Drawer) -> None:
@@ -229,13 +229,13 @@ def test_calls_are_timed_for_each_branch_and_forecast(drawer: Drawer, monkeypatc
     """By a clock on which a full call takes 2 s, one of branch k 0.5 + k, a skipped one 0.25, a forecast twice that."""
     draw = drawer.draw
 
-    def timed(params: CacheParams, seed: int) -> Any:
+    def timed(params: DeepCache, seed: int) -> Any:
         seconds = {
             "full": 2.0,
             "shallow": 0.5 + params.cache_branch_id,
             "skip": 0.25 if params.forecast is None else 0.5,
         }
-        loop_seconds = sum(seconds[variant] for variant in make_plan(params, 8).variants)
+        loop_seconds = sum(seconds[variant] for variant in params.plan(8).variants)
         return replace(draw(params, seed), loop_seconds=loop_seconds)
 
     monkeypatch.setattr(drawer, "draw", timed)

@@ -12,6 +12,7 @@ from deepcache_trt.engines.openvino import OPENVINO
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.engines.tensorrt import TENSORRT_RTX
 from deepcache_trt.engines.torch import COMPILED_CPU
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 
 needs_rtx = pytest.mark.skipif(
@@ -51,4 +52,4 @@ def compiled_torch(store: Store, **changes: Any) -> Target:
 
 
 def engines_for(store: Store, sizes: dict[str, int], **changes: Any) -> Artefact:
-    return build_variants(text_encoder(), 0, ahead(store, **changes), sizes=sizes)["full"]
+    return build_variants(text_encoder(), DeepCache(), ahead(store, **changes), sizes=sizes)["full"]

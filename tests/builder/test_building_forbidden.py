@@ -11,6 +11,7 @@ from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, NotBuiltError
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests.builder.small_builds import ONE, ahead, engines_for, needs_rtx, on_cpu, openvino, text_encoder
 from tests.builder.stores import assert_nothing_half_built, kept
 
@@ -27,11 +28,11 @@ def test_never_names_what_is_missing_and_the_command_that_builds_it(store: Store
     shape = " --batch 1" if target.backend.compiled else ""
     place = f" --target {target.capability}" if target.capability else ""
     with pytest.raises(NotBuiltError) as error:
-        build_variants(text_encoder(), 2, target, sizes=ONE)
+        build_variants(text_encoder(), DeepCache(cache_branch_id=2), target, sizes=ONE)
     assert str(error.value) == (
-        f"the store {store.root} has no {target.backend} engine 'full' of tiny text_encoder (float32, branch 2) for "
+        f"the store {store.root} has no {target.backend} engine 'full' of tiny text_encoder (float32) for "
         f"{target.device_tag}; allow build='auto' once, or run: deepcache-trt build --model tiny "
-        f"--backend {target.backend} --dtype float32 --branch 2{shape}{place} --store {store.root}"
+        f"--backend {target.backend} --dtype float32{shape}{place} --store {store.root}"
     )
     assert_nothing_half_built(store)
 
@@ -56,10 +57,8 @@ def test_an_engine_for_another_gpu_is_told_of_and_not_used(store: Store) -> None
 @needs_rtx
 def test_an_engine_of_other_weights_for_another_gpu_is_not_told_of(store: Store) -> None:
     engines_for(store, ONE, capability="sm89")
-    with pytest.raises(
-        NotBuiltError, match=r"'full' of fine-tune 1 text_encoder \(float32, branch 0\) for sm86; allow"
-    ):
-        build_variants(text_encoder(seed=1), 0, ahead(store, build="never"), sizes=ONE)
+    with pytest.raises(NotBuiltError, match=r"'full' of fine-tune 1 text_encoder \(float32\) for sm86; allow"):
+        build_variants(text_encoder(seed=1), DeepCache(), ahead(store, build="never"), sizes=ONE)
 
 
 @needs_rtx
@@ -70,7 +69,7 @@ def test_a_plan_for_another_gpu_than_this_machines_is_told_of_and_not_loaded(sto
     here = replace(ahead(store), capability=None, build="never")
     message = r"for sm90; there is one for sm86, sm89, which does not run on sm90; allow build='auto' once, or run: "
     with pytest.raises(NotBuiltError, match=message) as error:
-        open_session(text_encoder(), 0, here, sizes=ONE)
+        open_session(text_encoder(), DeepCache(), here, sizes=ONE)
     assert "--target" not in str(error.value)
 
 
@@ -81,6 +80,6 @@ def test_a_gpu_that_is_not_there_is_found_out_before_a_plan_is_built_for_it(
 ) -> None:
     built = engines_for(store, ONE)
     with caplog.at_level(logging.INFO, "deepcache_trt"), pytest.raises(BackendError, match="torch sees none"):
-        open_session(text_encoder(), 0, replace(ahead(store), capability=None), sizes=ONE)
+        open_session(text_encoder(), DeepCache(), replace(ahead(store), capability=None), sizes=ONE)
     assert any("there is one for sm86, which does not run on sm90; building it" in r.message for r in caplog.records)
     assert kept(store, "engines") == [built.key]

@@ -12,6 +12,7 @@ from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, UnknownNameError
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 from tests.builder.small_builds import ahead, compiled_torch, denoiser, needs_rtx, on_cpu, openvino, text_encoder
 from tests.builder.stores import assert_nothing_half_built, kept, states
@@ -21,28 +22,32 @@ from tests.builder.stores import assert_nothing_half_built, kept, states
 
 @pytest.mark.parametrize("backend", [on_cpu, openvino, compiled_torch, pytest.param(ahead, marks=needs_rtx)])
 def test_a_second_build_writes_nothing(store: Store, backend: Any) -> None:
-    first = build_variants(text_encoder(), 0, backend(store))
+    first = build_variants(text_encoder(), DeepCache(), backend(store))
     before = states(store.root)
-    assert build_variants(text_encoder(), 0, backend(store)) == first
+    assert build_variants(text_encoder(), DeepCache(), backend(store)) == first
     assert states(store.root) == before
 
 
 def test_a_denoiser_has_two_variants_and_the_branch_is_in_their_keys(denoisers: Store) -> None:
-    built = build_variants(denoiser(), 0, on_cpu(denoisers)), build_variants(denoiser(), 1, on_cpu(denoisers))
+    built = (
+        build_variants(denoiser(), DeepCache(), on_cpu(denoisers)),
+        build_variants(denoiser(), DeepCache(cache_branch_id=1), on_cpu(denoisers)),
+    )
     assert [list(artefacts) for artefacts in built] == [["full", "shallow"]] * 2
     assert len({artefact.key for artefacts in built for artefact in artefacts.values()}) == 4
     assert [artefacts["shallow"].about["variant"]["consumes"] for artefacts in built] == [["tap_0"], ["tap_1"]]
 
 
 def test_a_component_without_taps_has_one_variant_whatever_the_branch(store: Store) -> None:
-    assert [variant.name for variant in variants_of(text_encoder(), 99)] == ["full"]
-    assert build_variants(text_encoder(), 0, on_cpu(store)) == build_variants(text_encoder(), 99, on_cpu(store))
+    assert [variant.name for variant in variants_of(text_encoder(), DeepCache(cache_branch_id=99))] == ["full"]
+    assert build_variants(text_encoder(), DeepCache(), on_cpu(store)) == build_variants(
+        text_encoder(), DeepCache(cache_branch_id=99), on_cpu(store)
+    )
 
 
-@pytest.mark.parametrize("branch", [-1, 9])
-def test_a_branch_that_is_not_there_is_refused_before_anything_is_built(denoisers: Store, branch: int) -> None:
-    with pytest.raises(UnknownNameError, match=rf"cache_branch_id={branch} is outside 0…8: tiny has 9 skip connection"):
-        build_variants(denoiser(), branch, on_cpu(denoisers))
+def test_a_branch_that_is_not_there_is_refused_before_anything_is_built(denoisers: Store) -> None:
+    with pytest.raises(UnknownNameError, match="tiny: cache_branch_id=9 is outside 0…8: there are 9 skip connections"):
+        build_variants(denoiser(), DeepCache(cache_branch_id=9), on_cpu(denoisers))
     assert_nothing_half_built(denoisers)
 
 
@@ -50,9 +55,9 @@ def test_a_branch_that_is_not_there_is_refused_before_anything_is_built(denoiser
 def test_another_model_of_the_architecture_takes_its_graph_and_has_engines_of_its_own(
     store: Store, backend: Any
 ) -> None:
-    first = build_variants(text_encoder(), 0, backend(store))["full"]
+    first = build_variants(text_encoder(), DeepCache(), backend(store))["full"]
     graphs = states(store.root / "graphs")
-    second = build_variants(text_encoder(seed=1), 0, backend(store))["full"]
+    second = build_variants(text_encoder(seed=1), DeepCache(), backend(store))["full"]
     assert states(store.root / "graphs") == graphs
     assert len(kept(store, "graphs")) == 1
     assert second.about["graph"] == first.about["graph"]
@@ -64,7 +69,7 @@ def test_another_model_of_the_architecture_takes_its_graph_and_has_engines_of_it
 @needs_rtx
 def test_a_manifest_says_what_it_is_for(store: Store) -> None:
     shapes = shapes_from_text(["64"], ["1", "2-4"])
-    about = build_variants(text_encoder(), 0, ahead(store, shapes=shapes))["full"].about
+    about = build_variants(text_encoder(), DeepCache(), ahead(store, shapes=shapes))["full"].about
     expected = {
         "model": "tiny",
         "component": "text_encoder",
@@ -88,8 +93,8 @@ def test_a_manifest_says_what_it_is_for(store: Store) -> None:
     ids=["another GPU", "another option", "another shape"],
 )
 def test_what_an_engine_depends_on_makes_another_engine(store: Store, change: dict[str, Any]) -> None:
-    first = build_variants(text_encoder(), 0, ahead(store))["full"]
-    second = build_variants(text_encoder(), 0, replace(ahead(store), **change))["full"]
+    first = build_variants(text_encoder(), DeepCache(), ahead(store))["full"]
+    second = build_variants(text_encoder(), DeepCache(), replace(ahead(store), **change))["full"]
     assert first.key != second.key
     assert set(kept(store, "engines")) == {first.key, second.key}
 
@@ -100,7 +105,7 @@ def test_what_an_engine_depends_on_makes_another_engine(store: Store, change: di
 def test_bfloat16_is_refused_on_onnx_runtimes_cpu_before_anything_is_built(store: Store) -> None:
     model = from_model(tiny.new_part("clip").bfloat16(), name="tiny", part="text_encoder")
     with pytest.raises(BackendError, match="no bfloat16 on the CPU; use float32 there"):
-        build_variants(model, 0, on_cpu(store))
+        build_variants(model, DeepCache(), on_cpu(store))
     assert_nothing_half_built(store)
 
 

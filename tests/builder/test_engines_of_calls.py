@@ -13,6 +13,7 @@ from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architecture import OUTPUT
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests.builder.small_builds import ONE, ahead, denoiser, engines_for, needs_rtx, on_cpu, text_encoder
 from tests.builder.stores import assert_nothing_half_built, kept
 
@@ -62,8 +63,8 @@ def test_an_engine_that_was_built_otherwise_than_asked_is_not_used(
 
 def test_an_engine_of_any_shape_serves_every_call(denoisers: Store) -> None:
     target = on_cpu(denoisers)
-    built = build_variants(denoiser(), 0, target)
-    session = open_session(denoiser(), 0, target, sizes=DENOISED)
+    built = build_variants(denoiser(), DeepCache(), target)
+    session = open_session(denoiser(), DeepCache(), target, sizes=DENOISED)
     try:
         assert kept(denoisers, "engines") == sorted(artefact.key for artefact in built.values())
         assert session.serves(DENOISED)
@@ -87,7 +88,7 @@ def test_a_call_outside_the_shapes_that_were_asked_for_is_refused_with_the_comma
 ) -> None:
     target = ahead(store, shapes=shapes_from_text(["64"], ["1-2"]))
     with pytest.raises(ShapeError) as error:
-        build_variants(text_encoder(), 0, target, sizes={"batch": 3})
+        build_variants(text_encoder(), DeepCache(), target, sizes={"batch": 3})
     assert str(error.value) == (
         "tiny text_encoder is called with a batch of 3, which is outside what its engines are for; build for it with: "
         "deepcache-trt build --model tiny --backend tensorrt-rtx --dtype float32 --branch 0 --batch 3 --target sm86 "
@@ -103,7 +104,7 @@ def test_the_command_of_a_denoiser_has_its_size_in_pixels(denoisers: Store) -> N
     ):
         build_variants(
             denoiser(),
-            3,
+            DeepCache(cache_branch_id=3),
             ahead(denoisers, shapes=shapes_from_text(["8"], [])),
             sizes={"batch": 2, "height": 12, "width": 16},
         )
@@ -112,5 +113,5 @@ def test_the_command_of_a_denoiser_has_its_size_in_pixels(denoisers: Store) -> N
 @needs_rtx
 def test_shapes_that_the_graph_cannot_take_are_refused_before_anything_is_built(store: Store) -> None:
     with pytest.raises(ShapeError, match=r"a batch of 64 is outside the profile 1–63"):
-        build_variants(text_encoder(), 0, ahead(store, shapes=shapes_from_text([], ["64"])))
+        build_variants(text_encoder(), DeepCache(), ahead(store, shapes=shapes_from_text([], ["64"])))
     assert_nothing_half_built(store)

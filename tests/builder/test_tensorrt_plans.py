@@ -5,9 +5,10 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx_ir
 import pytest
@@ -16,7 +17,6 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
     CrossFrameAttnProcessor2_0,
 )
 
-from deepcache_trt.builder import engines as build
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import build_variants
 from deepcache_trt.builder.model_source import ModelSource, find_components
@@ -31,6 +31,8 @@ from deepcache_trt.models.architecture import CallForm
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.policies import DeepCache, Policy
 from tests import tiny
 from tests.builder.stores import store_with_graph
 from tests.pipelines.conditions.ip_adapters import TOKENS, WIDTH, with_adapters
@@ -62,12 +64,29 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def plans(made_of: Component, shared: Path, folder: Path, *sizes: str, branch: int = 0) -> dict[str, Artefact]:
+_AT_0, _AT_1 = DeepCache(), DeepCache(cache_branch_id=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Only(Policy):
+    """One variant, which is all that is built."""
+
+    kind: ClassVar[str] = "only"
+    variant: Variant
+
+    def variants(self, taps: Sequence[str]) -> tuple[Variant, ...]:
+        return (self.variant,)
+
+    def plan(self, calls: int) -> Plan:
+        raise NotImplementedError
+
+
+def plans(made_of: Component, shared: Path, folder: Path, *sizes: str, policy: Policy = _AT_0) -> dict[str, Artefact]:
     """The plans of all variants, one profile for each of the sizes."""
     store = store_with_graph(made_of, shared, folder)
     shapes = shapes_from_text(sizes, ["1"])
     target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
-    return build_variants(made_of, branch, target)
+    return build_variants(made_of, policy, target)
 
 
 def assert_is_a_plan(artefact: Artefact, *, profiles: int) -> None:
@@ -110,7 +129,14 @@ def test_a_denoiser_becomes_a_full_and_a_small_shallow_plan_for_two_sizes(
 
 def test_a_controlnet_becomes_a_full_and_a_small_shallow_plan(store_root: Path, folder: Path) -> None:
     controlnet = copy.deepcopy(tiny.controlnet()).to(torch.float16)
-    built = plans(from_model(controlnet, name="tiny", part="controlnet"), store_root, folder, "64", "72x104", branch=1)
+    built = plans(
+        from_model(controlnet, name="tiny", part="controlnet"),
+        store_root,
+        folder,
+        "64",
+        "72x104",
+        policy=DeepCache(cache_branch_id=1),
+    )
     for artefact in built.values():
         assert_is_a_plan(artefact, profiles=2)
     given = {name: [spec["name"] for spec in artefact.about["outputs"]] for name, artefact in built.items()}
@@ -148,7 +174,7 @@ def test_the_parts_beside_the_denoiser_become_plans(
     store = store_with_graph(made_of, store_root, folder)
     shapes = shapes_from_text(["64", "128"], ["1"]) if name.endswith("vae") else shapes_from_text([], ["1", "4"])
     target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
-    (artefact,) = build_variants(made_of, 0, target).values()
+    (artefact,) = build_variants(made_of, DeepCache(), target).values()
     assert_is_a_plan(artefact, profiles=profiles)
 
 
@@ -167,26 +193,19 @@ def test_the_bundled_model_becomes_plans_for_two_sizes(dtype: str, store_root: P
     "branch",
     [pytest.param(k, marks=[] if k in (1, 6, 11) else [pytest.mark.slow]) for k in range(1, TAPS_OF_DIGITS)],
 )
-def test_every_shallow_variant_of_the_bundled_model_becomes_a_plan(
-    branch: int, store_root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_shallow_variant_of_the_bundled_model_becomes_a_plan(branch: int, store_root: Path, folder: Path) -> None:
     """The full ones differ in which tap is an output, see below."""
-    monkeypatch.setattr(
-        build, "variants_of", lambda made_of, branch: (Variant(name="shallow", consumes=(f"tap_{branch}",)),)
-    )
-    built = plans(digits("float16"), store_root, folder, "64", branch=branch)
+    shallow = Variant(name="shallow", consumes=(f"tap_{branch}",))
+    built = plans(digits("float16"), store_root, folder, "64", policy=Only(variant=shallow))
     assert_is_a_plan(built["shallow"], profiles=1)
 
 
-def test_every_tap_of_the_bundled_model_can_be_an_output_of_a_plan(
-    store_root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_tap_of_the_bundled_model_can_be_an_output_of_a_plan(store_root: Path, folder: Path) -> None:
     """One plan that has all of them computes what each full variant does."""
     made_of = digits("float16")
     taps = tuple(tap.name for tap in made_of.architecture.taps)
     assert len(taps) == TAPS_OF_DIGITS
-    monkeypatch.setattr(build, "variants_of", lambda *_: (Variant(name="full", emits=taps),))
-    built = plans(made_of, store_root, folder, "64")
+    built = plans(made_of, store_root, folder, "64", policy=Only(variant=Variant(name="full", emits=taps)))
     assert_is_a_plan(built["full"], profiles=1)
     assert [spec["name"] for spec in built["full"].about["outputs"]] == ["noise_pred", *taps]
 
@@ -194,7 +213,7 @@ def test_every_tap_of_the_bundled_model_can_be_an_output_of_a_plan(
 @pytest.mark.slow
 @pytest.mark.parametrize("branch", range(1, TAPS_OF_DIGITS))
 def test_every_full_variant_of_the_bundled_model_becomes_a_plan(branch: int, store_root: Path, folder: Path) -> None:
-    built = plans(digits("float16"), store_root, folder, "64", branch=branch)
+    built = plans(digits("float16"), store_root, folder, "64", policy=DeepCache(cache_branch_id=branch))
     assert_is_a_plan(built["full"], profiles=1)
     assert [spec["name"] for spec in built["full"].about["outputs"]] == ["noise_pred", f"tap_{branch}"]
 

@@ -17,7 +17,8 @@ from deepcache_trt.builder.trust import TOLERANCE, Check, check_engine
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.export import parity
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests import tiny
 from tests.export.exported import WHOLE, Exported, export
 from tests.pipelines import micro, micro_parts
@@ -26,7 +27,7 @@ Damage = Callable[[torch.Tensor], object]
 
 SIZES = {"batch": 2, "height": 8, "width": 8, "sequence": 7}
 MODELS = {
-    "sd15": deepcache_variants(0)[0],
+    "sd15": variants_at(0)[0],
     "vae": WHOLE,
     "clip": WHOLE,
     "clip_projection": WHOLE,
@@ -123,7 +124,7 @@ def test_the_right_graph_is_usable_with_no_error(name: str, store_root: Path, tm
 
 
 def test_a_shallow_engine_is_checked_with_a_tap_of_its_own(unet: Exported) -> None:
-    shallow = deepcache_variants(2)[1]
+    shallow = variants_at(2)[1]
     graph = unet.save(shallow)
     found = _check(unet, OnnxRuntimeEngine(graph), graph)
     assert found.usable
@@ -182,7 +183,7 @@ def test_noise_is_measured_against_the_limit_of_the_precision(vae: Exported, dty
 
 
 def test_one_wrong_output_of_several_is_named_alone(unet: Exported) -> None:
-    variant = deepcache_variants(0)[0]
+    variant = variants_at(0)[0]
     wrong = _damaged(unet, _add_noise(0.5), variant=variant, only="tap_0")
     assert not wrong.usable
     assert wrong.reason.startswith("tap_0 differs by 0.5 of the reference's norm")

@@ -15,6 +15,7 @@ from deepcache_trt.engines.store import MANIFEST, Artefact, Store
 from deepcache_trt.engines.tensorrt.backend import ENGINE_PLAN
 from deepcache_trt.engines.tensorrt.build import build_engine_plan
 from deepcache_trt.errors import BackendError, NotBuiltError
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests.builder.small_builds import ONE, ahead, denoiser, engines_for, needs_rtx, on_cpu, text_encoder
 from tests.builder.stores import assert_nothing_half_built, kept, states
 
@@ -23,7 +24,7 @@ from tests.builder.stores import assert_nothing_half_built, kept, states
 
 @pytest.fixture
 def refused(store: Store) -> Artefact:
-    artefact = build_variants(text_encoder(), 0, on_cpu(store))["full"]
+    artefact = build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"]
     check = {"usable": False, "reason": "pooler_output differs by 0.31 of the reference's norm, the limit is 0.001"}
     return store.amend(artefact, check=check)
 
@@ -37,20 +38,20 @@ def test_an_engine_that_was_found_wrong_is_refused_with_the_figures_and_the_cure
     )
     for build in ("auto", "never"):
         with pytest.raises(BackendError, match=message):
-            open_session(text_encoder(), 0, on_cpu(store, build=build), sizes=ONE)
+            open_session(text_encoder(), DeepCache(), on_cpu(store, build=build), sizes=ONE)
 
 
 def test_deleting_it_builds_it_again(store: Store, refused: Artefact) -> None:
     for file in refused.folder.iterdir():
         file.unlink()
     refused.folder.rmdir()
-    assert "check" not in build_variants(text_encoder(), 0, on_cpu(store))["full"].about
+    assert "check" not in build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"].about
 
 
 def test_an_engine_that_was_found_right_is_used_without_another_check(store: Store) -> None:
-    artefact = build_variants(text_encoder(), 0, on_cpu(store))["full"]
+    artefact = build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"]
     store.amend(artefact, check={"usable": True, "reason": ""})
-    open_session(text_encoder(), 0, on_cpu(store), sizes=ONE).close()
+    open_session(text_encoder(), DeepCache(), on_cpu(store), sizes=ONE).close()
 
 
 # What fails leaves nothing.
@@ -60,13 +61,13 @@ def test_an_engine_that_was_found_right_is_used_without_another_check(store: Sto
 def test_a_plan_that_cannot_be_built_leaves_only_the_graph_and_the_weights(store: Store) -> None:
     little = ahead(store, options=BuildOptions(workspace_bytes=1024))
     with pytest.raises(BackendError, match=r"TensorRT cannot build graph\.onnx: .*allow more workspace"):
-        build_variants(text_encoder(), 0, little)
+        build_variants(text_encoder(), DeepCache(), little)
     assert_nothing_half_built(store)
     left = set(states(store.root))
     (weights,) = kept(store, "weights")
     assert {Path(file).parts[0] for file in left} == {"weights"}  # the graph is a link here
     assert left == {f"weights/{weights}/{MANIFEST}", f"weights/{weights}/weights-00.safetensors"}
-    assert build_variants(text_encoder(), 0, ahead(store))["full"].about["built"]["plan_bytes"] > 0
+    assert build_variants(text_encoder(), DeepCache(), ahead(store))["full"].about["built"]["plan_bytes"] > 0
 
 
 @needs_rtx
@@ -84,10 +85,10 @@ def test_a_shallow_engine_that_cannot_be_built_leaves_the_full_one_and_the_next_
     real = build_engine_plan
     monkeypatch.setattr(tensorrt, "build_engine_plan", fails_when_shallow)
     with pytest.raises(BackendError, match="want of memory"):
-        build_variants(denoiser(), 0, ahead(denoisers))
+        build_variants(denoiser(), DeepCache(), ahead(denoisers))
     monkeypatch.setattr(tensorrt, "build_engine_plan", real)
     (full,) = kept(denoisers, "engines")
-    built = build_variants(denoiser(), 0, ahead(denoisers))
+    built = build_variants(denoiser(), DeepCache(), ahead(denoisers))
     assert built["full"].key == full
 
 

@@ -6,8 +6,9 @@ import torch
 
 from deepcache_trt.engines.torch import Mode, TorchEngine
 from deepcache_trt.models.architecture import Architecture, answer_as
-from deepcache_trt.models.taps import Tap, Variant, deepcache_variants
+from deepcache_trt.models.taps import Tap, Variant
 from deepcache_trt.models.traceable import Tensors
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests.engines.graphs import by_name, spec
 
 IMAGE = ("batch", 4, "height", "width")
@@ -39,7 +40,7 @@ DEEP = Architecture(
     max_batch=8,
     taps=(Tap(name="tap_0", path="deep"),),
 )
-FULL, SHALLOW = deepcache_variants(0)
+FULL, SHALLOW = variants_at(0)
 
 
 def new_model() -> torch.nn.Module:

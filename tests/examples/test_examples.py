@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 from deepcache_trt.engines import backends
-from deepcache_trt.runtime.plan_file import read_plan
+from deepcache_trt.runtime.policies.plan_file import read_plan
 from tests import tiny
 from tests.pipelines import micro, micro_parts
 from tests.pipelines.control_images import control

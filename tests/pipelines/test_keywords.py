@@ -13,19 +13,19 @@ import deepcache_trt.pipelines
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.models.registry import FAMILIES
 from deepcache_trt.pipelines.engine_options import CacheKeywords, EngineOptions, PipelineKeywords
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 STUB = Path(deepcache_trt.pipelines.__file__).with_suffix(".pyi")
 CLASSES = [node.name for node in ast.parse(STUB.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
 
 
 def test_the_keywords_of_caching_are_the_fields_of_its_parameters_and_a_plan_file() -> None:
-    assert set(get_type_hints(CacheKeywords)) == {"plan", *(field.name for field in fields(CacheParams))}
+    assert set(get_type_hints(CacheKeywords)) == {"plan", *(field.name for field in fields(DeepCache))}
 
 
 @pytest.mark.parametrize(
     ("keywords", "values"),
-    [(CacheKeywords, CacheParams), (PipelineKeywords, EngineOptions)],
+    [(CacheKeywords, DeepCache), (PipelineKeywords, EngineOptions)],
     ids=["caching", "engines"],
 )
 def test_a_keyword_has_the_type_of_the_field_that_it_sets(keywords: type, values: type) -> None:
@@ -34,7 +34,7 @@ def test_a_keyword_has_the_type_of_the_field_that_it_sets(keywords: type, values
 
 
 def test_what_is_shown_beside_ours_is_what_diffusers_takes() -> None:
-    ours = {field.name for field in (*fields(CacheParams), *fields(EngineOptions))} | {"plan"}
+    ours = {field.name for field in (*fields(DeepCache), *fields(EngineOptions))} | {"plan"}
     theirs = set(get_type_hints(PipelineKeywords)) - ours
     components = {
         name

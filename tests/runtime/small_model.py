@@ -10,7 +10,8 @@ from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop import denoise
 from deepcache_trt.runtime.loop_state import Known
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
 from deepcache_trt.runtime.session import Session

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
-from deepcache_trt.runtime.plan import CacheParams, in_words, make_plan, quad_center
+from deepcache_trt.runtime.policies.deepcache import DeepCache, quad_center
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_an_impossible_parameter_is_named_with_its_value(
     params: dict[str, Any], error: type[DeepCacheError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        CacheParams(**params)
+        DeepCache(**params)
 
 
 def test_a_center_beyond_the_run_is_refused_with_the_calls_that_there_are() -> None:
     with pytest.raises(DeepCacheError, match=r"center must be a call of the run, 0…19, not 20"):
-        make_plan(CacheParams(skip_mode="quad_center", center=20), 20)
+        DeepCache(skip_mode="quad_center", center=20).plan(20)
 
 
 def test_a_schedule_without_distinct_calls_is_refused_with_the_cure() -> None:
@@ -61,24 +61,24 @@ def test_a_schedule_without_distinct_calls_is_refused_with_the_cure() -> None:
 
 
 def test_full_steps_are_kept_sorted_and_once_each() -> None:
-    assert CacheParams(full_steps=(7, 0, 3, 3)).full_steps == (0, 3, 7)
+    assert DeepCache(full_steps=(7, 0, 3, 3)).full_steps == (0, 3, 7)
 
 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        (CacheParams(cache_interval=1), "uncached"),
-        (CacheParams(), "interval 3"),
-        (CacheParams(cache_interval=4, cache_branch_id=2, forecast="taylor1"), "interval 4, branch 2, taylor1"),
-        (CacheParams(skip_mode="quad", pow=1.5, skip_interval=1), "interval 3, quad 1.5, no cached calls"),
+        (DeepCache(cache_interval=1), "uncached"),
+        (DeepCache(), "interval 3"),
+        (DeepCache(cache_interval=4, cache_branch_id=2, forecast="taylor1"), "interval 4, branch 2, taylor1"),
+        (DeepCache(skip_mode="quad", pow=1.5, skip_interval=1), "interval 3, quad 1.5, no cached calls"),
         (
-            CacheParams(skip_mode="quad_center", pow=1.2, center=6, skip_interval=2, disable_cache_after_step=19),
+            DeepCache(skip_mode="quad_center", pow=1.2, center=6, skip_interval=2, disable_cache_after_step=19),
             "interval 3, quad_center 1.2 around 6, full from 19, every other cached call",
         ),
-        (CacheParams(disable_cache_before_step=2), "interval 3, full before 2"),
-        (CacheParams(full_steps=(9, 0), cache_branch_id=1), "full at 0, 9, branch 1"),
-        (CacheParams(skip_interval=3), "interval 3, without cached call 3 in 3"),
+        (DeepCache(disable_cache_before_step=2), "interval 3, full before 2"),
+        (DeepCache(full_steps=(9, 0), cache_branch_id=1), "full at 0, 9, branch 1"),
+        (DeepCache(skip_interval=3), "interval 3, without cached call 3 in 3"),
     ],
 )
-def test_a_plan_in_words(params: CacheParams, words: str) -> None:
-    assert in_words(params) == words
+def test_a_plan_in_words(params: DeepCache, words: str) -> None:
+    assert params.in_words == words

@@ -13,12 +13,12 @@ def tap() -> torch.Tensor:
 
 @pytest.fixture
 def forecast(tap: torch.Tensor) -> Forecast:
-    return Forecast({"tap_0": tap}, {"noise_pred": torch.zeros(2)})
+    return Forecast({"tap_0": tap, "noise_pred": torch.zeros(2)})
 
 
 def learn(forecast: Forecast, tap: torch.Tensor, value: float, *, calls_since: int) -> None:
     tap.fill_(value)
-    forecast.rates[Forecast.TAPS] = 1 / calls_since if calls_since else 0
+    forecast.rates[0] = 1 / calls_since if calls_since else 0
     forecast.learn(["tap_0"])
 
 
@@ -39,12 +39,12 @@ def test_a_line_is_followed_exactly_and_from_the_true_values(forecast: Forecast,
     assert tap.unique().tolist() == [8.5]
 
 
-def test_predictions_have_a_rate_of_their_own(tap: torch.Tensor) -> None:
+def test_each_tensor_has_a_rate_of_its_own(tap: torch.Tensor) -> None:
     prediction = torch.zeros(2)
-    forecast = Forecast({"tap_0": tap}, {"noise_pred": prediction})
+    forecast = Forecast({"tap_0": tap, "noise_pred": prediction})
     for value, rate in ((1, 0), (3, 1)):
         prediction.fill_(value)
-        forecast.rates[Forecast.PREDICTIONS] = rate
+        forecast.rates[1] = rate
         forecast.learn(["noise_pred"])
     forecast.advance(["noise_pred"])
     assert prediction.tolist() == [5, 5]
@@ -65,5 +65,3 @@ def test_the_tensors_stay_in_their_memory(forecast: Forecast, tap: torch.Tensor)
     learn(forecast, tap, 1, calls_since=0)
     forecast.advance(["tap_0"])
     assert tap.data_ptr() == address
-    assert forecast.covers("tap_0")
-    assert not forecast.covers("sample")

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestral
 from deepcache_trt.runtime import loop
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.session import Session
 from tests.runtime.small_model import (

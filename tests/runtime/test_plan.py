@@ -12,18 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.plan import (
-    FULL,
-    SHALLOW,
-    SKIP,
-    CacheParams,
-    Plan,
-    gain_in_words,
-    make_plan,
-    quad,
-    quad_center,
-    uniform,
-)
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan, gain_in_words
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache, quad, quad_center, uniform
 
 # The paper's non-uniform schedules of Stable Diffusion, 50 steps: interval → center, pow.
 PUBLISHED = {2: (15, 1.5), 3: (15, 1.3), 4: (15, 1.4), 5: (10, 1.5), 6: (15, 1.3), 7: (15, 1.4), 8: (10, 1.4)}
@@ -100,10 +90,10 @@ def test_schedules_equal_the_published_formulas(calls: int, interval: int, pow: 
 
 
 @st.composite
-def cache_params(draw: st.DrawFn) -> CacheParams:
+def cache_params(draw: st.DrawFn) -> DeepCache:
     mode = draw(st.sampled_from(["uniform", "quad", "quad_center"]))
     optional = st.none() | st.integers(0, 60)
-    return CacheParams(
+    return DeepCache(
         cache_interval=draw(st.integers(1, 40)),
         skip_mode=mode,
         pow=None if mode == "uniform" else draw(st.none() | st.floats(1.01, 3)),
@@ -116,7 +106,7 @@ def cache_params(draw: st.DrawFn) -> CacheParams:
 
 @settings(deadline=None)
 @given(params=cache_params(), calls=st.integers(1, 60))
-def test_a_plan_has_one_variant_for_each_call_and_starts_full(params: CacheParams, calls: int) -> None:
+def test_a_plan_has_one_variant_for_each_call_and_starts_full(params: DeepCache, calls: int) -> None:
     plan = _plan_if_possible(params, calls)
     assert len(plan) == calls
     assert set(plan.variants) <= {FULL, SHALLOW}
@@ -126,7 +116,7 @@ def test_a_plan_has_one_variant_for_each_call_and_starts_full(params: CacheParam
 
 @settings(deadline=None)
 @given(params=cache_params(), calls=st.integers(1, 60))
-def test_calls_outside_the_window_are_full(params: CacheParams, calls: int) -> None:
+def test_calls_outside_the_window_are_full(params: DeepCache, calls: int) -> None:
     plan = _plan_if_possible(params, calls)
     if params.disable_cache_before_step is not None:
         assert set(plan.variants[: params.disable_cache_before_step]) <= {FULL}
@@ -136,7 +126,7 @@ def test_calls_outside_the_window_are_full(params: CacheParams, calls: int) -> N
 
 @given(steps=st.lists(st.integers(0, 60)), calls=st.integers(1, 60), interval=st.integers(1, 9))
 def test_explicit_full_steps_are_the_plan_whatever_the_interval(steps: list[int], calls: int, interval: int) -> None:
-    plan = make_plan(CacheParams(full_steps=tuple(steps), cache_interval=interval), calls)
+    plan = DeepCache(full_steps=tuple(steps), cache_interval=interval).plan(calls)
     assert set(plan.full_steps) == {0, *(step for step in steps if step < calls)}
 
 
@@ -152,12 +142,12 @@ def test_explicit_full_steps_are_the_plan_whatever_the_interval(steps: list[int]
     ],
 )
 def test_the_window_adds_full_calls_to_the_schedule(window: dict[str, Any], full: tuple[int, ...]) -> None:
-    assert make_plan(CacheParams(cache_interval=4, **window), 10).full_steps == full
+    assert DeepCache(cache_interval=4, **window).plan(10).full_steps == full
 
 
 @pytest.mark.parametrize("mode", ["uniform", "quad", "quad_center"])
 def test_interval_one_caches_nothing(mode: str) -> None:
-    assert make_plan(CacheParams(cache_interval=1, skip_mode=mode), 7).full_steps == tuple(range(7))
+    assert DeepCache(cache_interval=1, skip_mode=mode).plan(7).full_steps == tuple(range(7))
 
 
 @example(calls=80, interval=10, center=6, pow=9.0)  # the plain formula repeats the first call
@@ -173,18 +163,18 @@ def test_quad_schedules_have_a_full_call_for_each_interval_or_are_refused(
     calls: int, interval: int, center: int | None, pow: float
 ) -> None:
     for params in (
-        CacheParams(cache_interval=interval, skip_mode="quad", pow=pow),
-        CacheParams(cache_interval=interval, skip_mode="quad_center", pow=pow, center=center),
+        DeepCache(cache_interval=interval, skip_mode="quad", pow=pow),
+        DeepCache(cache_interval=interval, skip_mode="quad_center", pow=pow, center=center),
     ):
         try:
-            plan = make_plan(params, calls)
+            plan = params.plan(calls)
         except DeepCacheError:
             continue
         assert len(plan.full_steps) == math.ceil(calls / interval)
 
 
 def test_quad_center_without_a_center_takes_the_papers_fifteen_of_fifty() -> None:
-    implicit = make_plan(CacheParams(cache_interval=5, skip_mode="quad_center"), 50)
+    implicit = DeepCache(cache_interval=5, skip_mode="quad_center").plan(50)
     assert implicit.full_steps == tuple(quad_center(50, 5, 15, 1.4))
 
 
@@ -192,7 +182,7 @@ def test_quad_center_without_a_center_takes_the_papers_fifteen_of_fifty() -> Non
 @pytest.mark.parametrize("calls", [4, 20, 50, 100])
 @pytest.mark.parametrize("mode", ["quad", "quad_center"])
 def test_defaults_give_a_plan_at_every_usual_setting(mode: str, calls: int, interval: int) -> None:
-    plan = make_plan(CacheParams(cache_interval=interval, skip_mode=mode), calls)
+    plan = DeepCache(cache_interval=interval, skip_mode=mode).plan(calls)
     assert len(plan.full_steps) == math.ceil(calls / interval)
 
 
@@ -201,9 +191,9 @@ def test_a_plan_that_would_reuse_what_was_never_computed_is_a_bug() -> None:
         Plan(variants=(SHALLOW, FULL))
 
 
-def _plan_if_possible(params: CacheParams, calls: int) -> Plan:
+def _plan_if_possible(params: DeepCache, calls: int) -> Plan:
     try:
-        return make_plan(params, calls)
+        return params.plan(calls)
     except DeepCacheError:
         assume(False)
         raise
@@ -215,17 +205,18 @@ def _plan_if_possible(params: CacheParams, calls: int) -> Plan:
 )
 def test_each_mth_cached_call_after_a_full_one_is_skipped(skip_interval: int | None, plan: str) -> None:
     letters = {FULL: "f", SHALLOW: "s", SKIP: "k"}
-    made = make_plan(CacheParams(cache_interval=5, skip_interval=skip_interval), 10)
+    made = DeepCache(cache_interval=5, skip_interval=skip_interval).plan(10)
     assert "".join(letters[variant] for variant in made.variants) == plan
     assert made.full_steps == (0, 5)
 
 
 def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
-    plan = make_plan(CacheParams(full_steps=(0, 2, 6), skip_interval=2, forecast="taylor1"), 8)
+    plan = DeepCache(full_steps=(0, 2, 6), skip_interval=2, forecast="taylor1").plan(8)
     assert plan.forecast
     assert plan.variants == (FULL, SHALLOW, FULL, SHALLOW, SKIP, SHALLOW, FULL, SHALLOW)
-    assert plan.forecast_rates[:, 0].tolist() == [0, 0, 1 / 2, 0, 0, 0, 1 / 4, 0]
-    assert plan.forecast_rates[:, 1].tolist() == [0, 1, 1, 1, 0, 1 / 2, 1, 1]
+    taps, predictions = plan.forecast_rates([{FULL}, {FULL, SHALLOW}]).T
+    assert taps.tolist() == [0, 0, 1 / 2, 0, 0, 0, 1 / 4, 0]
+    assert predictions.tolist() == [0, 1, 1, 1, 0, 1 / 2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -241,4 +232,4 @@ def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
     ],
 )
 def test_what_a_plan_can_gain_is_the_count_of_its_full_calls(params: dict[str, Any], calls: int, says: str) -> None:
-    assert re.match(says, gain_in_words(make_plan(CacheParams(**params), calls)))
+    assert re.match(says, gain_in_words(DeepCache(**params).plan(calls)))

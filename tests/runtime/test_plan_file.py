@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
-from deepcache_trt.runtime.plan import CacheParams
-from deepcache_trt.runtime.plan_file import PlanFile, read_plan, write_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.plan_file import PlanFile, read_plan, write_plan
 
 
 @pytest.fixture
@@ -20,23 +20,24 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "params",
     [
-        CacheParams(),
-        CacheParams(cache_interval=5, cache_branch_id=2, forecast="taylor1", skip_interval=2),
-        CacheParams(skip_mode="quad_center", pow=1.3, center=12, disable_cache_before_step=2),
-        CacheParams(full_steps=(9, 0, 4), disable_cache_after_step=40),
+        DeepCache(),
+        DeepCache(cache_interval=5, cache_branch_id=2, forecast="taylor1", skip_interval=2),
+        DeepCache(skip_mode="quad_center", pow=1.3, center=12, disable_cache_before_step=2),
+        DeepCache(full_steps=(9, 0, 4), disable_cache_after_step=40),
     ],
     ids=["defaults", "forecast", "quad_center", "full_steps"],
 )
-def test_what_is_written_is_read_again(params: CacheParams, file: Path) -> None:
-    plan = PlanFile(params=params, about={"model": "digits", "steps": 50})
+def test_what_is_written_is_read_again(params: DeepCache, file: Path) -> None:
+    plan = PlanFile(policy=params, about={"model": "digits", "steps": 50})
     write_plan(file, plan)
     assert read_plan(file) == plan
     assert read_plan(str(file)) == plan
 
 
 def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(file: Path) -> None:
-    write_plan(file, PlanFile(params=CacheParams(forecast="taylor1"), about={"steps": 20}))
+    write_plan(file, PlanFile(policy=DeepCache(forecast="taylor1"), about={"steps": 20}))
     assert json.loads(file.read_text()) == {
+        "policy": "deepcache",
         "cache_interval": 3,
         "cache_branch_id": 0,
         "skip_mode": "uniform",
@@ -47,9 +48,9 @@ def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(f
 
 def test_a_field_that_is_left_out_has_its_default(file: Path) -> None:
     file.write_text('{"full_steps": [0, 3, 9]}')
-    assert read_plan(file) == PlanFile(params=CacheParams(full_steps=(0, 3, 9)))
+    assert read_plan(file) == PlanFile(policy=DeepCache(full_steps=(0, 3, 9)))
     file.write_text("{}")
-    assert asdict(read_plan(file).params) == asdict(CacheParams())
+    assert asdict(read_plan(file).policy) == asdict(DeepCache())
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,12 @@ def test_a_field_that_is_left_out_has_its_default(file: Path) -> None:
         ("interval: 3", DeepCacheError, r"is no JSON \(.*\); give a JSON file such as"),
         ("\udcff", DeepCacheError, r"is no JSON \(.*utf-8.*; give a JSON file such as"),
         ("[3, 0]", DeepCacheError, r"holds \[3, 0\], no object; give a JSON file"),
-        ('{"cache_intervall": 3}', UnknownNameError, r"'cache_intervall' \(did you mean 'cache_interval'\?\); there"),
-        ('{"abuot": {}}', UnknownNameError, r"'abuot' \(did you mean 'about'\?\)"),
+        ('{"cache_intervall": 3}', UnknownNameError, r"'cache_intervall' .*\(did you mean 'cache_interval'\?\); there"),
+        ('{"abuot": {}}', UnknownNameError, r"'abuot' of policy 'deepcache' \(did you mean 'about'\?\); there"),
+        ('{"policy": "deepcash"}', UnknownNameError, r"policy 'deepcash' \(did you mean 'deepcache'\?\); there are"),
+        ('{"policy": 3}', UnknownNameError, "unknown policy 3; there are .*deepcache, "),
+        ('{"policy": ["uncached"]}', UnknownNameError, r"unknown policy \['uncached'\] \(did"),
+        ('{"policy": "uncached", "pow": 2}', UnknownNameError, "'pow' of policy 'uncached'; there are"),
         ('{"about": "digits"}', DeepCacheError, r"about must be an object such as .*, not 'digits'"),
         ('{"full_steps": 7}', DeepCacheError, r"full_steps must be a list such as \[0, 4, 9\], not 7"),
         ('{"full_steps": "049"}', DeepCacheError, r"full_steps must be a list .* not '049'"),
@@ -91,4 +96,4 @@ def test_a_file_that_cannot_be_read_is_named(name: str, reason: str, tmp_path: P
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeepCacheError, match=r"cannot write .*plan\.json: .*; choose another file"):
-        write_plan(tmp_path / "file" / "plan.json", PlanFile(params=CacheParams()))
+        write_plan(tmp_path / "file" / "plan.json", PlanFile(policy=DeepCache()))

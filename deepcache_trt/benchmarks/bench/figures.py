@@ -18,7 +18,8 @@ from deepcache_trt.benchmarks.bench.grid import (
 from deepcache_trt.benchmarks.bench.published import allowed_speedup
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, ratio, spread
-from deepcache_trt.runtime.plan import FULL, SHALLOW, make_plan
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 
 SECONDS, LOOP = "seconds", "loop_seconds"
 
@@ -147,7 +148,7 @@ class Figures:
         macs = self._macs.get((cell.pixels, cell.params.cache_branch_id))
         if macs is None or cell.is_plain:
             return None
-        return allowed_speedup(macs, make_plan(cell.params, self.settings.steps)).whole
+        return allowed_speedup(macs, cell.params.plan(self.settings.steps)).whole
 
     def share(self, cell: Cell, name: str) -> float | None:
         """The speed-up of the denoising loop over the one that operations allow."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams, in_words, make_plan
-from deepcache_trt.runtime.plan_file import fields_of
+from deepcache_trt.runtime.plan import FULL, SKIP
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
-PLAIN = CacheParams(cache_interval=1)
+PLAIN = DeepCache(cache_interval=1)
 
 # Systems, as they are asked for. Ours stands for each backend.
 OURS, DEEPCACHE, DIFFUSERS, COMPILED = "ours", "deepcache", "diffusers", "compiled"
@@ -55,11 +55,11 @@ class Cell:
 
     pixels: int
     batch: int
-    params: CacheParams
+    params: DeepCache
 
     def record(self) -> dict[str, Any]:
         """For JSON; `cell_from` reads it."""
-        return {**asdict(self), "params": fields_of(self.params)}
+        return {**asdict(self), "params": self.params.to_json()}
 
     @property
     def plain(self) -> "Cell":
@@ -88,7 +88,7 @@ class Cell:
             return "plain"
         if self.is_uniform:
             return f"I={self.params.cache_interval} B={self.params.cache_branch_id}"
-        return in_words(self.params)
+        return self.params.in_words
 
     @property
     def title(self) -> str:
@@ -121,7 +121,7 @@ class Settings:
     steps: int
     sizes: tuple[int, ...]
     batches: tuple[int, ...]
-    caching: tuple[CacheParams, ...]
+    caching: tuple[DeepCache, ...]
     systems: tuple[str, ...]
     backends: tuple[str, ...]
     repeats: int
@@ -140,9 +140,9 @@ class Settings:
                     raise DeepCacheError(f"{option} must be at least 1, not {value}")
         calls = max(self.steps, 2)  # a plan of one step caches nothing
         for params in self.caching:
-            if len(make_plan(params, calls).full_steps) == calls:
+            if len(params.plan(calls).full_steps) == calls:
                 raise DeepCacheError(
-                    f"{in_words(params)}: nothing is cached in {self.steps} steps, which every grid has as its plain "
+                    f"{params.in_words}: nothing is cached in {self.steps} steps, which every grid has as its plain "
                     f"column; give an interval of 2 or more"
                 )
 
@@ -158,7 +158,7 @@ class Settings:
 
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in units that are the same for all."""
-        steps = sum(_COST[variant] for variant in make_plan(cell.params, self.steps).variants)
+        steps = sum(_COST[variant] for variant in cell.params.plan(self.steps).variants)
         of_a_call = cell.pixels**2 * cell.batch * steps
         return of_a_call * (1 + self.repeats)
 
@@ -169,7 +169,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """For JSON; `settings_from` reads it."""
-        return {**asdict(self), "caching": [fields_of(params) for params in self.caching]}
+        return {**asdict(self), "caching": [params.to_json() for params in self.caching]}
 
 
 def settings_from(record: Mapping[str, Any]) -> Settings:
@@ -177,12 +177,12 @@ def settings_from(record: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }
-    return Settings(**{**values, "caching": tuple(CacheParams(**each) for each in record["caching"])})
+    return Settings(**{**values, "caching": tuple(DeepCache(**each) for each in record["caching"])})
 
 
 def cell_from(record: Mapping[str, Any]) -> Cell:
     """The cell of a record."""
-    return Cell(**{**record, "params": CacheParams(**record["params"])})
+    return Cell(**{**record, "params": DeepCache(**record["params"])})
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 
 from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, SYSTEMS, Settings, check_name
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, interval_params
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Preset:
     steps: int
     sizes: tuple[int, ...]
     batches: tuple[int, ...]
-    caching: tuple[CacheParams, ...]
+    caching: tuple[DeepCache, ...]
     systems: tuple[str, ...]
     repeats: int
     dtype: str | None = None
@@ -83,7 +83,7 @@ def settings_of(
     batches: Sequence[int] | None = None,
     intervals: Sequence[int] | None = None,
     branches: Sequence[int] | None = None,
-    plans: Sequence[CacheParams] | None = None,
+    plans: Sequence[DeepCache] | None = None,
     systems: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     dtype: str | None = None,

@@ -14,7 +14,8 @@ from deepcache_trt.benchmarks.counting.macs import Macs, count_macs, ideal_speed
 from deepcache_trt.benchmarks.report import markdown_table
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, HARDWARE, MODEL, SOURCE, STEPS
 from deepcache_trt.benchmarks.timing.published_table import SECONDS as PUBLISHED
-from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan, make_plan
+from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, variants_at
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 SECONDS = {
@@ -65,7 +66,6 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
     from deepcache_trt.export.cut import cut
     from deepcache_trt.export.trace import onnx_from_config
     from deepcache_trt.models.catalogue import CATALOGUE
-    from deepcache_trt.models.taps import deepcache_variants
 
     unet = CATALOGUE[MODEL].parts["unet"]
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
         onnx_ir.save(onnx_from_config(unet.model_class(), unet.config, dtype="float16"), path)
         graph = onnx.load(path, load_external_data=False)
     branches = sorted({params.cache_branch_id for params in COLUMNS})
-    variants = {branch: deepcache_variants(branch) for branch in branches}
+    variants = {branch: variants_at(branch) for branch in branches}
     graphs = {branch: {variant.name: cut(graph, variant) for variant in both} for branch, both in variants.items()}
     return {
         (pixels, branch): {name: count_macs(variant, image_sizes(pixels)) for name, variant in both.items()}
@@ -139,7 +139,7 @@ def arithmetic(counts: Counts) -> str:
 
 
 def _allowed(counts: Counts, cell: Cell) -> Allowed:
-    return allowed_speedup(counts[cell.pixels, cell.params.cache_branch_id], make_plan(cell.params, STEPS))
+    return allowed_speedup(counts[cell.pixels, cell.params.cache_branch_id], cell.params.plan(STEPS))
 
 
 def _summary(counts: Counts) -> str:

@@ -23,7 +23,7 @@ from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
-from deepcache_trt.runtime.plan_file import fields_of
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Stage:
             name=name,
             rounds=self.settings.repeats,
             backend=backend,
-            params=fields_of(cell.params),
+            params=cell.params.to_json(),
             store=str(self.store),
             keep_torch_weights=False,
             exact=not self._runs_model(backend),
@@ -140,7 +140,10 @@ def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
     graph, sizes = onnx.load(path, load_external_data=False), image_sizes(row.pixels)
     return [
         {"pixels": row.pixels, "branch": branch}
-        | {each.name: asdict(count_macs(cut(graph, each), sizes)) for each in variants_of(component, branch)}
+        | {
+            each.name: asdict(count_macs(cut(graph, each), sizes))
+            for each in variants_of(component, DeepCache(cache_branch_id=branch))
+        }
         for branch in stage.settings.branches
     ]
 

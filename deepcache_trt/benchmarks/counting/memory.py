@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.component import Component, from_architecture
-from deepcache_trt.builder.engines import check_branch
+from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.shapes import profiles_for, shapes_from_text
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.models.architecture import OUTPUT, Architecture
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import tapped
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,7 @@ def held_by(component: Component, branch: int, sizes: Mapping[str, int]) -> Held
     }
     read = {"full": sum(weight.nbytes for weight in weights)}
     if architecture.is_denoiser:
-        check_branch(architecture, branch, component.name)
-        full, shallow = architecture.variants(branch)
+        full, shallow = variants_for(architecture, DeepCache(cache_branch_id=branch), component.name)
         (name,) = full.emits
         buffers[name], read[shallow.name] = _tap_and_shallow_weights(model, architecture, name, sizes)
     return Held(weights=read, buffers=buffers)

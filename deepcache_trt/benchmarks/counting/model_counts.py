@@ -9,7 +9,7 @@ import onnx_ir
 
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
-from deepcache_trt.builder.engines import check_branch
+from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
@@ -22,9 +22,10 @@ from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION, uncached
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import architecture_of, family_of
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress
-from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
+from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache, variants_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def count_model(
     sizes = _sizes(component, size, batch, tokens)
     branches = () if refused else branches
     for branch in branches:
-        check_branch(component.architecture, branch, model)
+        variants_for(component.architecture, DeepCache(cache_branch_id=branch), model)
     graph = _graph(component, store, progress)
     with progress("counting"):
         return ModelCounts(
@@ -185,6 +186,6 @@ def _graph(component: Component, store: Store, progress: Progress) -> onnx.Model
 
 
 def _shallow(graph: onnx.ModelProto, branch: int, sizes: Mapping[str, int]) -> Shallow:
-    _, variant = deepcache_variants(branch)
+    _, variant = variants_at(branch)
     cost = cost_of(cut(graph, variant), sizes)
     return Shallow(cost=cost, tap=cost.inputs[variant.consumes[0]])

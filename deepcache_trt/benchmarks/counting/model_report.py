@@ -7,7 +7,8 @@ from typing import Any
 from deepcache_trt.benchmarks.counting.cost import Cost
 from deepcache_trt.benchmarks.counting.model_counts import ModelCounts, per_step
 from deepcache_trt.benchmarks.counting.roofline import Gpu, predict
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, Plan
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 
 COUNTED = (
     "GMACs are 10⁹ multiply-accumulates of convolutions and linear layers, which is what published figures count; "

@@ -24,5 +24,5 @@ def macs_of(pipe: Any) -> dict[str, int]:
     component = from_model(getattr(pipe, part), name=type(pipe).__name__, part=part)
     store = Store(Path(pipe.engine_options.store or default_root()))
     graph = onnx.load(graph_artefact(component, store, logged).folder / GRAPH, load_external_data=False)
-    variants = variants_of(component, pipe.cache_params.cache_branch_id)
+    variants = variants_of(component, pipe.policy)
     return {**variant_macs(graph, variants, pipe.last_run.sizes), SKIP: 0}

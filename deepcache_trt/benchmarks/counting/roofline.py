@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from deepcache_trt.benchmarks.counting.cost import Cost
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 
 _HALF = ("float16", "bfloat16")
 

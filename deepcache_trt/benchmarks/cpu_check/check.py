@@ -23,6 +23,7 @@ from deepcache_trt.benchmarks.fidelity.distances import latent_distances
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, System, take_turns
 from deepcache_trt.errors import UnknownNameError, did_you_mean
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 BACKEND, INTERVAL, BRANCH = "openvino", 5, 0
@@ -173,7 +174,7 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
     graph = onnx.load(graph_artefact(component, Store(store), logged).folder / GRAPH, load_external_data=False)
     side = pixels // LATENT_PIXELS
     sizes = {"batch": 2, "height": side, "width": side, "sequence": PROMPT_TOKENS}
-    return variant_macs(graph, variants_of(component, BRANCH), sizes)
+    return variant_macs(graph, variants_of(component, DeepCache(cache_branch_id=BRANCH)), sizes)
 
 
 def measure_distances(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:

@@ -15,10 +15,10 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.fidelity.distances import finite
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
-from deepcache_trt.runtime.plan import CacheParams, make_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 PLAIN, ENGINES = "diffusers", "engines"
-_UNCACHED = CacheParams(cache_interval=1)
+_UNCACHED = DeepCache(cache_interval=1)
 
 # Before the rivals' steps are known; the first call of each is not timed.
 _TIMING_ROUNDS = 5
@@ -39,7 +39,7 @@ class Contender:
     name: str
     system: str
     steps: int
-    params: CacheParams = _UNCACHED
+    params: DeepCache = _UNCACHED
     rival_of: tuple[str, ...] = ()
 
 
@@ -89,7 +89,7 @@ class Evaluation:
         return asdict(self)
 
 
-def contenders(settings: Mapping[str, CacheParams], steps: int) -> list[Contender]:
+def contenders(settings: Mapping[str, DeepCache], steps: int) -> list[Contender]:
     """The reference, the same on engines, and the settings by name."""
     return [
         Contender(name=_uncached_name(PLAIN, steps), system=PLAIN, steps=steps),
@@ -127,7 +127,7 @@ def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -
 
 def evaluate(
     pipes: Pipes,
-    settings: Mapping[str, CacheParams],
+    settings: Mapping[str, DeepCache],
     scene: Scene,
     seeds: Sequence[int],
     judges: Judges,
@@ -188,4 +188,4 @@ def _draw(pipes: Pipes, contender: Contender, scene: Scene, seed: int) -> Drawn:
 
 def _macs(contender: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
     calls = macs[contender.params.cache_branch_id]
-    return sum(calls[variant] for variant in make_plan(contender.params, contender.steps).variants)
+    return sum(calls[variant] for variant in contender.params.plan(contender.steps).variants)

@@ -17,7 +17,8 @@ from deepcache_trt.benchmarks.gpu_check.workloads import (
 )
 from deepcache_trt.benchmarks.report import markdown_table
 from deepcache_trt.benchmarks.timing.published_table import HARDWARE
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 
 _NOTE = (
     "Medians, one image with guidance, all systems of one backend in turn in one process. *Speed-up* is over plain "

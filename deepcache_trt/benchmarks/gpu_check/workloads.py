@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from deepcache_trt.benchmarks.timing import published_table
 from deepcache_trt.benchmarks.timing.published_table import interval_params
-from deepcache_trt.runtime.plan import CacheParams, make_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 # Who draws.
 PLAIN, PACKAGE, ENGINES = "plain diffusers", "DeepCache package", "engines"
@@ -14,7 +14,7 @@ PLAIN, PACKAGE, ENGINES = "plain diffusers", "DeepCache package", "engines"
 # What launches the steps of an image, beside each by itself in a loop that does not come back to the pipeline's.
 PER_STEP, ONE_GRAPH = "per step", "one graph"
 
-UNCACHED = CacheParams(cache_interval=1)
+UNCACHED = DeepCache(cache_interval=1)
 _CACHED = (interval_params(3, 0), interval_params(5, 0))
 
 
@@ -39,8 +39,8 @@ class Workload:
     pixels: int
     other_pixels: int | None = None
     steps: tuple[int, ...]
-    caching: tuple[CacheParams, ...] = _CACHED
-    published: Mapping[CacheParams, float] = field(default_factory=dict)
+    caching: tuple[DeepCache, ...] = _CACHED
+    published: Mapping[DeepCache, float] = field(default_factory=dict)
     is_seeded: bool = True
     least_psnr: float | None = None
     export_seconds: float
@@ -82,7 +82,7 @@ class Setting:
     """
 
     system: str
-    params: CacheParams = UNCACHED
+    params: DeepCache = UNCACHED
     steps: int
     per_step: bool = False
 
@@ -103,7 +103,7 @@ class Setting:
     @property
     def calls(self) -> Mapping[str, int]:
         """How often each variant runs."""
-        return Counter(make_plan(self.params, self.steps).variants)
+        return Counter(self.params.plan(self.steps).variants)
 
     @property
     def plain(self) -> "Setting":

@@ -8,7 +8,8 @@ from typing import Any
 from deepcache_trt.benchmarks.timing.systems import Drawing, Picture
 from deepcache_trt.pipelines.whole_loop import Run
 from deepcache_trt.progress import quiet_libraries
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 
 def ours(
@@ -26,7 +27,7 @@ def ours(
     Args:
         picture: as a dictionary.
         backend: not "auto".
-        params: fields of `CacheParams`.
+        params: fields of `DeepCache`.
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
@@ -74,7 +75,7 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     built = []
     for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):
         for branch in branches if component.part in DENOISERS else branches[:1]:
-            for variant, artefact in build_variants(component, branch, target).items():
+            for variant, artefact in build_variants(component, DeepCache(cache_branch_id=branch), target).items():
                 if artefact.key not in before:
                     built.append(
                         f"{component.part} {variant} (k = {branch})" if component.part in DENOISERS else component.part

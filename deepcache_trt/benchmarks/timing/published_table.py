@@ -4,16 +4,16 @@ Source: the page "DeepCache" of diffusers' documentation, section "Benchmark", w
 DeepCache package.
 """
 
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 MODEL, STEPS = "sd21", 50
 SOURCE = "https://huggingface.co/docs/diffusers/optimization/deepcache"
 HARDWARE = "NVIDIA RTX A5000"
 
 
-def interval_params(interval: int, branch: int) -> CacheParams:
+def interval_params(interval: int, branch: int) -> DeepCache:
     """A plan as the table has it: I and B."""
-    return CacheParams(cache_interval=interval, cache_branch_id=branch)
+    return DeepCache(cache_interval=interval, cache_branch_id=branch)
 
 
 COLUMNS = (interval_params(3, 0), interval_params(5, 0), interval_params(5, 1))

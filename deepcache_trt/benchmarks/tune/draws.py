@@ -9,7 +9,8 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.tune.search import FORECASTS, MACS, SECONDS, UNCACHED, Costs
-from deepcache_trt.runtime.plan import FULL, SHALLOW, SKIP, CacheParams
+from deepcache_trt.runtime.plan import FULL, SKIP
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 _TIMING_ROUNDS = 5
 
@@ -25,7 +26,7 @@ class Checked:
         loop_seconds: of denoising a batch, for each seed, all plans in turn.
     """
 
-    params: CacheParams
+    params: DeepCache
     cost: float
     errors: tuple[float, ...]
     loop_seconds: tuple[float, ...]
@@ -39,13 +40,13 @@ class Drawer:
         self._pipes, self._scene = pipes, scene
         self._uncached: dict[int, Drawn] = {}
 
-    def draw(self, params: CacheParams, seed: int) -> Drawn:
+    def draw(self, params: DeepCache, seed: int) -> Drawn:
         """One batch."""
         pipe = self._pipes.cached[params.cache_branch_id]
         pipe.set_cache_params(**asdict(params))
         return draw(pipe, self._scene, seed, decode=False)
 
-    def error(self, params: CacheParams, seed: int) -> float:
+    def error(self, params: DeepCache, seed: int) -> float:
         """See `Result.errors`."""
         return relative_error(self._reference(seed).latents, self.draw(params, seed).latents)
 
@@ -55,7 +56,7 @@ class Drawer:
             self._uncached[seed] = self.draw(replace(UNCACHED, cache_branch_id=branch), seed)
         return self._uncached[seed]
 
-    def check(self, plans: Mapping[str, CacheParams], costs: Costs, seeds: Sequence[int]) -> dict[str, Checked]:
+    def check(self, plans: Mapping[str, DeepCache], costs: Costs, seeds: Sequence[int]) -> dict[str, Checked]:
         """Draw plans in turn from seeds of their own; one round before is not timed."""
         for params in plans.values():
             self.draw(params, seeds[0])
@@ -81,7 +82,7 @@ class Drawer:
         """What calls cost in operations; forecasts and skipped calls are free."""
         macs = {}
         for branch, pipe in self._pipes.cached.items():
-            self.draw(CacheParams(cache_interval=self._scene.steps, cache_branch_id=branch), 0)
+            self.draw(DeepCache(cache_interval=self._scene.steps, cache_branch_id=branch), 0)
             macs[branch] = macs_of(pipe)
         full = next(iter(macs.values()))[FULL]
         calls = {
@@ -99,7 +100,7 @@ class Drawer:
         steps = self._scene.steps
         seconds: dict[tuple[int, bool, str], list[float]] = {}
         for number, branch, forecast in product(range(_TIMING_ROUNDS + 1), self._pipes.cached, FORECASTS):
-            few = CacheParams(cache_interval=steps, cache_branch_id=branch, forecast=forecast)
+            few = DeepCache(cache_interval=steps, cache_branch_id=branch, forecast=forecast)
             ways = {FULL: replace(few, cache_interval=1), SHALLOW: few, SKIP: replace(few, skip_interval=1)}
             for variant, params in ways.items():
                 taken = self.draw(params, 0).loop_seconds

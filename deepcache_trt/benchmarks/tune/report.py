@@ -9,8 +9,7 @@ from deepcache_trt.benchmarks.fidelity.distances import available
 from deepcache_trt.benchmarks.report import markdown_table
 from deepcache_trt.benchmarks.tune.draws import Checked
 from deepcache_trt.benchmarks.tune.search import Costs, Result, Search
-from deepcache_trt.runtime.plan import in_words
-from deepcache_trt.runtime.plan_file import PlanFile
+from deepcache_trt.runtime.policies.plan_file import PlanFile
 
 PLOT = "plot"
 
@@ -25,7 +24,7 @@ def plan_file(search: Search, *, model: str, steps: int, costs: Costs) -> PlanFi
         "error": round(search.best.error, 5),
         "found_by": "deepcache-trt tune",
     }
-    return PlanFile(params=search.best.params, about=about)
+    return PlanFile(policy=search.best.params, about=about)
 
 
 def record(search: Search, costs: Costs, checked: Mapping[str, Checked]) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def table(checked: Mapping[str, Checked], unit: str) -> tuple[list[str], list[li
     lines = [
         [
             name,
-            in_words(plan.params),
+            plan.params.in_words,
             f"{plan.cost:.1%}",
             f"{_mean(plan.errors):.4f}",
             f"{sorted(plan.loop_seconds)[len(plan.loop_seconds) // 2]:.3g}",
@@ -67,7 +66,7 @@ def page(
     """The page of one search."""
     header, lines = table(checked, unit)
     considered, drawn = search.considered
-    front = [[in_words(result.params), f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
+    front = [[result.params.in_words, f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
     sections = [
         f"# {title}",
         f"Written by `{command}`.",
@@ -127,7 +126,7 @@ def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
         marker="*",
         markersize=14,
         linestyle="",
-        label=f"chosen: {in_words(search.best.params)}",
+        label=f"chosen: {search.best.params.in_words}",
     )
     axes.set(
         title=title,

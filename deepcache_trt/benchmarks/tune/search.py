@@ -13,12 +13,12 @@ from itertools import product
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.plan import SHALLOW, CacheParams, make_plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 MACS, SECONDS = "MACs", "seconds"
 
-DEFAULT = CacheParams()
-UNCACHED = CacheParams(cache_interval=1)
+DEFAULT = DeepCache()
+UNCACHED = DeepCache(cache_interval=1)
 
 INTERVALS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25)
 # The schedules, with the center of "quad_center" as a share of the steps: the paper's 15 of 50, and later ones.
@@ -55,10 +55,10 @@ class Costs:
     whole: float
     calls: Mapping[tuple[int, bool], Mapping[str, float]]
 
-    def share(self, params: CacheParams, steps: int) -> float:
+    def share(self, params: DeepCache, steps: int) -> float:
         """What a plan costs over what the uncached image does."""
         calls = self.calls[params.cache_branch_id, params.forecast is not None]
-        return sum(calls[variant] for variant in make_plan(params, steps).variants) / steps
+        return sum(calls[variant] for variant in params.plan(steps).variants) / steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Result:
         errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
     """
 
-    params: CacheParams
+    params: DeepCache
     cost: float
     errors: tuple[float, ...]
 
@@ -81,17 +81,17 @@ class Result:
         return statistics.mean(self.errors)
 
 
-ErrorOf = Callable[[CacheParams, int], float]
+ErrorOf = Callable[[DeepCache, int], float]
 
 
-def candidates(steps: int, branches: Sequence[int]) -> list[CacheParams]:
+def candidates(steps: int, branches: Sequence[int]) -> list[DeepCache]:
     """Everything that is considered, each plan once."""
-    distinct: dict[Any, CacheParams] = {}
+    distinct: dict[Any, DeepCache] = {}
     for kind in _kinds(steps, branches):
         for interval in INTERVALS:
             params = replace(kind, cache_interval=interval)
             try:
-                plan = make_plan(params, steps)
+                plan = params.plan(steps)
             except DeepCacheError:  # a schedule that has no such number of distinct steps
                 continue
             branch = params.cache_branch_id if SHALLOW in plan.variants else branches[0]
@@ -99,11 +99,11 @@ def candidates(steps: int, branches: Sequence[int]) -> list[CacheParams]:
     return list(distinct.values())
 
 
-def _kinds(steps: int, branches: Sequence[int]) -> Iterator[CacheParams]:
+def _kinds(steps: int, branches: Sequence[int]) -> Iterator[DeepCache]:
     """All but the interval."""
     for (mode, pow, center), (before, after) in product(_SCHEDULES, _WINDOWS):
         for forecast, skip, branch in product(FORECASTS, _SKIPS, branches):
-            yield CacheParams(
+            yield DeepCache(
                 skip_mode=mode,
                 pow=pow,
                 center=None if center is None else round(center * steps),
@@ -115,19 +115,19 @@ def _kinds(steps: int, branches: Sequence[int]) -> Iterator[CacheParams]:
             )
 
 
-def kind_of(params: CacheParams) -> CacheParams:
+def kind_of(params: DeepCache) -> DeepCache:
     """A candidate without its interval."""
     return replace(params, cache_interval=1)
 
 
-def within(budget: float, plans: Iterable[CacheParams], costs: Costs, steps: int) -> list[CacheParams]:
+def within(budget: float, plans: Iterable[DeepCache], costs: Costs, steps: int) -> list[DeepCache]:
     """Of each kind the most faithful that the budget buys: the shortest interval.
 
     Raises:
         DeepCacheError: nothing is as cheap as that.
     """
     everything = [(costs.share(params, steps), params) for params in plans]
-    best: dict[CacheParams, tuple[float, CacheParams]] = {}
+    best: dict[DeepCache, tuple[float, DeepCache]] = {}
     for cost, params in everything:
         kind = kind_of(params)
         if cost <= budget and (kind not in best or params.cache_interval < best[kind][1].cache_interval):
@@ -142,14 +142,14 @@ def within(budget: float, plans: Iterable[CacheParams], costs: Costs, steps: int
 
 
 def halve(
-    plans: Sequence[CacheParams], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
-) -> dict[CacheParams, tuple[float, ...]]:
+    plans: Sequence[DeepCache], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
+) -> dict[DeepCache, tuple[float, ...]]:
     """Successive halving: all are drawn from the first seed, and with every rung fewer from twice as many.
 
     Returns:
         The errors of the last ones for all seeds, the best first.
     """
-    errors: dict[CacheParams, tuple[float, ...]] = dict.fromkeys(plans, ())
+    errors: dict[DeepCache, tuple[float, ...]] = dict.fromkeys(plans, ())
     done = 0
     while done < len(seeds):
         rung = seeds[done : max(1, 2 * done)]

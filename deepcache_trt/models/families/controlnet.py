@@ -9,9 +9,11 @@ from deepcache_trt.models.architecture import (
     DOWN_RESIDUAL,
     MAX_IMAGES,
     MID_RESIDUAL,
+    TAP_PREFIX,
     UNNAMED_SIZE,
     Architecture,
     CallForm,
+    Steering,
     in_form,
     output_of,
     sides,
@@ -62,7 +64,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         answer=_answer,
         read=_read,
         taps=(_CONDITION,),
-        variants=partial(_variants, [spec.name for spec in outputs]),
+        steering=_steering([spec.name for spec in outputs]),
         downsampling=downsampling(model),
         max_batch=MAX_IMAGES,
         pixels=LATENT_PIXELS,
@@ -70,16 +72,19 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     )
 
 
-def _variants(names: Sequence[str], branch: int) -> tuple[Variant, ...]:
-    """All residuals, and those that a U-Net's cached step at this branch reads: 0 … k of the list.
+def _steering(names: Sequence[str]) -> Steering:
+    """The last of a U-Net's taps is the mid block's own output, to which the last of `names` is added."""
+    taps = tuple(f"{TAP_PREFIX}{k}" for k in range(len(names) - 1))
+    return Steering(taps=taps, variant=partial(_variant, names, taps))
 
-    The last branch's tap is the mid block's own output, to which the last of `names` is added.
-    """
-    read = names if branch == len(names) - 2 else names[: branch + 1]
-    return (
-        Variant(name="full", emits=(_CONDITION.name,)),
-        Variant(name="shallow", consumes=(_CONDITION.name,), outputs=tuple(read)),
-    )
+
+def _variant(names: Sequence[str], taps: Sequence[str], steered: Variant) -> Variant:
+    """All residuals, or those that a U-Net's cached call reads: 0 … k of the list, up to the deepest tap k it takes."""
+    if not steered.consumes:
+        return Variant(name=steered.name, emits=(_CONDITION.name,))
+    deepest = max(map(taps.index, steered.consumes))
+    read = names if deepest == len(taps) - 1 else names[: deepest + 1]
+    return Variant(name=steered.name, consumes=(_CONDITION.name,), outputs=tuple(read))
 
 
 def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:

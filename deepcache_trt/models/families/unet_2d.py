@@ -15,7 +15,6 @@ from deepcache_trt.models.architecture import (
 )
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.families.unet import check_blocks, class_labels, downsampling, unet_taps
-from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         call=_call,
         answer=answer_as("UNet2DOutput"),
         taps=unet_taps(model),
-        variants=deepcache_variants,
         size_multiple=downsampling(model),
         downsampling=downsampling(model),
         max_batch=MAX_IMAGES,

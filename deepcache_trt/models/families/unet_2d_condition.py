@@ -29,7 +29,6 @@ from deepcache_trt.models.families.unet import (
 )
 from deepcache_trt.models.ip_adapter import image_shapes, ip_adapter_call, ip_adapter_inputs, ip_adapter_tensors
 from deepcache_trt.models.processors import image_projections
-from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         assert len(added) == len(taps) + 1, "a tap for each residual, and the mid block's"
         inputs += added
     inputs += ip_adapter_inputs(model, dtype, form.images)
-    return replace(plain, inputs=tuple(inputs), taps=taps, variants=deepcache_variants)
+    return replace(plain, inputs=tuple(inputs), taps=taps)
 
 
 def uncached(model: Any, dtype: str, form: CallForm = AS_CONFIGURED) -> Architecture:

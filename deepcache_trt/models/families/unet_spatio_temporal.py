@@ -16,7 +16,6 @@ from deepcache_trt.models.architecture import (
 )
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.families.unet import check_blocks, cross_attention_dim, downsampling, unet_taps
-from deepcache_trt.models.taps import deepcache_variants
 from deepcache_trt.tensors import LATENT_PIXELS, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         call=_call,
         answer=answer_as("UNetSpatioTemporalConditionOutput"),
         taps=unet_taps(model),
-        variants=deepcache_variants,
         downsampling=downsampling(model),
         max_batch=MAX_IMAGES // frames,
         pixels=LATENT_PIXELS,

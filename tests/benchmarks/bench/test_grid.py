@@ -13,9 +13,9 @@ from deepcache_trt.benchmarks.bench.presets import PRESETS, preset, settings_of
 from deepcache_trt.benchmarks.bench.published import SECONDS
 from deepcache_trt.benchmarks.timing.published_table import MODEL, STEPS, interval_params
 from deepcache_trt.errors import BackendError, DeepCacheError, UnknownNameError
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
-TUNED = CacheParams(cache_interval=4, forecast="taylor1")
+TUNED = DeepCache(cache_interval=4, forecast="taylor1")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -78,9 +78,9 @@ def test_what_is_given_replaces_what_the_preset_has(given: dict[str, Any], expec
             "uncached: nothing is cached in 10 steps, .* give an interval of 2 or more",
         ),
         ({"intervals": [1], "steps": 1}, DeepCacheError, "uncached: nothing is cached in 1 steps"),
-        ({"plans": [CacheParams(full_steps=tuple(range(10)))]}, DeepCacheError, "full at 0, 1, .* cached in 10 steps"),
+        ({"plans": [DeepCache(full_steps=tuple(range(10)))]}, DeepCacheError, "full at 0, 1, .* cached in 10 steps"),
         (
-            {"plans": [CacheParams(skip_mode="quad_center", center=12)]},
+            {"plans": [DeepCache(skip_mode="quad_center", center=12)]},
             DeepCacheError,
             r"a call of the run, 0…9, not 12",
         ),
@@ -100,7 +100,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 
 
 def test_settings_survive_json() -> None:
-    settings = settings_of(preset("cpu"), backends=["openvino"], plans=[TUNED, CacheParams(full_steps=(0, 3))])
+    settings = settings_of(preset("cpu"), backends=["openvino"], plans=[TUNED, DeepCache(full_steps=(0, 3))])
     assert settings_from(json.loads(json.dumps(settings.record()))) == settings
     assert [cell_from(json.loads(json.dumps(cell.record()))) for cell in settings.cells] == settings.cells
 

@@ -20,7 +20,7 @@ from deepcache_trt.benchmarks.bench.stage import Stage, pipeline_folder
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.benchmarks.timing.turns import Outcome
 from deepcache_trt.errors import CheckpointError, DeepCacheError
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests.benchmarks.bench.fake_stage import install
 
 SETTINGS = Settings(
@@ -123,7 +123,7 @@ def test_a_peer_that_is_not_installed_says_so_and_the_others_are_measured(
 
 def test_a_plan_file_is_a_column_of_ours_alone(tmp_path: Path) -> None:
     """The package has no such plan, but has an interval and a branch."""
-    tuned, reused = CacheParams(cache_interval=4, forecast="taylor1"), CacheParams(cache_interval=4)
+    tuned, reused = DeepCache(cache_interval=4, forecast="taylor1"), DeepCache(cache_interval=4)
     settings = replace(SETTINGS, caching=(tuned, reused), systems=SYSTEMS, backends=("onnxruntime",))
     stage = Stage(settings=settings, folder="", store=tmp_path, latents=tmp_path, python="")
     systems = {cell.column: [system.name for system in stage.systems(cell)] for cell in settings.cells[:3]}
@@ -133,7 +133,7 @@ def test_a_plan_file_is_a_column_of_ours_alone(tmp_path: Path) -> None:
         "I=4 B=0": ["ours (onnxruntime)", "DeepCache package"],
     }
     ours = {cell.params: stage.systems(cell)[0].arguments for cell in settings.cells[:3]}
-    assert all(CacheParams(**arguments["params"]) == params for params, arguments in ours.items())
+    assert all(DeepCache(**arguments["params"]) == params for params, arguments in ours.items())
     assert len({arguments["picture"]["latents"] for arguments in ours.values()}) == 3
 
 

@@ -14,7 +14,7 @@ from deepcache_trt.benchmarks.bench.published import (
 )
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, STEPS, interval_params
-from deepcache_trt.runtime.plan import CacheParams, make_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 # The speed-ups as they stand beside the seconds on the page: I=3 B=0, I=5 B=0, I=5 B=1.
 PRINTED = {
@@ -56,17 +56,17 @@ def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
         (interval_params(3, 0), 50, 500 / (17 * 10 + 33)),
         (interval_params(5, 0), 11, 110 / (3 * 10 + 8)),
         (PLAIN, 50, 1),
-        (CacheParams(cache_interval=5, skip_interval=2), 50, 500 / (10 * 10 + 20)),
-        (CacheParams(full_steps=(0, 7)), 10, 100 / (2 * 10 + 8)),
+        (DeepCache(cache_interval=5, skip_interval=2), 50, 500 / (10 * 10 + 20)),
+        (DeepCache(full_steps=(0, 7)), 10, 100 / (2 * 10 + 8)),
     ],
 )
-def test_operations_allow_what_full_and_cached_steps_cost(params: CacheParams, steps: int, speedup: float) -> None:
-    allowed = allowed_speedup(counts(10, 1), make_plan(params, steps))
+def test_operations_allow_what_full_and_cached_steps_cost(params: DeepCache, steps: int, speedup: float) -> None:
+    allowed = allowed_speedup(counts(10, 1), params.plan(steps))
     assert [allowed.whole, allowed.weights] == pytest.approx([speedup, speedup])
 
 
 def test_attention_products_that_stay_in_a_cached_step_lower_what_is_allowed() -> None:
-    allowed = allowed_speedup(counts(10, 1, attention=1), make_plan(interval_params(5, 0), 50))
+    allowed = allowed_speedup(counts(10, 1, attention=1), interval_params(5, 0).plan(50))
     assert allowed.whole == pytest.approx(11 * 50 / (11 * 10 + 2 * 40))
     assert allowed.weights == pytest.approx(500 / 140)
 
@@ -93,7 +93,7 @@ def test_the_published_speed_ups_stay_below_what_the_real_graph_allows() -> None
     for cell in SECONDS:
         if not cell.is_plain:
             macs = counted[cell.pixels, cell.params.cache_branch_id]
-            allowed = allowed_speedup(macs, make_plan(cell.params, STEPS))
+            allowed = allowed_speedup(macs, cell.params.plan(STEPS))
             share = (published_speedup(cell) or 0) / allowed.whole
             assert 0.8 < share < 1, cell.title
     assert arithmetic(counted) in (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.export.cut import cut
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests import tiny
 from tests.export.exported import export
 
@@ -88,7 +89,7 @@ def test_a_real_graph_moves_no_less_than_it_has_to(name: str, store_root: Path, 
     exported = export(model, name, store_root, tmp_path)
     sizes = {"batch": 2, "height": 16, "width": 8, "sequence": 7}
     costs: dict[str, Cost] = {}
-    for variant in (Variant(name="whole"), *deepcache_variants(0)):
+    for variant in (Variant(name="whole"), *variants_at(0)):
         costs[variant.name] = cost = cost_of(cut(exported.graph, variant), sizes)
         state = model.state_dict()
         assert cost.parameters == sum(state[weight].numel() for weight in exported.weights_of(variant))

@@ -16,7 +16,7 @@ from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
-from deepcache_trt.runtime.plan import CacheParams, make_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 from tests.benchmarks.counting.torch_counter import torch_macs
 from tests.export.exported import export
@@ -113,7 +113,7 @@ def assert_published(model: str, found: ModelCounts) -> None:
 
 def assert_averages(found: ModelCounts, published: list[Average]) -> None:
     for _, branch, calls, interval, giga in published:
-        plan = make_plan(CacheParams(cache_interval=interval), calls)
+        plan = DeepCache(cache_interval=interval).plan(calls)
         ours = per_step(plan, found.full.macs.weights, found.shallow[branch].cost.macs.weights)
         assert giga * LEAST < ours / 1e9 <= giga, f"interval {interval}"
 
@@ -157,7 +157,7 @@ def test_the_published_average_of_sd15_is_that_of_an_interval_of_four() -> None:
     """The row is called N = 5, of which 10 full steps of 50 would be 113.5 G."""
     full, cached = PUBLISHED["sd15"], CACHED_STEP[1]
     by_interval: Mapping[int, float] = {
-        interval: per_step(make_plan(CacheParams(cache_interval=interval), 50), full, cached) for interval in (4, 5)
+        interval: per_step(DeepCache(cache_interval=interval).plan(50), full, cached) for interval in (4, 5)
     }
     assert by_interval == pytest.approx({4: 130.45, 5: 113.5}, rel=0.001)
 

@@ -11,7 +11,7 @@ from deepcache_trt.benchmarks.counting.memory import Held, generation, held_by, 
 from deepcache_trt.builder.component import from_model
 from deepcache_trt.errors import DeepCacheError, ShapeError, UnknownNameError
 from deepcache_trt.models.architecture import CallForm
-from deepcache_trt.models.taps import deepcache_variants
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests import tiny
 from tests.export.exported import export
 from tests.pipelines.micro import STRAIGHT, cached, draw
@@ -44,7 +44,7 @@ def test_a_shallow_engine_reads_the_weights_that_its_graph_has(branch: int, stor
     sizes = {"batch": 2, "height": 8, "width": 8}
     found = held_by(exported.component, branch, sizes).weights
     state = model.state_dict()
-    for variant in deepcache_variants(branch):
+    for variant in variants_at(branch):
         assert found[variant.name] == sum(state[name].nbytes for name in exported.weights_of(variant))
     assert found["shallow"] < found["full"] / 2
 

@@ -19,9 +19,10 @@ from deepcache_trt.cli import app
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, DeepCacheError, ShapeError, UnknownNameError
 from deepcache_trt.export.cut import cut
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests import tiny
 
 SIZES = {"batch": 2, "height": 16, "width": 8}
@@ -63,7 +64,7 @@ def test_each_variant_is_counted_from_its_graph(folder: Path, graph: onnx.ModelP
     assert found["inputs"] == {"sample": [2, 3, 16, 8], "timestep": [1]}
     cuts: dict[int | None, Variant] = {
         None: Variant(name="full"),
-        **{branch: deepcache_variants(branch)[1] for branch in (0, 2)},
+        **{branch: variants_at(branch)[1] for branch in (0, 2)},
     }
     assert [row["branch"] for row in found["variants"]] == list(cuts)
     for row, variant in zip(found["variants"], cuts.values(), strict=True):

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deepcache_trt.engines.openvino import OpenVinoEngine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.export import parity
-from deepcache_trt.models.taps import Variant, deepcache_variants
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.policies.deepcache import variants_at
 from deepcache_trt.tensors import TensorSpec
 from tests import tiny
 from tests.engines.graphs import by_name, spec
@@ -99,7 +100,7 @@ def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 
 def test_graphs_compute_what_the_model_computes(exported: Exported) -> None:
     architecture = exported.component.architecture
-    full, shallow = deepcache_variants(0) if architecture.taps else (WHOLE, None)
+    full, shallow = variants_at(0) if architecture.taps else (WHOLE, None)
     inputs = exported.inputs(**SIZES)
     reference = parity.run_model(exported.model, architecture, full, inputs)
     outputs = run_variant(exported.save(full), full, inputs, reference)

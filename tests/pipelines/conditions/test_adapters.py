@@ -19,6 +19,7 @@ from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.export.parity import example_inputs
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 from tests.builder.stores import store_with_graph
 from tests.pipelines.drawing import difference, draw
@@ -202,7 +203,7 @@ def _run(component: Component, store: Path, *, refit: bool) -> torch.Tensor:
     target = Target(backend=REFITS, store=Store(store), options=BuildOptions(refittable=refit))
     sizes = {"batch": 2, "height": 8, "width": 8, "sequence": 5}
     inputs = example_inputs(component.architecture, sizes)
-    session = open_session(component, 0, target, sizes=sizes)
+    session = open_session(component, DeepCache(), target, sizes=sizes)
     whole = session.run("full", inputs, sizes)["noise_pred"]
     cached = session.run("shallow", inputs, sizes)["noise_pred"]
     session.close()

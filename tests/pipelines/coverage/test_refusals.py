@@ -19,7 +19,7 @@ from deepcache_trt.errors import (
 from deepcache_trt.models.calls import tensors_from_call
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions, split_keywords
-from deepcache_trt.runtime.plan import CacheParams
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 from tests.pipelines.drawing import draw
 
@@ -210,6 +210,6 @@ def test_a_checkpoint_that_is_only_a_pickle_is_refused_unless_the_user_says_so(t
 
 def test_arguments_of_diffusers_that_look_like_ours_are_handed_on() -> None:
     theirs = {"controlnet": object(), "cache_dir": "folder", "torch_dtype": torch.float16, "token": "secret"}
-    params, _, rest = split_keywords({**theirs, "cache_interval": 5}, CacheParams(), EngineOptions())
+    params, _, rest = split_keywords({**theirs, "cache_interval": 5}, DeepCache(), EngineOptions())
     assert rest == theirs
-    assert params.cache_interval == 5
+    assert params == DeepCache(cache_interval=5)

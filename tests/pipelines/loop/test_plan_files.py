@@ -11,18 +11,18 @@ import torch
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
 from deepcache_trt.models.catalogue import resolve
-from deepcache_trt.runtime.plan import CacheParams
-from deepcache_trt.runtime.plan_file import PlanFile, read_plan, write_plan
+from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.plan_file import PlanFile, read_plan, write_plan
 from tests import tiny
 
-PARAMS = CacheParams(cache_interval=4, cache_branch_id=1, forecast="taylor1", disable_cache_before_step=2)
+PARAMS = DeepCache(cache_interval=4, cache_branch_id=1, forecast="taylor1", disable_cache_before_step=2)
 _ENGINES: dict[str, Any] = {"backend": "onnxruntime", "components": ()}
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plans") / "plan.json"
-    write_plan(path, PlanFile(params=PARAMS, about={"model": "digits", "steps": 6}))
+    write_plan(path, PlanFile(policy=PARAMS, about={"model": "digits", "steps": 6}))
     return path
 
 
@@ -51,7 +51,7 @@ def _set(file: Path) -> Any:
 
 def _helper(file: Path) -> Any:
     helper = DeepCacheSDHelper(tiny.digits(), backend="onnxruntime")
-    helper.set_params(**asdict(read_plan(file).params))
+    helper.set_params(**asdict(read_plan(file).policy))
     helper.enable()
     return helper.pipe
 
@@ -61,7 +61,7 @@ def test_a_plan_file_is_the_same_as_its_fields(load: Callable[[Path], Any], file
     fields = DeepCachePipeline.from_pipe(tiny.digits(), **asdict(PARAMS), **_ENGINES)
     drawn = draw(fields)
     torch.testing.assert_close(draw(load(file)), drawn, atol=1e-4, rtol=0)  # the helper leaves the loop to the pipeline
-    fields.set_cache_params(**asdict(CacheParams()))
+    fields.set_cache_params(**asdict(DeepCache()))
     assert (draw(fields) - drawn).abs().max() > 1e-2
 
 
@@ -73,7 +73,7 @@ def test_a_plan_file_and_its_fields_together_are_refused(file: Path) -> None:
     pipe = DeepCachePipeline.from_pipe(tiny.digits(), cache_interval=2)
     with pytest.raises(DeepCacheError, match=message):
         pipe.set_cache_params(**both)
-    assert pipe.cache_params == CacheParams(cache_interval=2)
+    assert pipe.cache_params == DeepCache(cache_interval=2)
 
 
 def test_a_branch_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -85,4 +85,4 @@ def test_a_branch_that_the_model_does_not_have_is_refused(tmp_path: Path) -> Non
 def test_no_plan_is_none(file: Path) -> None:
     pipe = DeepCachePipeline.from_pipe(tiny.digits(), plan=None, cache_interval=4)
     pipe.set_cache_params(plan=None, cache_branch_id=2)
-    assert pipe.cache_params == CacheParams(cache_interval=4, cache_branch_id=2)
+    assert pipe.cache_params == DeepCache(cache_interval=4, cache_branch_id=2)

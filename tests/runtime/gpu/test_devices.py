@@ -16,7 +16,8 @@ from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.runtime import loop, session
 from deepcache_trt.runtime.guidance import Guidance
-from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
+from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.sampler_table import SamplerTable
 from deepcache_trt.runtime.scheduler_probe import probe
 from deepcache_trt.runtime.session import Session

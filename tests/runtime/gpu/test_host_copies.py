@@ -14,7 +14,8 @@ from deepcache_trt.runtime import session as session_module
 from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
-from deepcache_trt.runtime.plan import FULL, SHALLOW, Plan
+from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.scheduler_probe import state_key
 from deepcache_trt.runtime.session import Session
 from tests.runtime.gpu.pretend_cuda import pretended_gpu

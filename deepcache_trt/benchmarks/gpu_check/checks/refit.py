@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.benchmarks.gpu_check.checks.subject import BRANCH, Buffers, Subject
+from deepcache_trt.benchmarks.gpu_check.checks.subject import POLICY, Buffers, Subject
 from deepcache_trt.benchmarks.gpu_check.rows import Row
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.engines import variants_of
@@ -14,7 +14,8 @@ from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.progress import logged
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.session import Session
 
 
@@ -26,7 +27,7 @@ def refit(subject: Subject) -> list[Row]:
         return [subject.row("refit", "skipped", "not built twice for this model; see digits")]
     other = from_model(subject.pipe.unet, name=subject.model, part="unet", state=_other_weights(subject.pipe.unet))
     target = replace(subject.target, options=BuildOptions(refittable=True))
-    session = open_session(subject.component, BRANCH, target, sizes=subject.sizes(), progress=logged)
+    session = open_session(subject.component, POLICY, target, sizes=subject.sizes(), progress=logged)
     try:
         before = _both(subject, session)
         _refit(subject, session, other)
@@ -35,7 +36,7 @@ def refit(subject: Subject) -> list[Row]:
         again = _both(subject, session)
     finally:
         session.close()
-    rebuilt_session = open_session(other, BRANCH, subject.target, sizes=subject.sizes(), progress=logged)
+    rebuilt_session = open_session(other, POLICY, subject.target, sizes=subject.sizes(), progress=logged)
     try:
         rebuilt = _both(subject, rebuilt_session)
     finally:
@@ -63,7 +64,7 @@ def _other_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _refit(subject: Subject, session: Session, component: Component) -> None:
-    for variant in variants_of(component, BRANCH):
+    for variant in variants_of(component, POLICY):
         with bound_graph(component, variant, subject.target.store, logged) as graph:
             session.engines[variant.name].refit(graph)
 

@@ -16,7 +16,8 @@ from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import GRAPH, graph_artefact, graph_key
 from deepcache_trt.export.cut import cut
 from deepcache_trt.progress import logged
-from deepcache_trt.runtime.plan import FULL, SHALLOW
+from deepcache_trt.runtime.plan import FULL
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 _WARM_UP, _STEPS = 5, 30
 
@@ -91,7 +92,7 @@ def operations(subject: Subject) -> list[Row]:
     graph = onnx.load(graph_artefact(component, store, logged).folder / GRAPH, load_external_data=False)
     costs: dict[str, Cost] = {}
     for branch in sorted({params.cache_branch_id for params in subject.workload.caching}):
-        for variant in variants_of(component, branch):
+        for variant in variants_of(component, DeepCache(cache_branch_id=branch)):
             name = variant.name if variant.name == FULL else f"{variant.name} {branch}"
             if name not in costs:
                 costs[name] = cost_of(cut(graph, variant), subject.sizes())

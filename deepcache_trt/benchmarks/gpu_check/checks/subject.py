@@ -25,10 +25,12 @@ from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.progress import logged
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS, TensorSpec
 
 BRANCH = 0
+POLICY = DeepCache(cache_branch_id=BRANCH)
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -110,7 +112,7 @@ class Subject:
     def session(self) -> Session:
         """The engines, built and open."""
         if self._session is None:
-            self._session = open_session(self.component, BRANCH, self.target, sizes=self.sizes(), progress=logged)
+            self._session = open_session(self.component, POLICY, self.target, sizes=self.sizes(), progress=logged)
         return self._session
 
     def close_session(self) -> dict[str, int]:
@@ -135,7 +137,7 @@ class Subject:
         model = copy.deepcopy(self.pipe.unet).float()
         architecture = architecture_of(model, dtype="float32")
         first, second = (_float(self.inputs(sizes, seed)) for seed in (0, 1))
-        full, shallow = variants_of(self.component, BRANCH)
+        full, shallow = variants_of(self.component, POLICY)
         whole = run_model(model, architecture, full, first)
         cached = run_model(model, architecture, shallow, {**second, **{tap: whole[tap] for tap in shallow.consumes}})
         return {full.name: whole[OUTPUT], shallow.name: cached[OUTPUT]}

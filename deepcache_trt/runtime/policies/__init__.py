@@ -1,0 +1,7 @@
+"""Policies: how a model is cached. One file each."""
+
+from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.policy import Policy
+from deepcache_trt.runtime.policies.uncached import Uncached
+
+__all__ = ["DeepCache", "Policy", "Uncached"]
