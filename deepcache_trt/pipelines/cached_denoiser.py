@@ -26,6 +26,7 @@ from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
+from deepcache_trt.runtime.decision import Decision
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, Plan, gain_in_words
 from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.runtime.session import Session
@@ -43,6 +44,7 @@ class Generation:
         session: whose buffers hold the last call.
         number: of the session's own generation, see `Session.begin`.
         calls: how many there have been.
+        decisions: about them, where a rule decides.
         outputs: what the model returned last, by name.
         sizes: the axes of the last call.
         thread: that began it.
@@ -57,6 +59,7 @@ class Generation:
     number: int
     thread: int = field(default_factory=threading.get_ident)
     calls: int = 0
+    decisions: tuple[Decision, ...] = ()
     outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     promised: str = FULL
@@ -64,9 +67,21 @@ class Generation:
     is_over: bool = False
 
     @property
-    def planned(self) -> str:
-        """The variant of the next call, by the plan; past its end, as custom pipelines may go, the full one."""
-        return self.plan.variants[self.calls] if self.calls < len(self.plan) else FULL
+    def planned(self) -> str | None:
+        """The variant of the next call, by the plan; None: a rule decides.
+
+        Past its end, as custom pipelines may go, it is the full one.
+        """
+        if self.calls >= len(self.plan):
+            return FULL
+        return self.plan.variants[self.calls] if self.plan.rule is None else None
+
+    @property
+    def taken(self) -> Plan:
+        """The plan, or what came of it where a rule decides."""
+        if self.plan.rule is None:
+            return self.plan
+        return Plan(variants=tuple(decision.variant for decision in self.decisions))
 
     @property
     def is_interrupted(self) -> bool:
@@ -119,7 +134,7 @@ class CachedDenoiser(LiveComponent):
     @property
     def plan(self) -> Plan:
         """Of the last generation; without calls where there is none."""
-        return Plan(variants=()) if self.generation is None else self.generation.plan
+        return Plan(variants=()) if self.generation is None else self.generation.taken
 
     def install(self, *, everywhere: bool = False) -> None:
         """Send the calls of the denoiser here until `remove`."""
@@ -158,15 +173,18 @@ class CachedDenoiser(LiveComponent):
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""
         assert self.generation is not None
-        self.generation = replace(self.generation, is_finished=True)
+        decided = self.generation.session.decisions[1:]  # but for the first call, which the loop did not run
+        decisions = (*self.generation.decisions, *decided)
+        self.generation = replace(self.generation, decisions=decisions, is_finished=True)
 
     def promise(self) -> str:
         """The variant of the next call, for a model that computes nothing but what that call reads."""
         going_on = self._going_on()
         if going_on is None or going_on.session is not self.session or going_on.is_interrupted:
             return FULL
-        self.generation = replace(going_on, promised=going_on.planned)
-        return going_on.planned
+        promised = going_on.planned or FULL  # what a rule decides is known only when the denoiser is called
+        self.generation = replace(going_on, promised=promised)
+        return promised
 
     def _going_on(self) -> Generation | None:
         """The generation that a call now belongs to; None where it begins one."""
@@ -201,13 +219,21 @@ class CachedDenoiser(LiveComponent):
             generation = self._new_generation(session)
         elif generation.session is not session or generation.is_interrupted:
             # Another pipeline may have drawn on these engines.
-            number = session.begin(forecast=generation.plan.forecast)
+            number = session.begin(forecast=generation.plan.forecast, rule=generation.plan.rule)
             generation = replace(generation, session=session, number=number)
-        variant = generation.planned if session.holds(generation.planned, sizes) else FULL
+        rule, planned = generation.plan.rule, generation.planned
+        reusing = rule.cached if rule is not None and planned is None else planned
+        variant = planned if reusing is not None and session.holds(reusing, sizes) else FULL
         self._check_promise(generation, variant, sizes)
         outputs = session.run(variant, tensors, sizes, call=generation.calls)
-        calls = generation.calls + 1
-        self.generation = replace(generation, calls=calls, outputs=outputs, sizes=sizes, promised=FULL)
+        self.generation = replace(
+            generation,
+            calls=generation.calls + 1,
+            decisions=(*generation.decisions, *session.decisions[-1:]),
+            outputs=outputs,
+            sizes=sizes,
+            promised=FULL,
+        )
         return outputs
 
     def _new_generation(self, session: Session) -> Generation:
@@ -216,10 +242,11 @@ class CachedDenoiser(LiveComponent):
         calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(timesteps)
         plan = self.policy.plan(min(calls, len(timesteps)))
         self._tell_of_few_calls(plan)
-        number = session.begin(forecast=plan.forecast, variants=plan.variants)
+        wanted = plan.variants if plan.rule is None else tuple(session.engines)
+        number = session.begin(forecast=plan.forecast, variants=wanted, rule=plan.rule)
         return Generation(timesteps=timesteps, plan=plan, session=session, number=number)
 
-    def _check_promise(self, generation: Generation, variant: str, sizes: Mapping[str, int]) -> None:
+    def _check_promise(self, generation: Generation, variant: str | None, sizes: Mapping[str, int]) -> None:
         if variant == FULL and generation.promised != FULL:
             raise UnsupportedError(
                 f"{self.part} is called with other sizes ({sizes}) in the middle of an image, where its ControlNet was "
@@ -237,7 +264,7 @@ class CachedDenoiser(LiveComponent):
         return architecture_of(self.model, dtype=dtype)
 
     def _tell_of_few_calls(self, plan: Plan) -> None:
-        if len(plan) <= FEW_CALLS and plan not in self._few_calls:
+        if len(plan) <= FEW_CALLS and plan.rule is None and plan not in self._few_calls:
             _log.info("%s %s: %s", self.name, self.part, gain_in_words(plan))
             self._few_calls.add(plan)
 

@@ -12,8 +12,8 @@ import torch
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.runtime.loop_state import Known
-from deepcache_trt.runtime.sampler_table import NoTable
-from deepcache_trt.runtime.scheduler_probe import probe_add_noise
+from deepcache_trt.runtime.sampler.probe import probe_add_noise
+from deepcache_trt.runtime.sampler.table import NoTable
 
 _PREPARE = ("prepare_latents", "prepare_mask_latents")
 

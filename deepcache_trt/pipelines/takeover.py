@@ -19,8 +19,8 @@ from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
-from deepcache_trt.runtime.scheduler_probe import probe, state_key
+from deepcache_trt.runtime.sampler.probe import probe, state_key
+from deepcache_trt.runtime.sampler.table import NoTable, SamplerTable
 from deepcache_trt.runtime.session import Session
 
 # How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.

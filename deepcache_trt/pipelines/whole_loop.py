@@ -21,8 +21,10 @@ from deepcache_trt.pipelines.inpainting import Inpainting
 from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.pipelines.takeover import Ready, Refused, Step, ask, why_per_step
 from deepcache_trt.runtime.cuda_graph import Recorded
+from deepcache_trt.runtime.decision import Decision
 from deepcache_trt.runtime.loop import denoise
 from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.policies import Fixed, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,9 @@ class Run:
     Attributes:
         way: "whole loop" or "per step".
         reason: why it was not the whole loop; "" where it was.
-        plan: the variant of each call of the denoiser.
+        plan: the variant of each call of the denoiser, as it ran.
+        policy: how the denoiser was cached.
+        decisions: about each call, with their reasons, where the policy decides at run time.
         seconds: spent in the pipeline's calls of each component, in the "loop" after the denoiser's first call, in
             "total", and, of the denoiser's calls and the loop together, in its "engines". On a GPU they count what the
             host waited for, and steps that were recorded into CUDA graphs count as loop.
@@ -47,11 +51,17 @@ class Run:
     way: str
     reason: str
     plan: Plan
+    policy: Policy
+    decisions: tuple[Decision, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     runs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     recorded: Recorded | None = None
     opened: Mapping[str, int] = field(default_factory=dict)
+
+    def fixed(self) -> Fixed:
+        """The calls as they ran, as a policy for generations of just as many: for a plan file."""
+        return Fixed(of=self.policy, calls=self.plan.variants)
 
 
 class CachedPipeline(Protocol):
@@ -205,6 +215,8 @@ def recorded(
         way="per step" if loop.refusal else "whole loop",
         reason=loop.refusal,
         plan=denoiser.plan,
+        policy=denoiser.policy,
+        decisions=() if generation is None else generation.decisions,
         seconds={**seconds, "total": time.perf_counter() - started},
         runs=denoiser.engines.runs_since(log),
         sizes={} if generation is None else generation.sizes,

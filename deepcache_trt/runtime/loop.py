@@ -19,7 +19,7 @@ from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known, LoopState, Rings
 from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -77,38 +77,30 @@ def denoise(
             calls = range(start, min(start + WINDOW, len(plan)))
             noise = [table.draw(call, latents, generator) for call in calls]
             state.load(start, plan, table, times, noise, known)
-            units = [*_after(state, 0, len(calls))]
-            for done, call in enumerate(calls[1:], 1):
-                units += [session.step(plan.variants[call]), *_after(state, done, len(calls))]
-            if calls.stop < len(plan):
-                units.append(session.step(plan.variants[calls.stop]))
-            reached = _run(session, units, state, start, on_step, is_stopped)
+            run = _run if plan.rule is None else _decide
+            reached = run(session, plan, state, calls, on_step, is_stopped)
             if is_stopped():
                 break
         return state.sample(reached).to(latents.dtype).clone()
 
 
-def _after(state: LoopState, call: int, calls: int) -> Iterator[Unit]:
-    """What follows a call of the model, one of so many in a window."""
-    yield state.update
-    if state.is_on_gpu and ((call + 1) % _TELL_EVERY == 0 or call + 1 == calls):
-        yield state.tell
-
-
 def _run(
     session: Session,
-    units: Sequence[Unit],
+    plan: Plan,
     state: LoopState,
-    start: int,
+    calls: range,
     on_step: Callable[[int], None],
     is_stopped: Callable[[], bool],
 ) -> int:
-    """Run the units of the window at `start`, tell how many calls are done as often as there is news, and return it."""
-    import torch
-
+    """Run the calls of a window, tell how many are done as often as there is news, and return it."""
+    units = [*_after(state, 0, len(calls))]
+    for done, call in enumerate(calls[1:], 1):
+        units += [*session.units(plan.variants[call]), *_after(state, done, len(calls))]
+    if calls.stop < len(plan):
+        units += session.units(plan.variants[calls.stop])
     graphs = session.shape.graphs
     if graphs is None or not graphs.launch(units):
-        reached = start
+        reached = calls.start
         for unit in units:
             unit()
             if unit == state.update:
@@ -118,15 +110,48 @@ def _run(
                     return reached
         session.record(units)
         return reached
+    return _wait(state, calls, on_step)
+
+
+def _after(state: LoopState, call: int, calls: int) -> Iterator[Unit]:
+    """What follows a call of the model, one of so many in a window."""
+    yield state.update
+    if state.is_on_gpu and ((call + 1) % _TELL_EVERY == 0 or call + 1 == calls):
+        yield state.tell
+
+
+def _wait(state: LoopState, calls: range, on_step: Callable[[int], None]) -> int:
+    """Tell how far the GPU is with a window that was launched, until it is done."""
+    import torch
+
     done = torch.cuda.Event(blocking=True)
     done.record()
-    last_told = sum(unit == state.update for unit in units) - _TELL_EVERY
+    last_told = len(calls) - _TELL_EVERY
     while int(state.reached) < last_told and not done.query():
-        on_step(start + int(state.reached))
+        on_step(calls.start + int(state.reached))
         time.sleep(_POLL_SECONDS)
     done.synchronize()
-    on_step(start + int(state.reached))
-    return start + int(state.reached)
+    on_step(calls.start + int(state.reached))
+    return calls.start + int(state.reached)
+
+
+def _decide(
+    session: Session,
+    plan: Plan,
+    state: LoopState,
+    calls: range,
+    on_step: Callable[[int], None],
+    is_stopped: Callable[[], bool],
+) -> int:
+    """As `_run`, where a rule decides what each call runs: on a GPU one number is read before each."""
+    for call in calls:
+        session.execute([state.update])
+        on_step(call + 1)
+        if is_stopped():
+            return call + 1
+        if call + 1 < len(plan):
+            session.execute(session.units(session.decide()))
+    return calls.stop
 
 
 def _state_for(

@@ -23,7 +23,7 @@ from deepcache_trt.errors import of_compiler
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.guidance import Guidance, guided
 from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepcache_trt.runtime.decision import Rule
 from deepcache_trt.runtime.forecast import rate
 
 FULL = "full"  # computes everything, and each tap that another variant consumes
@@ -21,10 +22,17 @@ FEW_CALLS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The variant of each call of the denoiser, in order, and whether what a call reuses is extrapolated."""
+    """What runs at each call of the denoiser.
+
+    Attributes:
+        variants: of each call, in order.
+        forecast: whether what a call reuses is extrapolated.
+        rule: decides about each call but the first when it comes; `variants` are then full ones. None: nothing does.
+    """
 
     variants: tuple[str, ...]
     forecast: bool = False
+    rule: Rule | None = None
 
     def __post_init__(self) -> None:
         assert not self.variants or self.variants[0] == FULL, "the first call has nothing to reuse"

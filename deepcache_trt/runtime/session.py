@@ -8,37 +8,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.progress import Progress, logged
-from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded, Unit
+from deepcache_trt.runtime.buffers import Buffers
+from deepcache_trt.runtime.cuda_graph import Recorded, Unit
+from deepcache_trt.runtime.decision import Decider, Decision, Rule
 from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.forecast import Forecast, rate
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
-from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-
-class Buffers:
-    """The tensors of one shape, by name, and what was recorded on their addresses."""
-
-    def __init__(self, tensors: Mapping[str, "torch.Tensor"], graphs: CudaGraphs | None) -> None:
-        self.tensors = tensors
-        self.graphs = graphs
-        self.compiled: set[str] = set()  # the variants whose engines have compiled what they compile for a shape
-        self.forecast: Forecast | None = None  # it is made for the first generation that wants one
-        self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
-        self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
-
-    def close(self) -> None:
-        """Destroy what was recorded."""
-        if self.graphs is not None:
-            self.graphs.close()
 
 
 class Session:
@@ -71,6 +55,8 @@ class Session:
         self._device: torch.device | None = None  # the engines were last bound there
         self.generation = 0
         self._forecasts = False
+        self._rule: Rule | None = None
+        self.decisions: list[Decision] = []  # about the calls of this generation, where a rule decides
         self._wanted: Collection[str] = ()  # the variants of a generation that has not run yet
         self._computed_at: dict[str, int] = {}  # the calls that last computed the outputs, in this generation
 
@@ -80,30 +66,33 @@ class Session:
 
     def holds(self, variant: str, sizes: Mapping[str, int]) -> bool:
         """Whether the buffers hold, for these sizes, everything that a variant takes from earlier calls."""
-        return self._reused(variant) <= self._computed_at.keys() and self._is_for(sizes)
+        is_for = self._buffers_for is not None and self._buffers_for[0] == sizes
+        return is_for and self._reused(variant) <= self._computed_at.keys()
 
-    def begin(self, *, forecast: bool, variants: Collection[str] = ()) -> int:
+    def begin(self, *, forecast: bool = False, variants: Collection[str] = (), rule: Rule | None = None) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
 
         Args:
             forecast: whether what a step reuses is extrapolated, see `Forecast`.
             variants: those that it will run; what their engines compile for a shape is compiled before its first step.
+            rule: by which it is decided what runs, see `run`.
 
         Returns:
             The number of the generation; when `generation` is another, someone else has begun one.
         """
-        self._forecasts, self._wanted = forecast, variants
+        self._forecasts, self._wanted, self._rule = forecast, variants, rule
+        self.decisions = []
         self._forget()
         self.generation += 1
         return self.generation
 
     def run(
-        self, variant: str, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int], *, call: int = 0
+        self, variant: str | None, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int], *, call: int = 0
     ) -> dict[str, "torch.Tensor"]:
         """Run one variant.
 
         Args:
-            variant: the name of an engine, or `SKIP`.
+            variant: the name of an engine, or `SKIP`; None: what the rule decides.
             tensors: the inputs by name; those that the variant does not read are left alone.
             sizes: the size of each dynamic axis.
             call: its index in the generation.
@@ -114,15 +103,19 @@ class Session:
         device = next(iter(tensors.values())).device
         with on_device(device):
             self._prepare(sizes, device)
+            for name in tensors.keys() & (self.buffers if variant is None else self._inputs(variant)):
+                self.buffers[name].copy_(tensors[name])
+            if variant is None:
+                variant = self.decide()
+            elif self.decider is not None:
+                self.decisions.append(Decision(variant=variant, error=0.0, why="there is nothing to reuse"))
             assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
             engine = self.engines.get(variant)
             computed = engine.outputs if engine else {}
-            for name in engine.inputs.keys() - self._reused(variant) if engine else ():
-                self.buffers[name].copy_(tensors[name])
             self._note_rates(call, computed)
             for name in computed:
                 self._computed_at.pop(name, None)  # a run that fails may have written half of it
-            self._execute(self.step(variant))
+            self.execute(self.units(variant))
         self._computed_at |= dict.fromkeys(computed, call)
         given = [name for name in self._outputs if engine is None or name in computed]
         return {name: self.buffers[name].clone() for name in given}
@@ -146,6 +139,23 @@ class Session:
     def forecast(self) -> Forecast | None:
         """The forecast of this generation, where it has one."""
         return self.shape.forecast if self._forecasts else None
+
+    @property
+    def decider(self) -> Decider | None:
+        """What decides about the calls of this generation; None where its plan does."""
+        return None if self._rule is None else self.shape.decider(self._rule, self.prediction)
+
+    def decide(self) -> str:
+        """The variant for what lies in the buffers, by the rule; the decision is kept."""
+        assert self.decider is not None
+        self.execute([self.decider.decide])
+        self.decisions.append(self.decider.decision())
+        return self.decisions[-1].variant
+
+    def units(self, variant: str) -> tuple[Unit, ...]:
+        """What one call does, in order: `step`, and, where a rule decides, what that has to know of it."""
+        note = [] if self.decider is None or variant == SKIP else [self.decider.note]
+        return (self.step(variant), *note)
 
     @property
     def computing(self) -> list[set[str]]:
@@ -174,12 +184,27 @@ class Session:
         if key not in steps:
             engine = self.engines.get(variant)
             run = None if engine is None else partial(self.log.run, variant, engine)
-            computed = () if engine is None else engine.outputs
-            steps[key] = _step(run, forecast, reused=sorted(self._reused(variant)), computed=computed)
+            reused, computed = sorted(self._reused(variant)), () if engine is None else engine.outputs
+            steps[key] = _step(run, forecast, reused=reused, computed=computed)
         return steps[key]
 
+    def execute(self, units: Sequence[Unit]) -> bool:
+        """Run units in order; where they are recorded they are launched, which may take until later.
+
+        Returns:
+            Whether they were launched. What ran is recorded for the next time, where there is a GPU and the engines
+            bear it at these shapes.
+        """
+        graphs = self.shape.graphs
+        if graphs is not None and graphs.launch(units):
+            return True
+        for unit in units:
+            unit()
+        self.record(units)
+        return False
+
     def record(self, units: Sequence[Unit]) -> None:
-        """Record units that have just run, where there is a GPU and the engines bear it at these shapes."""
+        """Record units that have just run, if they can be."""
         if self.shape.graphs is not None and all(engine.capturable for engine in self.engines.values()):
             self.shape.graphs.record(units)
 
@@ -194,12 +219,6 @@ class Session:
         self._buffers_for = self._workspace = None
         self._computed_at = {}
 
-    def _execute(self, step: Callable[[], None]) -> None:
-        graphs = self.shape.graphs
-        if graphs is None or not graphs.launch([step]):
-            step()
-            self.record([step])
-
     def _reused(self, variant: str) -> set[str]:
         """What a variant takes from earlier calls: taps, or, where the model is not called at all, its prediction."""
         if variant == SKIP:
@@ -207,13 +226,14 @@ class Session:
         given = {name for engine in self.engines.values() for name in engine.outputs}
         return given & self.engines[variant].inputs.keys()
 
-    def _is_for(self, sizes: Mapping[str, int]) -> bool:
-        return self._buffers_for is not None and self._buffers_for[0] == sizes
+    def _inputs(self, variant: str) -> set[str]:
+        """What a call gives a variant."""
+        return {*self.engines[variant].inputs} - self._reused(variant) if variant in self.engines else set()
 
     def _forget(self) -> None:
         self._computed_at = {}
-        if self._shapes and self.shape.forecast is not None:
-            self.shape.forecast.forget()
+        if self._shapes:
+            self.shape.forget()
 
     def _note_rates(self, call: int, computed: Collection[str]) -> None:
         """Tell the forecast how long ago what this call computes was computed before."""
@@ -228,7 +248,7 @@ class Session:
         self._device = device
         if self._buffers_for != (sizes, device):
             self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
-            shape = self._shapes.pop(key, None) or self._new_buffers(sizes, device)
+            shape = self._shapes.pop(key, None) or Buffers(self.engines.values(), sizes, device)
             for engine in self.engines.values():
                 for name in (*engine.inputs, *engine.outputs):
                     engine.bind(name, shape.tensors[name])
@@ -242,23 +262,8 @@ class Session:
         if self._forecasts and self.shape.forecast is None:
             self.shape.forecast = self._new_forecast()
         if self._wanted and not self._computed_at:
-            self._compile(self._wanted)
+            self.shape.compile(self.engines, self._wanted, self._progress)
             self._wanted = ()
-
-    def _compile(self, variants: Collection[str]) -> None:
-        """Let engines do now, on whatever the buffers hold, what they would do in the middle of an image."""
-        for variant in dict.fromkeys(variants):
-            engine = self.engines.get(variant)
-            if engine is not None and engine.compiles_at_first_run and variant not in self.shape.compiled:
-                with self._progress(f"compiling the {variant} variant for this shape"):
-                    engine.run()
-                self.shape.compiled.add(variant)
-
-    def _new_buffers(self, sizes: Mapping[str, int], device: "torch.device") -> Buffers:
-        engines = self.engines.values()
-        specs = {name: spec for engine in engines for name, spec in (engine.inputs | engine.outputs).items()}
-        tensors = {name: _buffer(spec, sizes, device) for name, spec in specs.items()}
-        return Buffers(tensors, CudaGraphs(device) if device.type == "cuda" else None)
 
     def _new_forecast(self) -> Forecast:
         """Of everything that some variant takes from an earlier call."""
@@ -292,9 +297,3 @@ def _step(
             forecast.learn(learnt)
 
     return step
-
-
-def _buffer(spec: TensorSpec, sizes: Mapping[str, int], device: "torch.device") -> "torch.Tensor":
-    import torch
-
-    return torch.zeros(spec.resolve(sizes), dtype=getattr(torch, spec.dtype), device=device)

@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 
-from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
-from deepcache_trt.runtime.scheduler_probe import probe
+from deepcache_trt.runtime.sampler.probe import probe
+from deepcache_trt.runtime.sampler.table import NoTable, SamplerTable
 
 STEPS = (4, 7, 30, 50)
 WITHIN = 1e-5  # of the largest value of the image, in float32

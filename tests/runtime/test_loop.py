@@ -7,12 +7,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 
-from deepcache_trt.runtime import loop
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
-from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
 from tests.runtime.small_model import (
     GUIDANCE,
@@ -103,13 +102,7 @@ def test_the_same_units_serve_every_plan_scheduler_and_prompt(
 ) -> None:
     """What is recorded on a GPU: one step for each variant and one update, on the same memory."""
     asked: list[set[Any]] = []
-    run = loop._run
-
-    def noting(session: Session, units: list[Any], *given: Any) -> int:
-        asked.append(set(units))
-        return run(session, units, *given)
-
-    monkeypatch.setattr(loop, "_run", noting)
+    monkeypatch.setattr(Session, "record", lambda session, units: asked.append({*units}) if len(units) > 1 else None)
     for scheduler, steps, interval, scale, seed in (
         (DDIMScheduler(clip_sample=False), 6, 2, 5.0, 0),
         (DPMSolverMultistepScheduler(), 9, 3, 7.5, 1),

@@ -7,7 +7,8 @@ from typing import Any
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.runtime.plan import FULL, SKIP
-from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache, only_deepcache
+from deepcache_trt.runtime.policies.policy import policy_from_json
 
 PLAIN = DeepCache(cache_interval=1)
 
@@ -177,12 +178,16 @@ def settings_from(record: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }
-    return Settings(**{**values, "caching": tuple(DeepCache(**each) for each in record["caching"])})
+    return Settings(**{**values, "caching": tuple(_params(each) for each in record["caching"])})
+
+
+def _params(record: Mapping[str, Any]) -> DeepCache:
+    return only_deepcache(policy_from_json(record))
 
 
 def cell_from(record: Mapping[str, Any]) -> Cell:
     """The cell of a record."""
-    return Cell(**{**record, "params": DeepCache(**record["params"])})
+    return Cell(**{**record, "params": _params(record["params"])})
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:

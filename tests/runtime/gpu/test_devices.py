@@ -18,8 +18,8 @@ from deepcache_trt.runtime import loop, session
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
-from deepcache_trt.runtime.sampler_table import SamplerTable
-from deepcache_trt.runtime.scheduler_probe import probe
+from deepcache_trt.runtime.sampler.probe import probe
+from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import TensorSpec
 

@@ -9,14 +9,14 @@ import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 
 from deepcache_trt.pipelines import takeover
+from deepcache_trt.runtime import buffers as buffers_module
 from deepcache_trt.runtime import loop_state
-from deepcache_trt.runtime import session as session_module
 from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
-from deepcache_trt.runtime.scheduler_probe import state_key
+from deepcache_trt.runtime.sampler.probe import state_key
 from deepcache_trt.runtime.session import Session
 from tests.runtime.gpu.pretend_cuda import pretended_gpu
 from tests.runtime.small_model import PROFILE, Small, drawn, every, probed
@@ -58,7 +58,7 @@ class Event:
 
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "CudaGraphs", Launched)
+    monkeypatch.setattr(buffers_module, "CudaGraphs", Launched)
     monkeypatch.setattr("torch.cuda.Event", Event)
     monkeypatch.setattr(loop_state, "fused", lambda memory: partial(loop_state.advance, memory))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from deepcache_trt.runtime.sampler_table import SamplerTable
+from deepcache_trt.runtime.sampler.table import SamplerTable
 from tests.runtime.scheduler_page import DOCUMENT, document
 from tests.runtime.schedulers import (
     BROWNIAN,

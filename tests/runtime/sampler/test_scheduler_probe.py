@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.runtime.scheduler_probe import state_key
+from deepcache_trt.runtime.sampler.probe import state_key
 from tests.runtime.schedulers import TABLES, WARNINGS, Case, reason, seeded, table_of
 
 pytestmark = WARNINGS

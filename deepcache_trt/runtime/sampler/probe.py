@@ -15,8 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from deepcache_trt.foreign import Scheduler
-from deepcache_trt.runtime.sampler_table import NoTable, SamplerTable
-from deepcache_trt.runtime.trial_run import SAME_AT_EVERY_CALL, RefusedError, Symbols, TrialRun, accepted_arguments
+from deepcache_trt.runtime.sampler.table import NoTable, SamplerTable
+from deepcache_trt.runtime.sampler.trial_run import (
+    SAME_AT_EVERY_CALL,
+    RefusedError,
+    Symbols,
+    TrialRun,
+    accepted_arguments,
+)
 
 # The largest difference from the real scheduler in the sample of one call, over the largest value of that sample, both
 # in float32. It is passed where a step is enormous, as Euler's first one from σ = 4096 if there are few: of what
