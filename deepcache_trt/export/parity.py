@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -174,6 +175,11 @@ def check_graph(
 
 
 def _run_graph(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return run_session(open_session(path), arrays)
+
+
+def open_session(path: Path) -> Any:
+    """The graph at `path` on ONNX Runtime's CPU provider, so optimized that a cut of it computes the same."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -181,7 +187,11 @@ def _run_graph(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
     # Above this level a convolution may be given another memory layout, and so another order of summation, on either
     # side of the cut: right to rounding, but no longer a statement about the graphs.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every output by name, of those inputs that the graph reads."""
     wanted = {value.name for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     outputs = session.run(names, {name: array for name, array in arrays.items() if name in wanted})

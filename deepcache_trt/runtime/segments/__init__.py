@@ -1,0 +1,1 @@
+"""Variants that run as lists of segments."""
