@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from deepcache_trt import DeepCachePipeline
-from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.models.catalogue import CATALOGUE
@@ -157,7 +157,7 @@ def test_every_name_of_the_catalogue_has_graphs_with_the_taps_that_its_variants_
         taps = {tap.name for tap in architecture.taps}
         outputs = {spec.name for spec in architecture.outputs}
         for branch in range(max(1, len(taps) if architecture.is_denoiser else 1)):
-            for variant in variants_of(component, DeepCache(cache_branch_id=branch)):
+            for variant in variants_of(component.architecture, DeepCache(cache_branch_id=branch), component.name):
                 assert {*variant.consumes, *variant.emits} <= taps, component.title
                 assert set(variant.outputs or ()) <= outputs, component.title
 

@@ -98,7 +98,7 @@ OTHER_WEIGHTS = """
 import sys
 from deepcache_trt.engines.tensorrt import engine as tensorrt
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.target import Target
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.builder.shapes import shapes_from_text
@@ -106,7 +106,7 @@ from deepcache_trt.runtime.policies.deepcache import DeepCache
 (unet,) = random_components(sys.argv[1], dtype="float16", parts=["unet"], seed=1)
 shapes = shapes_from_text([sys.argv[2]], [])
 target = Target(backend=tensorrt.TENSORRT_RTX, store=Store(default_root()), capability="sm86", shapes=shapes)
-print(*(artefact.folder for artefact in build_variants(unet, DeepCache(), target).values()), sep="\\n")
+print(*(artefact.folder for artefact in build_pieces(unet, DeepCache(), target).values()), sep="\\n")
 """
 
 

@@ -13,6 +13,7 @@ from deepcache_trt import __version__
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.graphs import bound_graph, graph_key, specs_of, weights_key
 from deepcache_trt.builder.open_engine import open_engine, options_of, profiles_of
+from deepcache_trt.builder.pieces import assemble, ingredients_of, is_cached
 from deepcache_trt.builder.shapes import (
     Shapes,
     as_options,
@@ -26,12 +27,10 @@ from deepcache_trt.builder.trust import Check, check_engine
 from deepcache_trt.engines.backend import BuildOptions, Order
 from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.engines.store import Artefact, key_of
-from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError, UnknownNameError
+from deepcache_trt.errors import BackendError, NotBuiltError, ShapeError, StoreError
 from deepcache_trt.export import parity, weights
-from deepcache_trt.models.architecture import Architecture
-from deepcache_trt.models.taps import Variant
+from deepcache_trt.export.segments import Piece, Segment
 from deepcache_trt.progress import Progress, logged
-from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies.policy import Policy
 from deepcache_trt.tensors import PROMPT_TOKENS, TensorSpec
 
@@ -40,33 +39,7 @@ _log = logging.getLogger(__name__)
 _AT_FIRST_USE = "since engines with {} are built at first use, not by a command"
 
 
-def variants_of(component: Component, policy: Policy) -> tuple[Variant, ...]:
-    """The graphs that a component has under a policy.
-
-    Raises:
-        UnknownNameError: the policy wants a tap that the denoiser lacks.
-    """
-    return variants_for(component.architecture, policy, component.name)
-
-
-def variants_for(architecture: Architecture, policy: Policy, name: str) -> tuple[Variant, ...]:
-    """`variants_of` for a model that messages call `name`."""
-    if not _is_cached(architecture):
-        return (Variant(name=FULL),)
-    steering = architecture.steering
-    taps = steering.taps if steering is not None else tuple(tap.name for tap in architecture.taps)
-    try:
-        wanted = policy.variants(taps)
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{name}: {error}") from error
-    return wanted if steering is None else tuple(map(steering.variant, wanted))
-
-
-def _is_cached(architecture: Architecture) -> bool:
-    return architecture.is_denoiser or architecture.steering is not None
-
-
-def build_variants(
+def build_pieces(
     component: Component,
     policy: Policy,
     target: Target,
@@ -74,7 +47,7 @@ def build_variants(
     sizes: Mapping[str, int] | None = None,
     progress: Progress = logged,
 ) -> dict[str, Artefact]:
-    """The engines of a component's variants, by variant name; what is in the store is not built again.
+    """The engines of a component's pieces under a policy, by name; what is in the store is not built again.
 
     Args:
         component: what to build.
@@ -90,17 +63,17 @@ def build_variants(
         BackendError: the backend cannot build it, or what it built computes something else.
         ParityError: the exported graph does not compute what the model computes.
     """
-    variants = variants_of(component, policy)
+    assembly = assemble(component, policy, target, progress)
     target.backend.check_dtype(component.dtype)
-    target, profiles = _settle(component, policy, variants[0], target, sizes)
-    artefacts = {variant.name: _engine(component, policy, variant, target, profiles, progress) for variant in variants}
+    target, profiles = _settle(component, policy, assembly.pieces[0], target, sizes)
+    artefacts = {piece.name: _engine(component, policy, piece, target, profiles, progress) for piece in assembly.pieces}
     return {
-        variant.name: _trusted(component, variant, artefacts[variant.name], target, progress) for variant in variants
+        piece.name: _trusted(component, piece, artefacts[piece.name], target, progress) for piece in assembly.pieces
     }
 
 
 def _settle(
-    component: Component, policy: Policy, variant: Variant, target: Target, sizes: Mapping[str, int] | None
+    component: Component, policy: Policy, piece: Piece, target: Target, sizes: Mapping[str, int] | None
 ) -> tuple[Target, tuple[ShapeProfile, ...]]:
     """What to look for and, if it is not there, to build: the caller's shapes, else what there is, else this call's."""
     if not target.backend.compiled:
@@ -119,7 +92,7 @@ def _settle(
                 f"for; {cure}"
             )
         return target, profiles
-    same = _engine_ingredients(component, variant, target)
+    same = _engine_ingredients(component, piece, target)
     same.pop("build_options", None)
     built = [
         artefact
@@ -138,12 +111,12 @@ def _honours(artefact: Artefact, options: BuildOptions) -> bool:
     return all(value in (default[name], built[name]) for name, value in asdict(options).items())
 
 
-def _engine_ingredients(component: Component, variant: Variant, target: Target) -> dict[str, Any]:
+def _engine_ingredients(component: Component, piece: Piece, target: Target) -> dict[str, Any]:
     """Everything but the profiles that an engine depends on."""
     ingredients = {
         "graph": graph_key(component),
         "weights": weights_key(component),
-        "variant": asdict(variant),
+        **ingredients_of(piece),
         "backend": target.backend.name,
         "backend_version": target.backend.version(),
         "device": target.device_tag,
@@ -154,16 +127,16 @@ def _engine_ingredients(component: Component, variant: Variant, target: Target) 
 def _engine(
     component: Component,
     policy: Policy,
-    variant: Variant,
+    piece: Piece,
     target: Target,
     profiles: tuple[ShapeProfile, ...],
     progress: Progress,
 ) -> Artefact:
-    ingredients = _engine_ingredients(component, variant, target) | {"profiles": [asdict(p) for p in profiles]}
+    ingredients = _engine_ingredients(component, piece, target) | {"profiles": [asdict(p) for p in profiles]}
     if target.store.find("engines", key_of(ingredients)) is None:
         missing = (
-            f"the store {target.store.root} has no {target.backend} engine {variant.name!r} of {component.title} "
-            f"({component.dtype}{f', {policy.in_words}' if _is_cached(component.architecture) else ''}) for "
+            f"the store {target.store.root} has no {target.backend} engine {piece.name!r} of {component.title} "
+            f"({component.dtype}{f', {policy.in_words}' if is_cached(component.architecture) else ''}) for "
             f"{target.device_tag}{_elsewhere(ingredients, target)}"
         )
         if target.build == "never":
@@ -183,14 +156,14 @@ def _engine(
             "version": __version__,
             **ingredients,
         }
-        return about | build_engine(component, variant, target, profiles, folder, progress)
+        return about | build_engine(component, piece, target, profiles, folder, progress)
 
     return target.store.get("engines", ingredients, build, passing=component.adapters)
 
 
 def build_engine(
     component: Component,
-    variant: Variant,
+    piece: Piece,
     target: Target,
     profiles: tuple[ShapeProfile, ...],
     folder: Path,
@@ -198,9 +171,10 @@ def build_engine(
 ) -> dict[str, Any]:
     """Fill an engine's folder; returns what its manifest says beside what the engine depends on."""
     if target.backend.runs_model:  # which needs neither a graph nor weights in files
-        inputs, outputs = specs_of(component, variant, progress)
+        assert not isinstance(piece, Segment)
+        inputs, outputs = specs_of(component, piece, progress)
         return {"inputs": [*map(asdict, inputs)], "outputs": [*map(asdict, outputs)]}
-    with bound_graph(component, variant, target.store, progress) as path:
+    with bound_graph(component, piece, target.store, progress) as path:
         graph = onnx.load(path, load_external_data=False).graph
         inputs, outputs = ([_spec_of(value) for value in values] for values in (graph.input, graph.output))
         about: dict[str, Any] = {"inputs": [*map(asdict, inputs)], "outputs": [*map(asdict, outputs)]}
@@ -214,15 +188,13 @@ def build_engine(
                 options=target.options,
                 cache=lambda kind: target.cache(kind, target.device_tag),
                 progress=progress,
-                stage=f"building the {variant.name} engine of {component.title}",
+                stage=f"building the {piece.name} engine of {component.title}",
             )
         )
     return about
 
 
-def _trusted(
-    component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
-) -> Artefact:
+def _trusted(component: Component, piece: Piece, artefact: Artefact, target: Target, progress: Progress) -> Artefact:
     """The artefact, once its engine has been compared on this machine with ONNX Runtime on the CPU.
 
     Raises:
@@ -230,31 +202,29 @@ def _trusted(
     """
     if target.capability is None and not target.backend.trusted and "check" not in artefact.about:
         try:
-            found = check_built(component, variant, artefact, target, progress)
+            found = check_built(component, piece, artefact, target, progress)
             artefact = target.store.amend(artefact, check=asdict(found))
         except StoreError as error:  # an engine that was built ahead may lie where nobody can write
-            _log.warning("the %s engine of %s is used unchecked: %s", variant.name, component.title, error)
+            _log.warning("the %s engine of %s is used unchecked: %s", piece.name, component.title, error)
     check = artefact.about.get("check")
     if check is not None and not check["usable"]:
         raise BackendError(
-            f"the {target.backend} engine {variant.name!r} of {component.title} is unusable: {check['reason']}; "
+            f"the {target.backend} engine {piece.name!r} of {component.title} is unusable: {check['reason']}; "
             f"choose another --backend or --dtype, or delete {artefact.folder} to build it again"
         )
     return artefact
 
 
-def check_built(
-    component: Component, variant: Variant, artefact: Artefact, target: Target, progress: Progress
-) -> Check:
+def check_built(component: Component, piece: Piece, artefact: Artefact, target: Target, progress: Progress) -> Check:
     """Compare the engine of an artefact on this machine with ONNX Runtime on the CPU."""
     sizes = parity.unseen_sizes(component.architecture)
     if target.backend.compiled:
         sizes = profiles_of(artefact)[0].at("opt")
     with (
-        bound_graph(component, variant, target.store, progress) as graph,
-        progress(f"checking the {variant.name} engine of {component.title}"),
+        bound_graph(component, piece, target.store, progress) as graph,
+        progress(f"checking the {piece.name} engine of {component.title}"),
     ):
-        engine = open_engine(component, variant, artefact, target)
+        engine = open_engine(component, piece, artefact, target)
         try:
             return check_engine(
                 engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
@@ -275,8 +245,9 @@ def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
 def _command(component: Component, policy: Policy, target: Target, sizes: Mapping[str, int]) -> str:
     model = shlex.quote(component.name)
     command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
-    if _is_cached(component.architecture):
+    if is_cached(component.architecture):
         command += f" {policy.build_option}"
+        command += {True: " --segments", False: " --no-segments", None: ""}[target.segments]
     if target.backend.compiled:
         used = {axis: size for axis, size in sizes.items() if axis in component.architecture.axes}
         command += f" {as_options(component, used)}"

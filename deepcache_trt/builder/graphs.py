@@ -16,7 +16,7 @@ import torch
 from deepcache_trt.builder.component import Component
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.export import parity, weights
-from deepcache_trt.export.cut import cut
+from deepcache_trt.export.segments import Piece, cut_piece
 from deepcache_trt.export.tap_specs import tap_specs
 from deepcache_trt.export.trace import onnx_from_config, onnx_from_live
 from deepcache_trt.models.copies import fake_copy
@@ -87,13 +87,13 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
 
 
 @contextmanager
-def bound_graph(component: Component, variant: Variant, store: Store, progress: Progress) -> Iterator[Path]:
-    """A variant's graph with its weights beside it, in a temporary folder."""
+def bound_graph(component: Component, piece: Piece, store: Store, progress: Progress) -> Iterator[Path]:
+    """The graph of a variant or a segment with its weights beside it, in a temporary folder."""
     kept = weights_artefact(component, store, progress)
     path = graph_artefact(component, store, progress).folder / GRAPH
     with store.scratch() as folder:
-        with progress(f"cutting the {variant.name} graph of {component.title}"):
-            model = cut(onnx.load(path, load_external_data=False), variant)
+        with progress(f"cutting the {piece.name} graph of {component.title}"):
+            model = cut_piece(onnx.load(path, load_external_data=False), piece)
             linked = weights.link(sorted(kept.folder.glob("*.safetensors")), folder)
             weights.save_bound(model, weights.locate(linked), folder / GRAPH)
         yield folder / GRAPH

@@ -9,20 +9,21 @@ from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.store import Artefact
 from deepcache_trt.export import parity
+from deepcache_trt.export.segments import Piece, Segment
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.models.traceable import traceable
 from deepcache_trt.tensors import TensorSpec
 
 
-def open_engine(component: Component, variant: Variant, artefact: Artefact, target: Target) -> Engine:
-    """Load one variant; the caller closes it."""
+def open_engine(component: Component, piece: Piece, artefact: Artefact, target: Target) -> Engine:
+    """Load what one engine computes; the caller closes it."""
     built = Built(
         folder=artefact.folder,
         inputs={data["name"]: TensorSpec.from_json(data) for data in artefact.about["inputs"]},
         outputs={data["name"]: TensorSpec.from_json(data) for data in artefact.about["outputs"]},
         profiles=profiles_of(artefact),
         cache=lambda kind: target.cache(kind, artefact.key),
-        variant=_torch_variant(component, variant),
+        variant=None if isinstance(piece, Segment) else _torch_variant(component, piece),
         options=options_of(artefact),
     )
     return target.backend.open(built)

@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.engines import build_engine, build_variants, check_built, variants_of
+from deepcache_trt.builder.engines import build_engine, build_pieces, check_built
 from deepcache_trt.builder.graphs import bound_graph, graph_key
 from deepcache_trt.builder.open_engine import open_engine, profiles_of
+from deepcache_trt.builder.pieces import assemble
 from deepcache_trt.builder.shapes import widest_profile
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines.engine import Engine
 from deepcache_trt.engines.store import Artefact
 from deepcache_trt.errors import BackendError
-from deepcache_trt.models.taps import Variant
+from deepcache_trt.export.segments import Piece
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.policies.policy import Policy
 from deepcache_trt.runtime.session import Session
@@ -30,33 +31,35 @@ def open_session(
     progress: Progress = logged,
     before_loading: Callable[[], None] = lambda: None,
 ) -> Session:
-    """Build what is missing and load it; arguments and errors as for `build_variants`.
+    """Build what is missing and load it; arguments and errors as for `build_pieces`.
 
     `before_loading` is called when everything is built and nothing loaded: a time to free memory. It is not called
     for the merged weights of adapters that need no engines of their own in the store.
     """
-    variants = variants_of(component, policy)
+    assembly = assemble(component, policy, target, progress)
     outputs = [spec.name for spec in component.architecture.outputs]
     opened = _open_refitted(component, policy, target, sizes, progress)
     if opened is None:
-        opened = _open_unkept(component, variants, target, progress)
+        opened = _open_unkept(component, assembly.pieces, target, progress)
     if opened is None:
-        artefacts = build_variants(component, policy, target, sizes=sizes, progress=progress)
+        artefacts = build_pieces(component, policy, target, sizes=sizes, progress=progress)
         before_loading()
         with logged(f"loading the engines of {component.title}"):
-            engines = _open_all(variants, lambda each: open_engine(component, each, artefacts[each.name], target))
+            engines = _open_all(
+                assembly.pieces, lambda each: open_engine(component, each, artefacts[each.name], target)
+            )
             opened = engines, artefacts
     engines, artefacts = opened
-    profiles = profiles_of(artefacts[variants[0].name])
-    return Session(engines, outputs=outputs, profiles=profiles, progress=progress)
+    profiles = profiles_of(artefacts[assembly.pieces[0].name])
+    return Session(engines, variants=assembly.variants, outputs=outputs, profiles=profiles, progress=progress)
 
 
-def _open_all(variants: Iterable[Variant], open_one: Callable[[Variant], Engine]) -> dict[str, Engine]:
+def _open_all(pieces: Iterable[Piece], open_one: Callable[[Piece], Engine]) -> dict[str, Engine]:
     """All engines, or none: one that cannot be opened closes those before it."""
     engines: dict[str, Engine] = {}
     try:
-        for variant in variants:
-            engines[variant.name] = open_one(variant)
+        for piece in pieces:
+            engines[piece.name] = open_one(piece)
     except BaseException:
         for engine in engines.values():
             engine.close()
@@ -71,16 +74,16 @@ def _open_refitted(
     base = component.base
     if base is None or not target.backend.refits or not target.options.refittable:
         return None
-    variants = variants_of(component, policy)
-    artefacts = build_variants(base, policy, target, sizes=sizes, progress=progress)
-    engines = _open_all(variants, lambda each: open_engine(base, each, artefacts[each.name], target))
+    pieces = assemble(component, policy, target, progress).pieces
+    artefacts = build_pieces(base, policy, target, sizes=sizes, progress=progress)
+    engines = _open_all(pieces, lambda each: open_engine(base, each, artefacts[each.name], target))
     try:
-        for variant in variants:
+        for piece in pieces:
             with (
-                bound_graph(component, variant, target.store, progress) as graph,
-                progress(f"refitting the {variant.name} engine of {component.title}"),
+                bound_graph(component, piece, target.store, progress) as graph,
+                progress(f"refitting the {piece.name} engine of {component.title}"),
             ):
-                engines[variant.name].refit(graph)
+                engines[piece.name].refit(graph)
     except BaseException as error:
         for engine in engines.values():
             engine.close()
@@ -92,7 +95,7 @@ def _open_refitted(
 
 
 def _open_unkept(
-    component: Component, variants: tuple[Variant, ...], target: Target, progress: Progress
+    component: Component, pieces: tuple[Piece, ...], target: Target, progress: Progress
 ) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
     """Engines for the merged weights of adapters, where nothing is won by keeping them; else None."""
     is_built = target.build != "never" or target.store.find("graphs", graph_key(component)) is not None
@@ -101,15 +104,15 @@ def _open_unkept(
     profiles = (widest_profile(component.architecture),)
     artefacts: dict[str, Artefact] = {}
 
-    def open_one(variant: Variant) -> Engine:
+    def open_one(piece: Piece) -> Engine:
         with target.store.scratch() as folder:
-            about = build_engine(component, variant, target, profiles, folder, progress)
+            about = build_engine(component, piece, target, profiles, folder, progress)
             about["profiles"] = [asdict(profile) for profile in profiles]
             made = Artefact(kind="engines", key=folder.name, folder=folder, about=about)
-            check = None if target.backend.trusted else check_built(component, variant, made, target, progress)
+            check = None if target.backend.trusted else check_built(component, piece, made, target, progress)
             if check is not None and not check.usable:
                 raise BackendError(f"{target.backend} cannot run {component.title}: {check.reason}")
-            artefacts[variant.name] = made
-            return open_engine(component, variant, made, target)
+            artefacts[piece.name] = made
+            return open_engine(component, piece, made, target)
 
-    return _open_all(variants, open_one), artefacts
+    return _open_all(pieces, open_one), artefacts

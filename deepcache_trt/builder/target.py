@@ -19,6 +19,7 @@ class Target:
         shapes: what compiled engines are built for, and nothing else then runs; None: whatever is called for.
         capability: of a GPU elsewhere, such as "sm86"; None: this machine's device.
         options: how the backend builds, if it takes options.
+        segments: whether variants are lists of segments that share all weights; None: as the policy prefers.
     """
 
     backend: Backend
@@ -27,6 +28,7 @@ class Target:
     shapes: Shapes | None = None
     capability: str | None = None
     options: BuildOptions = field(default_factory=BuildOptions)
+    segments: bool | None = None
 
     @property
     def device(self) -> str:

@@ -28,6 +28,10 @@ def build(
         int | None,
         typer.Option(help="The skip connection at which the shallow layers begin. [default: 0, the cheapest]"),
     ] = None,
+    segments: Annotated[
+        bool | None,
+        typer.Option(help="Pieces of the model that share all weights, not an engine a variant. [default: the plan's]"),
+    ] = None,
     dtype: Dtype = None,
     component: Annotated[
         list[str] | None, typer.Option(help="unet, vae, text_encoder, …; may be repeated. [default: all]")
@@ -67,7 +71,7 @@ def build(
     Those are one for each variant of the policy, and those of the VAE and the text encoders. What the store has already
     is not built again.
     """
-    from deepcache_trt.builder.engines import build_variants
+    from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
@@ -87,6 +91,7 @@ def build(
         store=Store(store or default_root()),
         shapes=shapes_from_text(size or (), batch or ()),
         capability=target,
+        segments=segments,
         options=BuildOptions(
             optimization_level=optimization_level,
             workspace_bytes=None if workspace is None else int(workspace * 2**30),
@@ -113,5 +118,5 @@ def build(
         )
         components = find_components(source, dtype=dtype, parts=parts)
     for part in components:
-        for name, artefact in build_variants(part, policy, chosen, progress=shown).items():
+        for name, artefact in build_pieces(part, policy, chosen, progress=shown).items():
             typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.dtype}) in {artefact.folder}")

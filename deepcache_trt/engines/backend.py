@@ -86,7 +86,7 @@ class Built:
         outputs: of the graph.
         profiles: the shapes that it was built for.
         cache: the file or folder, by a kind of the backend's own, for what it learns about this engine.
-        variant: the same in PyTorch.
+        variant: the same in PyTorch; None: it is a segment, which no backend has that runs the model itself.
         options: that it was built with.
     """
 
@@ -95,7 +95,7 @@ class Built:
     outputs: Mapping[str, TensorSpec]
     profiles: Sequence[ShapeProfile]
     cache: Callable[[str], Path]
-    variant: TorchVariant
+    variant: TorchVariant | None
     options: BuildOptions = BuildOptions()
 
 

@@ -205,6 +205,7 @@ def _probe_compiled(device: str) -> str:
 
 
 def _open_eager(device: str, built: Built) -> TorchEngine:
+    assert built.variant is not None
     traceable, own = built.variant.traceable, built.variant.eager()
     inputs, outputs = {**built.inputs, **built.variant.inputs}, dict(built.outputs)
     is_cut = not built.inputs.keys() <= built.variant.inputs.keys()  # it has a tap for an input
@@ -215,6 +216,7 @@ def _open_eager(device: str, built: Built) -> TorchEngine:
 
 
 def _open_compiled(device: str, built: Built) -> TorchEngine:
+    assert built.variant is not None
     if built.variant.traceable is None:
         return _open_eager(device, built)
     inputs, outputs = {**built.inputs, **built.variant.inputs}, dict(built.outputs)

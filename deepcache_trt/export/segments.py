@@ -18,7 +18,9 @@ import onnx
 from onnx.utils import Extractor
 
 from deepcache_trt.errors import UnknownNameError, UnsupportedError
+from deepcache_trt.export.cut import cut
 from deepcache_trt.models.architecture import TAP_PREFIX
+from deepcache_trt.models.taps import Variant
 
 # Elements of a constant that every segment can have for itself; a larger one, or one in a checkpoint, is a weight.
 SMALL = 1024
@@ -37,6 +39,9 @@ class Segment:
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+Piece = Variant | Segment  # what one engine computes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,11 @@ def cut_segment(graph: onnx.ModelProto, segment: Segment) -> onnx.ModelProto:
         segment: one of `segments_of`.
     """
     return Extractor(graph).extract_model(list(segment.inputs), list(segment.outputs))
+
+
+def cut_piece(graph: onnx.ModelProto, piece: Piece) -> onnx.ModelProto:
+    """What one engine computes, out of the full graph, its weights external data."""
+    return cut_segment(graph, piece) if isinstance(piece, Segment) else cut(graph, piece)
 
 
 def running(segments: Sequence[Segment], *, consumes: Collection[str], wanted: Iterable[str]) -> tuple[Segment, ...]:

@@ -55,7 +55,9 @@ class CachedControlNet(LiveComponent):
         sizes: Mapping[str, int],
     ) -> Mapping[str, torch.Tensor]:
         seen, version = self._condition or (None, None)
-        is_ours = session.generation == self._generation and all(session.holds(name, sizes) for name in session.engines)
+        is_ours = session.generation == self._generation and all(
+            session.holds(name, sizes) for name in session.variants
+        )
         is_embedded = is_ours and seen is image and version == image._version
         variant = self._denoiser.promise() if is_embedded else FULL
         if variant == FULL:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.component import DENOISERS
-from deepcache_trt.builder.engines import variants_for
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
@@ -121,7 +121,7 @@ class CachedDenoiser(LiveComponent):
 
     def check(self, policy: Policy) -> None:
         """Raise unless the model has the taps that the policy wants, and a precision that engines have."""
-        variants_for(self._architecture_now(), policy, self.name)
+        variants_of(self._architecture_now(), policy, self.name)
 
     def check_size(self, height: Any, width: Any) -> None:
         """Raise ShapeError for pixels that the denoiser cannot take, before a prompt is encoded in vain."""
@@ -242,7 +242,7 @@ class CachedDenoiser(LiveComponent):
         calls = self._backward_calls or getattr(self._pipe, "_num_timesteps", None) or len(timesteps)
         plan = self.policy.plan(min(calls, len(timesteps)))
         self._tell_of_few_calls(plan)
-        wanted = plan.variants if plan.rule is None else tuple(session.engines)
+        wanted = plan.variants if plan.rule is None else tuple(session.variants)
         number = session.begin(forecast=plan.forecast, variants=wanted, rule=plan.rule)
         return Generation(timesteps=timesteps, plan=plan, session=session, number=number)
 

@@ -28,6 +28,8 @@ class EngineOptions:
         size: pixels that compiled engines (TensorRT, OpenVINO) are built for, as 1024, "768x1024", "512-1024", or
             several of them; None: whatever is called for, each at first use.
         batch: images of one call that they are built for, as 1, "1-4", or several of them.
+        segments: run a variant as a list of segments, which hold each weight once, not as one engine of its own; None:
+            as the policy prefers.
         refit: build engines whose weights can be replaced, for pipelines that switch LoRAs (TensorRT on this GPU only).
         optimization_level: how long a build looks for fast kernels, 0 to 5, where the backend can; None: its default.
         keep_torch_weights: False frees the torch weights of each model on engines before its engines are loaded. They
@@ -42,6 +44,7 @@ class EngineOptions:
     components: tuple[str, ...] | None = None
     size: int | str | Sequence[int | str] | None = None
     batch: int | str | Sequence[int | str] | None = None
+    segments: bool | None = None
     refit: bool = False
     optimization_level: int | None = None
     keep_torch_weights: bool = True
@@ -100,6 +103,7 @@ class PipelineKeywords(CacheKeywords, total=False):
     components: tuple[str, ...] | None
     size: int | str | Sequence[int | str] | None
     batch: int | str | Sequence[int | str] | None
+    segments: bool | None
     refit: bool
     optimization_level: int | None
     keep_torch_weights: bool

@@ -18,8 +18,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from deepcache_trt.builder.component import DENOISERS
-from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import call_sizes
 from deepcache_trt.builder.shared_session import OpenEngines, SharedSession, make_room
 from deepcache_trt.builder.target import Target
@@ -181,9 +181,7 @@ class LiveComponent:
             outputs = run(self._session_for(model, tensors, sizes))
         finally:
             doubt, self._doubt = self._doubt, None
-            if (
-                doubt is not None
-            ):  # whatever was raised, by opening engines too: weights that are read must not be freed
+            if doubt is not None:  # whatever was raised, also by opening engines: what is read must not be freed
                 doubt.wait()
         if doubt is None or self._seen is None or self._identity(model, doubt) == self._seen[1]:
             return outputs
@@ -231,7 +229,8 @@ class LiveComponent:
             identity = self._identity_so_far(model)
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
-            state = (self.part, variants_for(self._architecture, self.policy, self.name), options, device, *identity)
+            variants = variants_of(self._architecture, self.policy, self.name), self.policy.segments
+            state = (self.part, *variants, options, device, *identity)
             if reads_model:  # from where its weights are, also in what was recorded
                 state += places_of(self._looked.snapshot.tensors)
         opened = self.engines.take(state, sizes, functools.partial(self._open, model, device, sizes))
@@ -253,6 +252,7 @@ class LiveComponent:
             build=self.options.build,
             shapes=self.options.shapes,
             options=self.options.build_options,
+            segments=self.options.segments,
         )
         component = self._material.component(model, self._form)
         # What torch engines record on a GPU takes memory of its own.

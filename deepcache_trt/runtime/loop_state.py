@@ -82,7 +82,7 @@ class Memory:
     Attributes:
         prediction: [copies · B, C, …], what the model gave, in its own dtype.
         model_input: [copies, B, C, …], what it is given, in its own dtype.
-        timestep: [1], what it is told, in its own dtype.
+        timestep: [1] or [copies · B], what it is told, in its own dtype.
         rates: see `Forecast`; none where nothing is forecast.
         scale: of the guidance; this and the next two are None where the guidance has no such number.
         rescale: of the guidance.
@@ -124,7 +124,7 @@ def advance(memory: Memory) -> None:
         sample = mask * sample + (1 - mask) * kept
     history.index_copy_(0, sample_slot, sample)
     memory.model_input.copy_((sample * scale).view(memory.model_input.shape[1:]))
-    memory.timestep.copy_(timestep.view(memory.timestep.shape))
+    memory.timestep.copy_(timestep)  # of all images, or of each
     memory.rates.copy_(rates)
     call.add_(1)
 

@@ -1,11 +1,12 @@
 """A session: the engines of one model's variants, on shared buffers.
 
 The full engine's output buffer *is* the shallow engine's input buffer. Every engine reads and fills the same static
-buffers, bound once for each shape, so that compiled engines see the same addresses at every run.
+buffers, bound once for each shape, so that compiled engines see the same addresses at every run. A variant is one
+engine, or the list of those of its segments.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Session:
         self,
         engines: Mapping[str, Engine],
         *,
+        variants: Mapping[str, Sequence[str]] | None = None,
         outputs: Sequence[str],
         profiles: Sequence[ShapeProfile],
         progress: Progress = logged,
@@ -39,16 +41,23 @@ class Session:
         """Take over the engines of one model.
 
         Args:
-            engines: by the names of their variants.
-            outputs: what `run` returns, as far as the variant gives it; an engine's other outputs are taps.
+            engines: by name, in an order in which those of each variant can run.
+            variants: the names of the engines that each one runs; None: each engine is a variant of its name.
+            outputs: what `run` returns, as far as the variant gives it.
             profiles: the shapes that every one of the engines takes.
             progress: told where engines compile something for a shape.
         """
         self.engines = engines
+        self.variants = {name: (name,) for name in engines} if variants is None else variants
         self._progress = progress
         self.profiles = profiles
         self.log = RunLog()
         self._outputs = outputs
+        self._reused = {
+            name: _reused([engines[each] for each in self.variants[name]], engines) for name in self.variants
+        }
+        self._reused[SKIP] = set(outputs)
+        self._kept = set(outputs).union(*self._reused.values())  # what is held from call to call; the rest is handed on
         self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
         self._buffers_for: tuple[dict[str, int], torch.device] | None = None
         self._workspace: torch.Tensor | None = None
@@ -67,7 +76,7 @@ class Session:
     def holds(self, variant: str, sizes: Mapping[str, int]) -> bool:
         """Whether the buffers hold, for these sizes, everything that a variant takes from earlier calls."""
         is_for = self._buffers_for is not None and self._buffers_for[0] == sizes
-        return is_for and self._reused(variant) <= self._computed_at.keys()
+        return is_for and self._reused[variant] <= self._computed_at.keys()
 
     def begin(self, *, forecast: bool = False, variants: Collection[str] = (), rule: Rule | None = None) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
@@ -92,7 +101,7 @@ class Session:
         """Run one variant.
 
         Args:
-            variant: the name of an engine, or `SKIP`; None: what the rule decides.
+            variant: its name, or `SKIP`; None: what the rule decides.
             tensors: the inputs by name; those that the variant does not read are left alone.
             sizes: the size of each dynamic axis.
             call: its index in the generation.
@@ -103,21 +112,21 @@ class Session:
         device = next(iter(tensors.values())).device
         with on_device(device):
             self._prepare(sizes, device)
-            for name in tensors.keys() & (self.buffers if variant is None else self._inputs(variant)):
+            of = self.engines if variant is None else self._run_by(variant)
+            for name in {name for each in of for name in self.engines[each].inputs} & tensors.keys():
                 self.buffers[name].copy_(tensors[name])
             if variant is None:
                 variant = self.decide()
             elif self.decider is not None:
                 self.decisions.append(Decision(variant=variant, error=0.0, why="there is nothing to reuse"))
             assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
-            engine = self.engines.get(variant)
-            computed = engine.outputs if engine else {}
+            computed = self._computed(variant)
             self._note_rates(call, computed)
             for name in computed:
                 self._computed_at.pop(name, None)  # a run that fails may have written half of it
             self.execute(self.units(variant))
         self._computed_at |= dict.fromkeys(computed, call)
-        given = [name for name in self._outputs if engine is None or name in computed]
+        given = [name for name in self._outputs if variant == SKIP or name in computed]
         return {name: self.buffers[name].clone() for name in given}
 
     @property
@@ -152,16 +161,26 @@ class Session:
         self.decisions.append(self.decider.decision())
         return self.decisions[-1].variant
 
-    def units(self, variant: str) -> tuple[Unit, ...]:
-        """What one call does, in order: `step`, and, where a rule decides, what that has to know of it."""
-        note = [] if self.decider is None or variant == SKIP else [self.decider.note]
-        return (self.step(variant), *note)
+    def units(self, variant: str) -> list[Unit]:
+        """What one call does, in order; the same functions each time for a shape, as far as they do the same."""
+        units, forecast, decider = self.shape.units, self.forecast, self.decider
+        reused, computed = sorted(self._reused[variant]), sorted(self._computed(variant))
+        if (variant, forecast is None) not in units:
+            own: list[Unit] = [
+                units.setdefault(name, partial(self.log.run, name, self.engines[name]))
+                for name in self._run_by(variant)
+            ]
+            if forecast is not None:
+                own = [partial(forecast.advance, reused), *own, partial(forecast.learn, computed)]
+            units[variant, forecast is None] = own
+        note = [] if decider is None or variant == SKIP else [decider.note]
+        return [*units[variant, forecast is None], *note]
 
     @property
     def computing(self) -> list[set[str]]:
         """For each tensor of this generation's forecast the variants that compute it."""
         names = self.forecast.names if self.forecast is not None else ()
-        return [{variant for variant, engine in self.engines.items() if name in engine.outputs} for name in names]
+        return [{variant for variant in self.variants if name in self._computed(variant)} for name in names]
 
     @property
     def recorded(self) -> Recorded | None:
@@ -176,17 +195,6 @@ class Session:
         """
         axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
         return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
-
-    def step(self, variant: str) -> Callable[[], None]:
-        """One variant on what the buffers hold, forecast included; the same function each time for a shape."""
-        steps, forecast = self.shape.steps, self.forecast
-        key = variant, forecast is not None
-        if key not in steps:
-            engine = self.engines.get(variant)
-            run = None if engine is None else partial(self.log.run, variant, engine)
-            reused, computed = sorted(self._reused(variant)), () if engine is None else engine.outputs
-            steps[key] = _step(run, forecast, reused=reused, computed=computed)
-        return steps[key]
 
     def execute(self, units: Sequence[Unit]) -> bool:
         """Run units in order; where they are recorded they are launched, which may take until later.
@@ -219,16 +227,12 @@ class Session:
         self._buffers_for = self._workspace = None
         self._computed_at = {}
 
-    def _reused(self, variant: str) -> set[str]:
-        """What a variant takes from earlier calls: taps, or, where the model is not called at all, its prediction."""
-        if variant == SKIP:
-            return set(self._outputs)
-        given = {name for engine in self.engines.values() for name in engine.outputs}
-        return given & self.engines[variant].inputs.keys()
+    def _run_by(self, variant: str) -> Sequence[str]:
+        return () if variant == SKIP else self.variants[variant]
 
-    def _inputs(self, variant: str) -> set[str]:
-        """What a call gives a variant."""
-        return {*self.engines[variant].inputs} - self._reused(variant) if variant in self.engines else set()
+    def _computed(self, variant: str) -> set[str]:
+        """What a variant computes of what is held."""
+        return {name for each in self._run_by(variant) for name in self.engines[each].outputs} & self._kept
 
     def _forget(self) -> None:
         self._computed_at = {}
@@ -248,7 +252,7 @@ class Session:
         self._device = device
         if self._buffers_for != (sizes, device):
             self._buffers_for = None  # an engine may refuse these sizes after another was bound to them
-            shape = self._shapes.pop(key, None) or Buffers(self.engines.values(), sizes, device)
+            shape = self._shapes.pop(key, None) or Buffers([*self.engines.values()], self._kept, sizes, device)
             for engine in self.engines.values():
                 for name in (*engine.inputs, *engine.outputs):
                     engine.bind(name, shape.tensors[name])
@@ -262,13 +266,13 @@ class Session:
         if self._forecasts and self.shape.forecast is None:
             self.shape.forecast = self._new_forecast()
         if self._wanted and not self._computed_at:
-            self.shape.compile(self.engines, self._wanted, self._progress)
+            wanted = {name: self.engines[name] for variant in self._wanted for name in self._run_by(variant)}
+            self.shape.compile(wanted, self._progress)
             self._wanted = ()
 
     def _new_forecast(self) -> Forecast:
         """Of everything that some variant takes from an earlier call."""
-        reused = sorted(set().union(*map(self._reused, self.engines)) | set(self._outputs))
-        return Forecast({name: self.buffers[name] for name in reused})
+        return Forecast({name: self.buffers[name] for name in sorted(self._kept)})
 
     def _give_workspace(self, device: "torch.device") -> None:
         import torch
@@ -282,18 +286,12 @@ class Session:
                 engine.use_workspace(self._workspace)
 
 
-def _step(
-    run: Callable[[], None] | None, forecast: Forecast | None, *, reused: Collection[str], computed: Iterable[str]
-) -> Callable[[], None]:
-    """What one call does: what it reuses moves on, `run` runs the engine, and what that computed is learnt."""
-    learnt = [name for name in computed if forecast is not None and name in forecast.names]
-
-    def step() -> None:
-        if forecast is not None:
-            forecast.advance(reused)
-        if run is not None:
-            run()
-        if forecast is not None:
-            forecast.learn(learnt)
-
-    return step
+def _reused(run: Sequence[Engine], engines: Mapping[str, Engine]) -> set[str]:
+    """What engines that run in this order take of what calls before have computed: taps."""
+    given = {name for engine in engines.values() for name in engine.outputs}
+    computed: set[str] = set()
+    reused: set[str] = set()
+    for engine in run:
+        reused |= (engine.inputs.keys() & given) - computed
+        computed |= engine.outputs.keys()
+    return reused

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from deepcache_trt.builder.component import Component, from_architecture
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines.onnxruntime import CPU
 from deepcache_trt.engines.openvino import OPENVINO
@@ -52,4 +52,4 @@ def compiled_torch(store: Store, **changes: Any) -> Target:
 
 
 def engines_for(store: Store, sizes: dict[str, int], **changes: Any) -> Artefact:
-    return build_variants(text_encoder(), DeepCache(), ahead(store, **changes), sizes=sizes)["full"]
+    return build_pieces(text_encoder(), DeepCache(), ahead(store, **changes), sizes=sizes)["full"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import BackendError, NotBuiltError
@@ -28,7 +28,7 @@ def test_never_names_what_is_missing_and_the_command_that_builds_it(store: Store
     shape = " --batch 1" if target.backend.compiled else ""
     place = f" --target {target.capability}" if target.capability else ""
     with pytest.raises(NotBuiltError) as error:
-        build_variants(text_encoder(), DeepCache(cache_branch_id=2), target, sizes=ONE)
+        build_pieces(text_encoder(), DeepCache(cache_branch_id=2), target, sizes=ONE)
     assert str(error.value) == (
         f"the store {store.root} has no {target.backend} engine 'full' of tiny text_encoder (float32) for "
         f"{target.device_tag}; allow build='auto' once, or run: deepcache-trt build --model tiny "
@@ -58,7 +58,7 @@ def test_an_engine_for_another_gpu_is_told_of_and_not_used(store: Store) -> None
 def test_an_engine_of_other_weights_for_another_gpu_is_not_told_of(store: Store) -> None:
     engines_for(store, ONE, capability="sm89")
     with pytest.raises(NotBuiltError, match=r"'full' of fine-tune 1 text_encoder \(float32\) for sm86; allow"):
-        build_variants(text_encoder(seed=1), DeepCache(), ahead(store, build="never"), sizes=ONE)
+        build_pieces(text_encoder(seed=1), DeepCache(), ahead(store, build="never"), sizes=ONE)
 
 
 @needs_rtx

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from deepcache_trt.builder.component import from_model
-from deepcache_trt.builder.engines import build_variants, variants_of
+from deepcache_trt.builder.engines import build_pieces
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.profile import ShapeProfile
@@ -22,16 +23,16 @@ from tests.builder.stores import assert_nothing_half_built, kept, states
 
 @pytest.mark.parametrize("backend", [on_cpu, openvino, compiled_torch, pytest.param(ahead, marks=needs_rtx)])
 def test_a_second_build_writes_nothing(store: Store, backend: Any) -> None:
-    first = build_variants(text_encoder(), DeepCache(), backend(store))
+    first = build_pieces(text_encoder(), DeepCache(), backend(store))
     before = states(store.root)
-    assert build_variants(text_encoder(), DeepCache(), backend(store)) == first
+    assert build_pieces(text_encoder(), DeepCache(), backend(store)) == first
     assert states(store.root) == before
 
 
 def test_a_denoiser_has_two_variants_and_the_branch_is_in_their_keys(denoisers: Store) -> None:
     built = (
-        build_variants(denoiser(), DeepCache(), on_cpu(denoisers)),
-        build_variants(denoiser(), DeepCache(cache_branch_id=1), on_cpu(denoisers)),
+        build_pieces(denoiser(), DeepCache(), on_cpu(denoisers)),
+        build_pieces(denoiser(), DeepCache(cache_branch_id=1), on_cpu(denoisers)),
     )
     assert [list(artefacts) for artefacts in built] == [["full", "shallow"]] * 2
     assert len({artefact.key for artefacts in built for artefact in artefacts.values()}) == 4
@@ -39,15 +40,15 @@ def test_a_denoiser_has_two_variants_and_the_branch_is_in_their_keys(denoisers: 
 
 
 def test_a_component_without_taps_has_one_variant_whatever_the_branch(store: Store) -> None:
-    assert [variant.name for variant in variants_of(text_encoder(), DeepCache(cache_branch_id=99))] == ["full"]
-    assert build_variants(text_encoder(), DeepCache(), on_cpu(store)) == build_variants(
-        text_encoder(), DeepCache(cache_branch_id=99), on_cpu(store)
-    )
+    deepest = DeepCache(cache_branch_id=99)
+    assert [variant.name for variant in variants_of(text_encoder().architecture, deepest, "tiny")] == ["full"]
+    first = build_pieces(text_encoder(), DeepCache(), on_cpu(store))
+    assert build_pieces(text_encoder(), deepest, on_cpu(store)) == first
 
 
 def test_a_branch_that_is_not_there_is_refused_before_anything_is_built(denoisers: Store) -> None:
     with pytest.raises(UnknownNameError, match="tiny: cache_branch_id=9 is outside 0…8: there are 9 skip connections"):
-        build_variants(denoiser(), DeepCache(cache_branch_id=9), on_cpu(denoisers))
+        build_pieces(denoiser(), DeepCache(cache_branch_id=9), on_cpu(denoisers))
     assert_nothing_half_built(denoisers)
 
 
@@ -55,9 +56,9 @@ def test_a_branch_that_is_not_there_is_refused_before_anything_is_built(denoiser
 def test_another_model_of_the_architecture_takes_its_graph_and_has_engines_of_its_own(
     store: Store, backend: Any
 ) -> None:
-    first = build_variants(text_encoder(), DeepCache(), backend(store))["full"]
+    first = build_pieces(text_encoder(), DeepCache(), backend(store))["full"]
     graphs = states(store.root / "graphs")
-    second = build_variants(text_encoder(seed=1), DeepCache(), backend(store))["full"]
+    second = build_pieces(text_encoder(seed=1), DeepCache(), backend(store))["full"]
     assert states(store.root / "graphs") == graphs
     assert len(kept(store, "graphs")) == 1
     assert second.about["graph"] == first.about["graph"]
@@ -69,7 +70,7 @@ def test_another_model_of_the_architecture_takes_its_graph_and_has_engines_of_it
 @needs_rtx
 def test_a_manifest_says_what_it_is_for(store: Store) -> None:
     shapes = shapes_from_text(["64"], ["1", "2-4"])
-    about = build_variants(text_encoder(), DeepCache(), ahead(store, shapes=shapes))["full"].about
+    about = build_pieces(text_encoder(), DeepCache(), ahead(store, shapes=shapes))["full"].about
     expected = {
         "model": "tiny",
         "component": "text_encoder",
@@ -93,8 +94,8 @@ def test_a_manifest_says_what_it_is_for(store: Store) -> None:
     ids=["another GPU", "another option", "another shape"],
 )
 def test_what_an_engine_depends_on_makes_another_engine(store: Store, change: dict[str, Any]) -> None:
-    first = build_variants(text_encoder(), DeepCache(), ahead(store))["full"]
-    second = build_variants(text_encoder(), DeepCache(), replace(ahead(store), **change))["full"]
+    first = build_pieces(text_encoder(), DeepCache(), ahead(store))["full"]
+    second = build_pieces(text_encoder(), DeepCache(), replace(ahead(store), **change))["full"]
     assert first.key != second.key
     assert set(kept(store, "engines")) == {first.key, second.key}
 
@@ -105,7 +106,7 @@ def test_what_an_engine_depends_on_makes_another_engine(store: Store, change: di
 def test_bfloat16_is_refused_on_onnx_runtimes_cpu_before_anything_is_built(store: Store) -> None:
     model = from_model(tiny.new_part("clip").bfloat16(), name="tiny", part="text_encoder")
     with pytest.raises(BackendError, match="no bfloat16 on the CPU; use float32 there"):
-        build_variants(model, DeepCache(), on_cpu(store))
+        build_pieces(model, DeepCache(), on_cpu(store))
     assert_nothing_half_built(store)
 
 

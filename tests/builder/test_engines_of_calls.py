@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.engines.backend import BuildOptions
@@ -63,7 +63,7 @@ def test_an_engine_that_was_built_otherwise_than_asked_is_not_used(
 
 def test_an_engine_of_any_shape_serves_every_call(denoisers: Store) -> None:
     target = on_cpu(denoisers)
-    built = build_variants(denoiser(), DeepCache(), target)
+    built = build_pieces(denoiser(), DeepCache(), target)
     session = open_session(denoiser(), DeepCache(), target, sizes=DENOISED)
     try:
         assert kept(denoisers, "engines") == sorted(artefact.key for artefact in built.values())
@@ -88,7 +88,7 @@ def test_a_call_outside_the_shapes_that_were_asked_for_is_refused_with_the_comma
 ) -> None:
     target = ahead(store, shapes=shapes_from_text(["64"], ["1-2"]))
     with pytest.raises(ShapeError) as error:
-        build_variants(text_encoder(), DeepCache(), target, sizes={"batch": 3})
+        build_pieces(text_encoder(), DeepCache(), target, sizes={"batch": 3})
     assert str(error.value) == (
         "tiny text_encoder is called with a batch of 3, which is outside what its engines are for; build for it with: "
         "deepcache-trt build --model tiny --backend tensorrt-rtx --dtype float32 --branch 0 --batch 3 --target sm86 "
@@ -102,7 +102,7 @@ def test_the_command_of_a_denoiser_has_its_size_in_pixels(denoisers: Store) -> N
     with pytest.raises(
         ShapeError, match=r"a batch of 2 at 12×16 pixels, .* --branch 3 --batch 2 --size 12x16 --target"
     ):
-        build_variants(
+        build_pieces(
             denoiser(),
             DeepCache(cache_branch_id=3),
             ahead(denoisers, shapes=shapes_from_text(["8"], [])),
@@ -113,5 +113,5 @@ def test_the_command_of_a_denoiser_has_its_size_in_pixels(denoisers: Store) -> N
 @needs_rtx
 def test_shapes_that_the_graph_cannot_take_are_refused_before_anything_is_built(store: Store) -> None:
     with pytest.raises(ShapeError, match=r"a batch of 64 is outside the profile 1–63"):
-        build_variants(text_encoder(), DeepCache(), ahead(store, shapes=shapes_from_text([], ["64"])))
+        build_pieces(text_encoder(), DeepCache(), ahead(store, shapes=shapes_from_text([], ["64"])))
     assert_nothing_half_built(store)

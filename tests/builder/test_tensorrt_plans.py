@@ -18,7 +18,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 )
 
 from deepcache_trt.builder.component import Component, from_model
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.model_source import ModelSource, find_components
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
@@ -86,7 +86,7 @@ def plans(made_of: Component, shared: Path, folder: Path, *sizes: str, policy: P
     store = store_with_graph(made_of, shared, folder)
     shapes = shapes_from_text(sizes, ["1"])
     target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
-    return build_variants(made_of, policy, target)
+    return build_pieces(made_of, policy, target)
 
 
 def assert_is_a_plan(artefact: Artefact, *, profiles: int) -> None:
@@ -174,7 +174,7 @@ def test_the_parts_beside_the_denoiser_become_plans(
     store = store_with_graph(made_of, store_root, folder)
     shapes = shapes_from_text(["64", "128"], ["1"]) if name.endswith("vae") else shapes_from_text([], ["1", "4"])
     target = Target(backend=TENSORRT_RTX, store=store, capability="sm86", shapes=shapes)
-    (artefact,) = build_variants(made_of, DeepCache(), target).values()
+    (artefact,) = build_pieces(made_of, DeepCache(), target).values()
     assert_is_a_plan(artefact, profiles=profiles)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.store import MANIFEST, Artefact, Store
@@ -24,7 +24,7 @@ from tests.builder.stores import assert_nothing_half_built, kept, states
 
 @pytest.fixture
 def refused(store: Store) -> Artefact:
-    artefact = build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"]
+    artefact = build_pieces(text_encoder(), DeepCache(), on_cpu(store))["full"]
     check = {"usable": False, "reason": "pooler_output differs by 0.31 of the reference's norm, the limit is 0.001"}
     return store.amend(artefact, check=check)
 
@@ -45,11 +45,11 @@ def test_deleting_it_builds_it_again(store: Store, refused: Artefact) -> None:
     for file in refused.folder.iterdir():
         file.unlink()
     refused.folder.rmdir()
-    assert "check" not in build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"].about
+    assert "check" not in build_pieces(text_encoder(), DeepCache(), on_cpu(store))["full"].about
 
 
 def test_an_engine_that_was_found_right_is_used_without_another_check(store: Store) -> None:
-    artefact = build_variants(text_encoder(), DeepCache(), on_cpu(store))["full"]
+    artefact = build_pieces(text_encoder(), DeepCache(), on_cpu(store))["full"]
     store.amend(artefact, check={"usable": True, "reason": ""})
     open_session(text_encoder(), DeepCache(), on_cpu(store), sizes=ONE).close()
 
@@ -61,13 +61,13 @@ def test_an_engine_that_was_found_right_is_used_without_another_check(store: Sto
 def test_a_plan_that_cannot_be_built_leaves_only_the_graph_and_the_weights(store: Store) -> None:
     little = ahead(store, options=BuildOptions(workspace_bytes=1024))
     with pytest.raises(BackendError, match=r"TensorRT cannot build graph\.onnx: .*allow more workspace"):
-        build_variants(text_encoder(), DeepCache(), little)
+        build_pieces(text_encoder(), DeepCache(), little)
     assert_nothing_half_built(store)
     left = set(states(store.root))
     (weights,) = kept(store, "weights")
     assert {Path(file).parts[0] for file in left} == {"weights"}  # the graph is a link here
     assert left == {f"weights/{weights}/{MANIFEST}", f"weights/{weights}/weights-00.safetensors"}
-    assert build_variants(text_encoder(), DeepCache(), ahead(store))["full"].about["built"]["plan_bytes"] > 0
+    assert build_pieces(text_encoder(), DeepCache(), ahead(store))["full"].about["built"]["plan_bytes"] > 0
 
 
 @needs_rtx
@@ -85,10 +85,10 @@ def test_a_shallow_engine_that_cannot_be_built_leaves_the_full_one_and_the_next_
     real = build_engine_plan
     monkeypatch.setattr(tensorrt, "build_engine_plan", fails_when_shallow)
     with pytest.raises(BackendError, match="want of memory"):
-        build_variants(denoiser(), DeepCache(), ahead(denoisers))
+        build_pieces(denoiser(), DeepCache(), ahead(denoisers))
     monkeypatch.setattr(tensorrt, "build_engine_plan", real)
     (full,) = kept(denoisers, "engines")
-    built = build_variants(denoiser(), DeepCache(), ahead(denoisers))
+    built = build_pieces(denoiser(), DeepCache(), ahead(denoisers))
     assert built["full"].key == full
 
 

@@ -1,26 +1,23 @@
 """Tensors that are alive at once never share memory; others do."""
 
 import random
-from dataclasses import dataclass
 
 import pytest
 
-from deepcache_trt.runtime.segments.arena import ALIGNMENT, Arena, arena_of, lifetimes, place
+from deepcache_trt.runtime.segments.arena import ALIGNMENT, Arena, HandsOn, arena_of, lifetimes, place
 
 
-@dataclass(frozen=True)
-class Piece:
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+def piece(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> HandsOn:
+    return HandsOn(inputs=inputs, outputs=outputs)
 
 
-def _random_pieces(dice: random.Random) -> list[Piece]:
+def _random_pieces(dice: random.Random) -> list[HandsOn]:
     """Each reads some of what those before it have written, or the model's input."""
-    pieces: list[Piece] = []
+    pieces: list[HandsOn] = []
     written = ["x"]
     for i in range(dice.randint(1, 30)):
         read = dice.sample(written[-8:], k=min(len(written[-8:]), dice.randint(1, 4)))
-        pieces.append(Piece(tuple(read), tuple(f"{i}.{k}" for k in range(dice.randint(1, 4)))))
+        pieces.append(piece(tuple(read), tuple(f"{i}.{k}" for k in range(dice.randint(1, 4)))))
         written.extend(pieces[-1].outputs)
     return pieces
 
@@ -70,13 +67,13 @@ def test_it_takes_no_more_than_each_on_its_own_and_no_less_than_what_is_alive_at
 
 
 def test_a_chain_takes_the_memory_of_two() -> None:
-    chain = [Piece((str(i),), (str(i + 1),)) for i in range(20)]
+    chain = [piece((str(i),), (str(i + 1),)) for i in range(20)]
     arena = arena_of(chain, dict.fromkeys(map(str, range(21)), 1000), held={"20"})
     assert (arena.size, arena.naive) == (2 * 1024, 19 * 1024)
 
 
 def test_a_tensor_lives_from_the_piece_that_writes_it_to_the_last_that_reads_it() -> None:
-    pieces = [Piece(("x",), ("a", "tap")), Piece(("a", "tap"), ("b", "unread")), Piece(("a", "b"), ("y",))]
+    pieces = [piece(("x",), ("a", "tap")), piece(("a", "tap"), ("b", "unread")), piece(("a", "b"), ("y",))]
     assert lifetimes(pieces, held={"tap", "y"}) == {"a": (0, 2), "b": (1, 2), "unread": (1, 1)}
 
 
@@ -88,4 +85,4 @@ def test_each_takes_the_smallest_gap_that_it_fits_into() -> None:
 
 
 def test_nothing_takes_nothing() -> None:
-    assert arena_of([Piece(("x",), ("y",))], {"y": 4}, held={"y"}) == Arena(offsets={}, size=0, naive=0)
+    assert arena_of([piece(("x",), ("y",))], {"y": 4}, held={"y"}) == Arena(offsets={}, size=0, naive=0)

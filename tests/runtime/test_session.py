@@ -239,4 +239,4 @@ def test_what_compiles_at_its_first_run_does_so_once_for_a_shape_and_says_so(ful
     for sizes in (SMALL, LARGE, SMALL):
         session.begin(forecast=False, variants=("full", "shallow", "shallow"))
         assert only(session.run("full", tensors(sizes), sizes)["noise_pred"]) == 11
-    assert stages == ["compiling the shallow variant for this shape"] * 2
+    assert stages == ["compiling the shallow engine for this shape"] * 2

@@ -127,9 +127,9 @@ def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
 
     from deepcache_trt.benchmarks.bench.published import image_sizes
     from deepcache_trt.benchmarks.counting.macs import count_macs
-    from deepcache_trt.builder.engines import variants_of
     from deepcache_trt.builder.graphs import GRAPH, graph_artefact
     from deepcache_trt.builder.model_source import ModelSource, find_components
+    from deepcache_trt.builder.pieces import variants_of
     from deepcache_trt.engines.store import Store
     from deepcache_trt.export.cut import cut
     from deepcache_trt.progress import logged
@@ -142,7 +142,7 @@ def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
         {"pixels": row.pixels, "branch": branch}
         | {
             each.name: asdict(count_macs(cut(graph, each), sizes))
-            for each in variants_of(component, DeepCache(cache_branch_id=branch))
+            for each in variants_of(component.architecture, DeepCache(cache_branch_id=branch), component.name)
         }
         for branch in stage.settings.branches
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.component import Component, from_architecture
-from deepcache_trt.builder.engines import variants_for
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import profiles_for, shapes_from_text
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.models.architecture import OUTPUT, Architecture
@@ -55,7 +55,7 @@ def held_by(component: Component, branch: int, sizes: Mapping[str, int]) -> Held
     }
     read = {"full": sum(weight.nbytes for weight in weights)}
     if architecture.is_denoiser:
-        full, shallow = variants_for(architecture, DeepCache(cache_branch_id=branch), component.name)
+        full, shallow = variants_of(architecture, DeepCache(cache_branch_id=branch), component.name)
         (name,) = full.emits
         buffers[name], read[shallow.name] = _tap_and_shallow_weights(model, architecture, name, sizes)
     return Held(weights=read, buffers=buffers)

@@ -9,9 +9,9 @@ import onnx_ir
 
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
-from deepcache_trt.builder.engines import variants_for
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
@@ -100,7 +100,7 @@ def count_model(
     sizes = _sizes(component, size, batch, tokens)
     branches = () if refused else branches
     for branch in branches:
-        variants_for(component.architecture, DeepCache(cache_branch_id=branch), model)
+        variants_of(component.architecture, DeepCache(cache_branch_id=branch), model)
     graph = _graph(component, store, progress)
     with progress("counting"):
         return ModelCounts(

@@ -164,9 +164,9 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
     import onnx
 
     from deepcache_trt.benchmarks.counting.macs import variant_macs
-    from deepcache_trt.builder.engines import variants_of
     from deepcache_trt.builder.graphs import GRAPH, graph_artefact
     from deepcache_trt.builder.model_source import ModelSource, find_components
+    from deepcache_trt.builder.pieces import variants_of
     from deepcache_trt.engines.store import Store
     from deepcache_trt.progress import logged
 
@@ -174,7 +174,8 @@ def count_variants(folder: str, store: Path, pixels: int) -> dict[str, int]:
     graph = onnx.load(graph_artefact(component, Store(store), logged).folder / GRAPH, load_external_data=False)
     side = pixels // LATENT_PIXELS
     sizes = {"batch": 2, "height": side, "width": side, "sequence": PROMPT_TOKENS}
-    return variant_macs(graph, variants_of(component, DeepCache(cache_branch_id=BRANCH)), sizes)
+    variants = variants_of(component.architecture, DeepCache(cache_branch_id=BRANCH), component.name)
+    return variant_macs(graph, variants, sizes)
 
 
 def measure_distances(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:

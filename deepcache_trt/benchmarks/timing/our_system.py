@@ -60,7 +60,7 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     all that will be asked for.
     """
     from deepcache_trt.builder.component import DENOISERS
-    from deepcache_trt.builder.engines import build_variants
+    from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
@@ -75,7 +75,7 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     built = []
     for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):
         for branch in branches if component.part in DENOISERS else branches[:1]:
-            for variant, artefact in build_variants(component, DeepCache(cache_branch_id=branch), target).items():
+            for variant, artefact in build_pieces(component, DeepCache(cache_branch_id=branch), target).items():
                 if artefact.key not in before:
                     built.append(
                         f"{component.part} {variant} (k = {branch})" if component.part in DENOISERS else component.part

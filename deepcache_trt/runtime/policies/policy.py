@@ -27,9 +27,11 @@ class Policy(ABC):
 
     Attributes:
         kind: what plan files call it.
+        segments: whether its variants are rather lists of segments than engines of their own, unless someone says.
     """
 
     kind: ClassVar[str]
+    segments: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

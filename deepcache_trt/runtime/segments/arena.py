@@ -2,22 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 # Bytes. What CUDA's own allocations begin at a multiple of, and enough for the vector instructions of a CPU.
 ALIGNMENT = 256
 
 
-class Piece(Protocol):
-    """What is asked of a segment: the names of the tensors that it reads and writes."""
+@dataclass(frozen=True, kw_only=True)
+class HandsOn:
+    """An engine, by the names of the tensors that it reads and writes."""
 
-    @property
-    def inputs(self) -> Sequence[str]:
-        """What it reads."""
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """What it writes."""
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +30,7 @@ class Arena:
     naive: int
 
 
-def arena_of(pieces: Sequence[Piece], sizes: Mapping[str, int], *, held: Collection[str]) -> Arena:
+def arena_of(pieces: Sequence[HandsOn], sizes: Mapping[str, int], *, held: Collection[str]) -> Arena:
     """Lay out what the pieces hand to each other.
 
     Variants that leave out some of the pieces can use it too: in them no tensor lives longer.
@@ -55,7 +50,7 @@ def arena_of(pieces: Sequence[Piece], sizes: Mapping[str, int], *, held: Collect
     )
 
 
-def lifetimes(pieces: Sequence[Piece], *, held: Collection[str]) -> dict[str, tuple[int, int]]:
+def lifetimes(pieces: Sequence[HandsOn], *, held: Collection[str]) -> dict[str, tuple[int, int]]:
     """The index of the piece that writes each tensor and of the last one that reads it, which both need it.
 
     The model's inputs, which no piece writes, are not among them, nor is what is `held`.

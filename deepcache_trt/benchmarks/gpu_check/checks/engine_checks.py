@@ -8,7 +8,7 @@ import torch
 
 from deepcache_trt.benchmarks.gpu_check.checks.subject import POLICY, Buffers, Subject, record
 from deepcache_trt.benchmarks.gpu_check.rows import Row
-from deepcache_trt.builder.engines import build_variants
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.graphs import graph_artefact
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.engines.store import Artefact
@@ -26,7 +26,7 @@ def build(subject: Subject) -> list[Row]:
     if not subject.target.backend.runs_model:
         graph_artefact(component, subject.target.store, logged)
     exported = time.perf_counter()
-    artefacts = build_variants(component, POLICY, subject.target, sizes=sizes, progress=logged)
+    artefacts = build_pieces(component, POLICY, subject.target, sizes=sizes, progress=logged)
     export_seconds, seconds = exported - started, time.perf_counter() - exported
     own_bytes = {variant: _own_bytes(artefact) for variant, artefact in artefacts.items()}
     trust = {variant: artefact.about.get("check") for variant, artefact in artefacts.items()}

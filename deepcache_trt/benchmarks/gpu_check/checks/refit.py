@@ -8,9 +8,9 @@ import torch
 from deepcache_trt.benchmarks.gpu_check.checks.subject import POLICY, Buffers, Subject
 from deepcache_trt.benchmarks.gpu_check.rows import Row
 from deepcache_trt.builder.component import Component, from_model
-from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import bound_graph
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.progress import logged
@@ -64,7 +64,7 @@ def _other_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _refit(subject: Subject, session: Session, component: Component) -> None:
-    for variant in variants_of(component, POLICY):
+    for variant in variants_of(component.architecture, POLICY, component.name):
         with bound_graph(component, variant, subject.target.store, logged) as graph:
             session.engines[variant.name].refit(graph)
 

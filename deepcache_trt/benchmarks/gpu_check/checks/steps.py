@@ -12,8 +12,8 @@ from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.roofline import gpu_of_device, predict
 from deepcache_trt.benchmarks.gpu_check.checks.subject import Buffers, Subject, record
 from deepcache_trt.benchmarks.gpu_check.rows import SKIPPED, Row
-from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.graphs import GRAPH, graph_artefact, graph_key
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.export.cut import cut
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.plan import FULL
@@ -92,7 +92,7 @@ def operations(subject: Subject) -> list[Row]:
     graph = onnx.load(graph_artefact(component, store, logged).folder / GRAPH, load_external_data=False)
     costs: dict[str, Cost] = {}
     for branch in sorted({params.cache_branch_id for params in subject.workload.caching}):
-        for variant in variants_of(component, DeepCache(cache_branch_id=branch)):
+        for variant in variants_of(component.architecture, DeepCache(cache_branch_id=branch), component.name):
             name = variant.name if variant.name == FULL else f"{variant.name} {branch}"
             if name not in costs:
                 costs[name] = cost_of(cut(graph, variant), subject.sizes())

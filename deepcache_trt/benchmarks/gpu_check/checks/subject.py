@@ -13,8 +13,8 @@ from deepcache_trt.benchmarks.gpu_check.rows import FAIL, PASS, Row
 from deepcache_trt.benchmarks.gpu_check.workloads import WORKLOADS
 from deepcache_trt.benchmarks.timing.seeded import drawn_pipeline, seeded_prompt
 from deepcache_trt.builder.component import Component, from_model
-from deepcache_trt.builder.engines import variants_of
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import shapes_from_text
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
@@ -137,7 +137,7 @@ class Subject:
         model = copy.deepcopy(self.pipe.unet).float()
         architecture = architecture_of(model, dtype="float32")
         first, second = (_float(self.inputs(sizes, seed)) for seed in (0, 1))
-        full, shallow = variants_of(self.component, POLICY)
+        full, shallow = variants_of(self.component.architecture, POLICY, self.component.name)
         whole = run_model(model, architecture, full, first)
         cached = run_model(model, architecture, shallow, {**second, **{tap: whole[tap] for tap in shallow.consumes}})
         return {full.name: whole[OUTPUT], shallow.name: cached[OUTPUT]}
