@@ -15,7 +15,7 @@ from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.cuda_graph import CudaGraphs, Recorded, Unit
 from deepcache_trt.runtime.device import on_device
-from deepcache_trt.runtime.forecast import Forecast, rate
+from deepcache_trt.runtime.forecast import FORECASTERS, Forecast
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
 from deepcache_trt.tensors import TensorSpec
@@ -31,7 +31,7 @@ class Buffers:
         self.tensors = tensors
         self.graphs = graphs
         self.compiled: set[str] = set()  # the variants whose engines have compiled what they compile for a shape
-        self.forecast: Forecast | None = None  # it is made for the first generation that wants one
+        self.forecasts: dict[str, Forecast] = {}  # by the forecaster, made for the first generation that wants it
         self.steps: dict[Hashable, Callable[[], None]] = {}  # see `Session.step`
         self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
 
@@ -70,9 +70,9 @@ class Session:
         self._workspace: torch.Tensor | None = None
         self._device: torch.device | None = None  # the engines were last bound there
         self.generation = 0
-        self._forecasts = False
+        self._forecaster: str | None = None
         self._wanted: Collection[str] = ()  # the variants of a generation that has not run yet
-        self._computed_at: dict[str, int] = {}  # the calls that last computed the outputs, in this generation
+        self._held: set[str] = set()  # the outputs that this generation has computed
 
     def serves(self, sizes: Mapping[str, int]) -> bool:
         """Whether the engines take a call of these sizes."""
@@ -80,19 +80,19 @@ class Session:
 
     def holds(self, variant: str, sizes: Mapping[str, int]) -> bool:
         """Whether the buffers hold, for these sizes, everything that a variant takes from earlier calls."""
-        return self._reused(variant) <= self._computed_at.keys() and self._is_for(sizes)
+        return self._reused(variant) <= self._held and self._is_for(sizes)
 
-    def begin(self, *, forecast: bool, variants: Collection[str] = ()) -> int:
+    def begin(self, *, forecast: str | None, variants: Collection[str] = ()) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
 
         Args:
-            forecast: whether what a step reuses is extrapolated, see `Forecast`.
+            forecast: how what a step reuses is extrapolated, one of `FORECASTERS`; None: it is not.
             variants: those that it will run; what their engines compile for a shape is compiled before its first step.
 
         Returns:
             The number of the generation; when `generation` is another, someone else has begun one.
         """
-        self._forecasts, self._wanted = forecast, variants
+        self._forecaster, self._wanted = forecast, variants
         self._forget()
         self.generation += 1
         return self.generation
@@ -119,11 +119,14 @@ class Session:
             computed = engine.outputs if engine else {}
             for name in engine.inputs.keys() - self._reused(variant) if engine else ():
                 self.buffers[name].copy_(tensors[name])
-            self._note_rates(call, computed)
-            for name in computed:
-                self._computed_at.pop(name, None)  # a run that fails may have written half of it
+            forecast = self.forecast
+            if forecast is not None:
+                forecast.prepare(call)
+            self._held -= computed.keys()  # a run that fails may have written half of it
             self._execute(self.step(variant))
-        self._computed_at |= dict.fromkeys(computed, call)
+            if forecast is not None:
+                forecast.note(call, computed)
+        self._held |= computed.keys()
         given = [name for name in self._outputs if engine is None or name in computed]
         return {name: self.buffers[name].clone() for name in given}
 
@@ -145,7 +148,7 @@ class Session:
     @property
     def forecast(self) -> Forecast | None:
         """The forecast of this generation, where it has one."""
-        return self.shape.forecast if self._forecasts else None
+        return None if self._forecaster is None else self.shape.forecasts.get(self._forecaster)
 
     @property
     def computing(self) -> list[set[str]]:
@@ -170,7 +173,7 @@ class Session:
     def step(self, variant: str) -> Callable[[], None]:
         """One variant on what the buffers hold, forecast included; the same function each time for a shape."""
         steps, forecast = self.shape.steps, self.forecast
-        key = variant, forecast is not None
+        key = variant, self._forecaster
         if key not in steps:
             engine = self.engines.get(variant)
             run = None if engine is None else partial(self.log.run, variant, engine)
@@ -192,7 +195,7 @@ class Session:
             for engine in self.engines.values():
                 engine.close()
         self._buffers_for = self._workspace = None
-        self._computed_at = {}
+        self._held = set()
 
     def _execute(self, step: Callable[[], None]) -> None:
         graphs = self.shape.graphs
@@ -211,16 +214,9 @@ class Session:
         return self._buffers_for is not None and self._buffers_for[0] == sizes
 
     def _forget(self) -> None:
-        self._computed_at = {}
-        if self._shapes and self.shape.forecast is not None:
-            self.shape.forecast.forget()
-
-    def _note_rates(self, call: int, computed: Collection[str]) -> None:
-        """Tell the forecast how long ago what this call computes was computed before."""
-        if self.forecast is not None:
-            for place, name in enumerate(self.forecast.names):
-                if name in computed:
-                    self.forecast.rates[place] = rate(call, self._computed_at.get(name))
+        self._held = set()
+        if self._shapes and self.forecast is not None:
+            self.forecast.forget()
 
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
         """Bind every engine to the buffers of these sizes, and to one workspace: they run one after the other."""
@@ -239,9 +235,9 @@ class Session:
                 oldest.close()
             self._forget()
             self._buffers_for = (dict(sizes), device)
-        if self._forecasts and self.shape.forecast is None:
-            self.shape.forecast = self._new_forecast()
-        if self._wanted and not self._computed_at:
+        if self._forecaster is not None and self.forecast is None:
+            self.shape.forecasts[self._forecaster] = self._new_forecast(self._forecaster)
+        if self._wanted and not self._held:
             self._compile(self._wanted)
             self._wanted = ()
 
@@ -260,10 +256,10 @@ class Session:
         tensors = {name: _buffer(spec, sizes, device) for name, spec in specs.items()}
         return Buffers(tensors, CudaGraphs(device) if device.type == "cuda" else None)
 
-    def _new_forecast(self) -> Forecast:
+    def _new_forecast(self, forecaster: str) -> Forecast:
         """Of everything that some variant takes from an earlier call."""
         reused = sorted(set().union(*map(self._reused, self.engines)) | set(self._outputs))
-        return Forecast({name: self.buffers[name] for name in reused})
+        return Forecast(FORECASTERS[forecaster], {name: self.buffers[name] for name in reused})
 
     def _give_workspace(self, device: "torch.device") -> None:
         import torch
@@ -280,12 +276,12 @@ class Session:
 def _step(
     run: Callable[[], None] | None, forecast: Forecast | None, *, reused: Collection[str], computed: Iterable[str]
 ) -> Callable[[], None]:
-    """What one call does: what it reuses moves on, `run` runs the engine, and what that computed is learnt."""
+    """What one call does: what it reuses is forecast, `run` runs the engine, and what that computed is learnt."""
     learnt = [name for name in computed if forecast is not None and name in forecast.names]
 
     def step() -> None:
         if forecast is not None:
-            forecast.advance(reused)
+            forecast.extrapolate(reused)
         if run is not None:
             run()
         if forecast is not None:
