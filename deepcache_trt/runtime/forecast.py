@@ -133,10 +133,9 @@ class Forecast:
     def extrapolate(self, names: Iterable[str]) -> None:
         """Give the tensors the values that are forecast for this call."""
         for name in names:
-            # They make each product one of float32, whatever the tensor is in, where they would not sum to 1.
             first, *others = self.rows[self.names.index(name), :-1].split(1)
             for values, ring in self._pieces[name]:
-                total = ring[0] * first
+                total = ring[0] * first  # float32, whatever the tensor is: rounded weights would not sum to 1
                 for true, weight in zip(ring[1:], others, strict=True):
                     total.addcmul_(true, weight)
                 values.copy_(total)

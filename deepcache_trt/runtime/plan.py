@@ -32,7 +32,7 @@ class Plan:
     forecast: str | None = None
 
     def __post_init__(self) -> None:
-        assert self.forecast is None or self.forecast in FORECASTERS
+        assert self.forecast is None or self.forecast in FORECASTERS, f"no forecaster {self.forecast!r}"
         assert not self.variants or self.variants[0] == FULL, "the first call has nothing to reuse"
 
     def __len__(self) -> int:
