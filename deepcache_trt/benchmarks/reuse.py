@@ -8,6 +8,7 @@ interval could be chosen to take just as long, between the intervals that there 
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from deepcache_trt.benchmarks.alias import run_command
 from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.machine import processor
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.deepcache import FORECASTS, DeepCache
 
 INTERVALS = (1, 2, 3, 4, 5, 6, 8, 10, 15)
 
@@ -27,7 +28,7 @@ class Setting:
     Attributes:
         interval: one call in so many is full.
         skip_interval: of the cached calls each so-manieth is left out; None: none.
-        forecast: "taylor1" or None.
+        forecast: one of `FORECASTS`, or None.
     """
 
     interval: int
@@ -38,7 +39,7 @@ class Setting:
     def way(self) -> str:
         """Everything but the interval, in words."""
         reused = {None: "cached calls", 1: "no cached calls", 2: "every other cached call"}[self.skip_interval]
-        return f"{reused}, {'extrapolated' if self.forecast else 'reused'}"
+        return f"{reused}, {'reused' if self.forecast is None else f'extrapolated by {self.forecast}'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,8 @@ def settings() -> list[Setting]:
     cached = [interval for interval in INTERVALS if interval > 1]
     others = [
         Setting(interval=interval, skip_interval=skip, forecast=forecast)
-        for skip, forecast in ((None, "taylor1"), (1, None), (1, "taylor1"), (2, None), (2, "taylor1"))
+        for skip, forecast in product((None, 1, 2), (None, *FORECASTS))
+        if skip or forecast
         for interval in cached
         if skip != 2 or interval > 2  # where a single call is cached there is no other one
     ]

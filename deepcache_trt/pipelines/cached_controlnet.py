@@ -61,7 +61,7 @@ class CachedControlNet(LiveComponent):
         is_embedded = is_ours and seen is image and version == image._version
         variant = self._denoiser.promise() if is_embedded else FULL
         if variant == FULL:
-            self._generation = session.begin(forecast=False)
+            self._generation = session.begin(forecast=None)
         if variant != SKIP:
             # What a cached step does not compute nobody reads there.
             self._last = {**self._last, **session.run(variant, tensors, sizes)}

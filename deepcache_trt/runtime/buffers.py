@@ -46,7 +46,7 @@ class Buffers:
         }
         self.graphs = CudaGraphs(device) if device.type == "cuda" else None
         self._compiled: set[str] = set()  # the engines that have compiled what they compile for a shape
-        self.forecast: Forecast | None = None  # it is made for the first generation that wants one
+        self.forecasts: dict[str, Forecast] = {}  # by the forecaster, made for the first generation that wants it
         self.deciders: dict[Rule, Decider] = {}
         self.units: dict[Hashable, Any] = {}  # see `Session.units`
         self.loops: dict[Hashable, Any] = {}  # what the loop keeps beside the engines' tensors: its `LoopState`s
@@ -69,8 +69,8 @@ class Buffers:
         """Nothing of one generation may reach another."""
         for decider in self.deciders.values():
             decider.forget()
-        if self.forecast is not None:
-            self.forecast.forget()
+        for forecast in self.forecasts.values():
+            forecast.forget()
 
     def close(self) -> None:
         """Destroy what was recorded."""

@@ -71,7 +71,7 @@ class Rings(NamedTuple):
 
 # The columns of a window's row, after the weights of x[i+1] over the history: where call i puts ε[i], z[i] and x[i+1],
 # the scale of the model's input at call i+1, its timestep, and how noisy what is known is at x[i+1], as the weights of
-# its latents and its noise. The rates of the forecast of call i+1 come last, as many as it has.
+# its latents and its noise. The rows of the forecast for call i+1 come last, one after the other.
 _COLUMNS = (3, 1, 1, 2)
 
 
@@ -83,13 +83,13 @@ class Memory:
         prediction: [copies · B, C, …], what the model gave, in its own dtype.
         model_input: [copies, B, C, …], what it is given, in its own dtype.
         timestep: [1] or [copies · B], what it is told, in its own dtype.
-        rates: see `Forecast`; none where nothing is forecast.
+        forecast: [tensors, columns], see `Forecast.rows`; none where nothing is forecast.
         scale: of the guidance; this and the next two are None where the guidance has no such number.
         rescale: of the guidance.
         image_scale: of the guidance.
         known: [3, B·C·…], the mask, latents and noise of an image that is kept in part; None: there is none.
         history: [slots, B·C·…], the last few x, ε and z, each kind in its ring.
-        rows: [WINDOW, slots + 7 + rates], see `_COLUMNS`.
+        rows: [WINDOW, slots + 7 + tensors · columns], see `_COLUMNS`.
         noise: [WINDOW, B·C·…]; no rows where no noise is drawn.
         call: [1] int64, the row of call i.
     """
@@ -97,7 +97,7 @@ class Memory:
     prediction: "torch.Tensor"
     model_input: "torch.Tensor"
     timestep: "torch.Tensor"
-    rates: "torch.Tensor"
+    forecast: "torch.Tensor"
     scale: "torch.Tensor | None"
     rescale: "torch.Tensor | None"
     image_scale: "torch.Tensor | None"
@@ -112,7 +112,8 @@ def advance(memory: Memory) -> None:
     """From the model's output at call i to all that it is given at call i+1."""
     history, call = memory.history, memory.call
     row = memory.rows.index_select(0, call)[0]
-    weights, slots, scale, timestep, of_known, rates = row.split((len(history), *_COLUMNS, len(memory.rates)))
+    columns = len(history), *_COLUMNS, memory.forecast.numel()
+    weights, slots, scale, timestep, of_known, forecast = row.split(columns)
     output_slot, noise_slot, sample_slot = slots.long().split(1)
     epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale)
     history.index_copy_(0, output_slot, epsilon.reshape(1, -1))
@@ -125,7 +126,7 @@ def advance(memory: Memory) -> None:
     history.index_copy_(0, sample_slot, sample)
     memory.model_input.copy_((sample * scale).view(memory.model_input.shape[1:]))
     memory.timestep.copy_(timestep)  # of all images, or of each
-    memory.rates.copy_(rates)
+    memory.forecast.copy_(forecast.view(memory.forecast.shape))
     call.add_(1)
 
 
@@ -153,17 +154,18 @@ class LoopState:
         self._rings = rings
         self._computing = session.computing
         self._shape = latents.shape
+        forecast = tensor(0) if session.forecast is None else session.forecast.rows
         self._memory = Memory(
             prediction=session.prediction,
             model_input=session.latents_like(latents).unflatten(0, (guidance.copies, -1)),
             timestep=session.buffers["timestep"],
-            rates=tensor(0) if session.forecast is None else session.forecast.rates,
+            forecast=forecast,
             scale=_constant(guidance.scale, latents.device),
             rescale=_constant(guidance.rescale or None, latents.device),
             image_scale=_constant(guidance.image_scale, latents.device),
             known=None if known is None else tensor(3, latents.numel()),
             history=tensor(sum(rings), latents.numel()),
-            rows=tensor(WINDOW, sum(rings) + sum(_COLUMNS) + len(self._computing)),
+            rows=tensor(WINDOW, sum(rings) + sum(_COLUMNS) + forecast.numel()),
             noise=tensor(WINDOW if rings.noise else 0, latents.numel()),
             call=tensor(1, dtype=torch.int64),
         )
@@ -220,8 +222,8 @@ class LoopState:
         following = np.minimum(calls + 1, len(plan) - 1)  # what the last call gives is not read
         of_known = np.zeros([count, 2]) if known is None else known.scales[calls]
         weights, slots = table.in_rings(*self._rings)[calls], self._rings.slots(calls)
-        rates = plan.forecast_rates(self._computing)
-        given = [table.input_scales[following], times[following], of_known, rates[following]]
+        forecast = plan.forecast_rows(self._computing)
+        given = [table.input_scales[following], times[following], of_known, forecast[following]]
         memory.rows[:count].copy_(torch.from_numpy(np.column_stack([weights, slots, *given]).astype(np.float32)))
         of_host = False
         for row, drawn in enumerate(noise):

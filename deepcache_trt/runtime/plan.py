@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache_trt.runtime.decision import Rule
-from deepcache_trt.runtime.forecast import rate
+from deepcache_trt.runtime.forecast import FORECASTERS, row
 
 FULL = "full"  # computes everything, and each tap that another variant consumes
 SKIP = "skip"  # no call of the model at all: its last prediction is used again
@@ -26,15 +26,16 @@ class Plan:
 
     Attributes:
         variants: of each call, in order.
-        forecast: whether what a call reuses is extrapolated.
+        forecast: how what a call reuses is extrapolated, one of `FORECASTERS`; None: it is reused as it is.
         rule: decides about each call but the first when it comes; `variants` are then full ones. None: nothing does.
     """
 
     variants: tuple[str, ...]
-    forecast: bool = False
+    forecast: str | None = None
     rule: Rule | None = None
 
     def __post_init__(self) -> None:
+        assert self.forecast is None or self.forecast in FORECASTERS, f"no forecaster {self.forecast!r}"
         assert not self.variants or self.variants[0] == FULL, "the first call has nothing to reuse"
 
     def __len__(self) -> int:
@@ -45,20 +46,22 @@ class Plan:
         """The indices of the full calls."""
         return tuple(i for i, variant in enumerate(self.variants) if variant == FULL)
 
-    def forecast_rates(self, computing: Sequence[Collection[str]]) -> NDArray[np.float64]:
-        """[n, m]: the `forecast.rate` of m tensors at each call; 0 where they are not computed.
+    def forecast_rows(self, computing: Sequence[Collection[str]]) -> NDArray[np.float64]:
+        """[n, m · columns]: the `forecast.row`s of m tensors at each call; no columns where nothing is forecast.
 
         Args:
             computing: the variants that compute each of them.
         """
-        rates = np.zeros([len(self), len(computing)])
-        for place, variants in enumerate(computing):
-            before = None
-            for call, variant in enumerate(self.variants):
+        if self.forecast is None:
+            return np.zeros([len(self), 0])
+        computed_at: list[list[int]] = [[] for _ in computing]
+        rows = []
+        for call, variant in enumerate(self.variants):
+            rows.append([row(FORECASTERS[self.forecast], calls, call) for calls in computed_at])
+            for calls, variants in zip(computed_at, computing, strict=True):
                 if variant in variants:
-                    rates[call, place] = rate(call, before)
-                    before = call
-        return rates
+                    calls.append(call)
+        return np.reshape(rows, [len(self), -1])
 
 
 def gain_in_words(plan: Plan) -> str:

@@ -18,7 +18,7 @@ from deepcache_trt.runtime.buffers import Buffers
 from deepcache_trt.runtime.cuda_graph import Recorded, Unit
 from deepcache_trt.runtime.decision import Decider, Decision, Rule
 from deepcache_trt.runtime.device import on_device
-from deepcache_trt.runtime.forecast import Forecast, rate
+from deepcache_trt.runtime.forecast import FORECASTERS, Forecast
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
 
@@ -63,11 +63,11 @@ class Session:
         self._workspace: torch.Tensor | None = None
         self._device: torch.device | None = None  # the engines were last bound there
         self.generation = 0
-        self._forecasts = False
+        self._forecaster: str | None = None
         self._rule: Rule | None = None
         self.decisions: list[Decision] = []  # about the calls of this generation, where a rule decides
         self._wanted: Collection[str] = ()  # the variants of a generation that has not run yet
-        self._computed_at: dict[str, int] = {}  # the calls that last computed the outputs, in this generation
+        self._held: set[str] = set()  # what this generation has computed of what is kept
 
     def serves(self, sizes: Mapping[str, int]) -> bool:
         """Whether the engines take a call of these sizes."""
@@ -76,20 +76,20 @@ class Session:
     def holds(self, variant: str, sizes: Mapping[str, int]) -> bool:
         """Whether the buffers hold, for these sizes, everything that a variant takes from earlier calls."""
         is_for = self._buffers_for is not None and self._buffers_for[0] == sizes
-        return is_for and self._reused[variant] <= self._computed_at.keys()
+        return is_for and self._reused[variant] <= self._held
 
-    def begin(self, *, forecast: bool = False, variants: Collection[str] = (), rule: Rule | None = None) -> int:
+    def begin(self, *, forecast: str | None = None, variants: Collection[str] = (), rule: Rule | None = None) -> int:
         """Start a generation: nothing of one may reach another, so the next run must be a full one.
 
         Args:
-            forecast: whether what a step reuses is extrapolated, see `Forecast`.
+            forecast: how what a step reuses is extrapolated, one of `FORECASTERS`; None: it is not.
             variants: those that it will run; what their engines compile for a shape is compiled before its first step.
             rule: by which it is decided what runs, see `run`.
 
         Returns:
             The number of the generation; when `generation` is another, someone else has begun one.
         """
-        self._forecasts, self._wanted, self._rule = forecast, variants, rule
+        self._forecaster, self._wanted, self._rule = forecast, variants, rule
         self.decisions = []
         self._forget()
         self.generation += 1
@@ -121,11 +121,14 @@ class Session:
                 self.decisions.append(Decision(variant=variant, error=0.0, why="there is nothing to reuse"))
             assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
             computed = self._computed(variant)
-            self._note_rates(call, computed)
-            for name in computed:
-                self._computed_at.pop(name, None)  # a run that fails may have written half of it
+            forecast = self.forecast
+            if forecast is not None:
+                forecast.prepare(call)
+            self._held -= computed  # a run that fails may have written half of it
             self.execute(self.units(variant))
-        self._computed_at |= dict.fromkeys(computed, call)
+            if forecast is not None:
+                forecast.note(call, computed)
+        self._held |= computed
         given = [name for name in self._outputs if variant == SKIP or name in computed]
         return {name: self.buffers[name].clone() for name in given}
 
@@ -147,7 +150,7 @@ class Session:
     @property
     def forecast(self) -> Forecast | None:
         """The forecast of this generation, where it has one."""
-        return self.shape.forecast if self._forecasts else None
+        return None if self._forecaster is None else self.shape.forecasts.get(self._forecaster)
 
     @property
     def decider(self) -> Decider | None:
@@ -164,17 +167,17 @@ class Session:
     def units(self, variant: str) -> list[Unit]:
         """What one call does, in order; the same functions each time for a shape, as far as they do the same."""
         units, forecast, decider = self.shape.units, self.forecast, self.decider
-        reused, computed = sorted(self._reused[variant]), sorted(self._computed(variant))
-        if (variant, forecast is None) not in units:
-            own: list[Unit] = [
+        if (variant, self._forecaster) not in units:
+            own = [
                 units.setdefault(name, partial(self.log.run, name, self.engines[name]))
                 for name in self._run_by(variant)
             ]
             if forecast is not None:
-                own = [partial(forecast.advance, reused), *own, partial(forecast.learn, computed)]
-            units[variant, forecast is None] = own
+                reused, computed = sorted(self._reused[variant]), sorted(self._computed(variant))
+                own = [partial(forecast.extrapolate, reused), *own, partial(forecast.learn, computed)]
+            units[variant, self._forecaster] = own
         note = [] if decider is None or variant == SKIP else [decider.note]
-        return [*units[variant, forecast is None], *note]
+        return [*units[variant, self._forecaster], *note]
 
     @property
     def computing(self) -> list[set[str]]:
@@ -225,7 +228,7 @@ class Session:
             for engine in self.engines.values():
                 engine.close()
         self._buffers_for = self._workspace = None
-        self._computed_at = {}
+        self._held = set()
 
     def _run_by(self, variant: str) -> Sequence[str]:
         return () if variant == SKIP else self.variants[variant]
@@ -235,16 +238,9 @@ class Session:
         return {name for each in self._run_by(variant) for name in self.engines[each].outputs} & self._kept
 
     def _forget(self) -> None:
-        self._computed_at = {}
+        self._held = set()
         if self._shapes:
             self.shape.forget()
-
-    def _note_rates(self, call: int, computed: Collection[str]) -> None:
-        """Tell the forecast how long ago what this call computes was computed before."""
-        if self.forecast is not None:
-            for place, name in enumerate(self.forecast.names):
-                if name in computed:
-                    self.forecast.rates[place] = rate(call, self._computed_at.get(name))
 
     def _prepare(self, sizes: Mapping[str, int], device: "torch.device") -> None:
         """Bind every engine to the buffers of these sizes, and to one workspace: they run one after the other."""
@@ -263,16 +259,13 @@ class Session:
                 oldest.close()
             self._forget()
             self._buffers_for = (dict(sizes), device)
-        if self._forecasts and self.shape.forecast is None:
-            self.shape.forecast = self._new_forecast()
-        if self._wanted and not self._computed_at:
+        if self._forecaster is not None and self.forecast is None:
+            kept = {name: self.buffers[name] for name in sorted(self._kept)}
+            self.shape.forecasts[self._forecaster] = Forecast(FORECASTERS[self._forecaster], kept)
+        if self._wanted and not self._held:
             wanted = {name: self.engines[name] for variant in self._wanted for name in self._run_by(variant)}
             self.shape.compile(wanted, self._progress)
             self._wanted = ()
-
-    def _new_forecast(self) -> Forecast:
-        """Of everything that some variant takes from an earlier call."""
-        return Forecast({name: self.buffers[name] for name in sorted(self._kept)})
 
     def _give_workspace(self, device: "torch.device") -> None:
         import torch

@@ -34,7 +34,7 @@ def test_the_page_has_every_setting_and_says_where_it_was_measured() -> None:
     page = report([*PLAIN, better], steps=10, command="the command", where="a machine")
     assert "Written by `the command` on a machine." in page
     assert "| 2 | 2.00× | 0.3000 |  |" in page
-    assert "## Cached calls, extrapolated" in page
+    assert "## Cached calls, extrapolated by taylor1" in page
     assert "| 4 | 2.67× | 0.2000 | 3.00 |" in page
 
 

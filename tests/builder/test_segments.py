@@ -109,7 +109,7 @@ def test_any_mask_of_a_dit_is_the_model_with_hooks_call_by_call(store: Store, ba
     sizes = {"batch": BATCH}
     session = opened(dit(), POLICY, backend(store), sizes)
     hooked, sample = Hooked(dit(), POLICY), starting()
-    session.begin(forecast=False)
+    session.begin()
     for call, variant in enumerate(POLICY.plan(1 + MASKS).variants):
         tensors = called(sample, torch.tensor(900 - 25 * call))
         found = session.run(variant, tensors, sizes, call=call)[OUTPUT]
@@ -127,7 +127,7 @@ def test_any_mask_of_a_dit_is_the_model_with_hooks_in_the_whole_loop(store: Stor
     assert isinstance(table, SamplerTable)
     sizes, plan, latents = {"batch": BATCH}, POLICY.plan(1 + MASKS), starting()
     session = opened(dit(), POLICY, backend(store), sizes)
-    session.begin(forecast=False)
+    session.begin()
     session.run(FULL, called(latents, scheduler.timesteps[0]), sizes)
     found = denoise(
         session,

@@ -1,67 +1,159 @@
-"""Forecasts: on the line through the last two true values."""
+"""Forecasts: weights of true values by their ages, and rings that hold these."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 
-from deepcache_trt.runtime.forecast import Forecast
+from deepcache_trt.runtime.forecast import FORECASTERS, Forecast, Forecaster, along, row, through
+
+AGES = [(1,), (4, 1), (3, 2), (7, 5, 1), (10, 6, 3, 2)]
+TAYLOR1, PARABOLA = FORECASTERS["taylor1"], Forecaster(slots=3, weights=through)
+EVERY = {**FORECASTERS, "parabola": PARABOLA}
 
 
-@pytest.fixture
-def tap() -> torch.Tensor:
-    return torch.zeros(2, 3)
+def polynomial(degree: int) -> Callable[[int], float]:
+    return np.polynomial.Polynomial([2.0, -3.0, 0.5, 0.25][: degree + 1])
 
 
-@pytest.fixture
-def forecast(tap: torch.Tensor) -> Forecast:
-    return Forecast({"tap_0": tap, "noise_pred": torch.zeros(2)})
+@pytest.mark.parametrize("ages", AGES)
+def test_a_polynomial_through_all_values_is_met_exactly_at_any_distances(ages: tuple[int, ...]) -> None:
+    value = polynomial(len(ages) - 1)
+    assert through(ages) @ [value(-age) for age in ages] == pytest.approx(value(0))
 
 
-def learn(forecast: Forecast, tap: torch.Tensor, value: float, *, calls_since: int) -> None:
-    tap.fill_(value)
-    forecast.rates[0] = 1 / calls_since if calls_since else 0
-    forecast.learn(["tap_0"])
+@pytest.mark.parametrize("ages", AGES)
+def test_a_line_is_the_one_of_least_squares(ages: tuple[int, ...]) -> None:
+    values = np.array([1.0, 3.0, -2.0, 7.0])[: len(ages)]
+    degree = min(1, len(ages) - 1)
+    expected = np.polynomial.Polynomial.fit([-age for age in ages], values, deg=degree, domain=[-1, 1])(0)
+    assert along(ages) @ values == pytest.approx(expected)
+    if len(ages) <= 2:
+        assert along(ages) == pytest.approx(through(ages))
 
 
-def test_what_was_learnt_once_stays_as_it_is(forecast: Forecast, tap: torch.Tensor) -> None:
-    learn(forecast, tap, 5, calls_since=0)
-    forecast.advance(["tap_0"])
-    assert tap.unique().tolist() == [5]
+@pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)
+def test_what_stands_still_is_forecast_to_stand_still(forecaster: Forecaster) -> None:
+    for count in range(1, 8):
+        *weights, slot = row(forecaster, [3 * call for call in range(count)], 3 * count)
+        assert sum(weights) == pytest.approx(1)
+        assert slot == count % forecaster.slots
 
 
-def test_a_line_is_followed_exactly_and_from_the_true_values(forecast: Forecast, tap: torch.Tensor) -> None:
-    learn(forecast, tap, 1, calls_since=0)
-    learn(forecast, tap, 7, calls_since=3)
-    for expected in (9, 11):
-        forecast.advance(["tap_0"])
-        assert tap.unique().tolist() == [expected]
-    learn(forecast, tap, 8, calls_since=2)  # half a unit for each call since the true 7, whatever was forecast
-    forecast.advance(["tap_0"])
-    assert tap.unique().tolist() == [8.5]
+def test_a_row_has_the_weights_where_the_ring_has_the_values() -> None:
+    assert row(TAYLOR1, [], 5).tolist() == [0, 0, 0]
+    assert row(TAYLOR1, [5], 7).tolist() == [1, 0, 1]
+    assert row(TAYLOR1, [5, 8], 9).tolist() == pytest.approx([-1 / 3, 4 / 3, 0])
+    assert row(TAYLOR1, [5, 8, 9], 11).tolist() == pytest.approx([3, -2, 1]), "the oldest value has given way"
+    assert row(TAYLOR1, [1, 5, 8, 9], 11).tolist() == pytest.approx([-2, 3, 0]), "whatever was before the last two"
 
 
-def test_each_tensor_has_a_rate_of_its_own(tap: torch.Tensor) -> None:
-    prediction = torch.zeros(2)
-    forecast = Forecast({"tap_0": tap, "noise_pred": prediction})
-    for value, rate in ((1, 0), (3, 1)):
-        prediction.fill_(value)
-        forecast.rates[1] = rate
-        forecast.learn(["noise_pred"])
-    forecast.advance(["noise_pred"])
-    assert prediction.tolist() == [5, 5]
-    assert tap.unique().tolist() == [0]
+# On tensors.
 
 
-def test_nothing_is_left_after_forgetting_not_even_what_was_not_finite(forecast: Forecast, tap: torch.Tensor) -> None:
-    learn(forecast, tap, 1, calls_since=0)
-    learn(forecast, tap, torch.nan, calls_since=1)
-    forecast.forget()
-    learn(forecast, tap, 2, calls_since=0)
-    forecast.advance(["tap_0"])
-    assert tap.unique().tolist() == [2]
+def generation(forecaster: Forecaster, full: set[int], calls: int, value: Callable[[int], float]) -> list[float]:
+    """What a tensor holds at each call, if it is computed at those of `full` and forecast at all others."""
+    tap, found = torch.full((2, 3), torch.nan), []
+    forecast = Forecast(forecaster, {"noise_pred": torch.zeros(2), "tap_0": tap})
+    for call in range(calls):
+        forecast.prepare(call)
+        if call in full:
+            tap.fill_(value(call))
+            forecast.learn(["tap_0"])
+            forecast.note(call, ["tap_0", "of no forecast"])
+        else:
+            forecast.extrapolate(["tap_0"])
+        (one,) = tap.unique().tolist()
+        found.append(one)
+    return found
 
 
-def test_the_tensors_stay_in_their_memory(forecast: Forecast, tap: torch.Tensor) -> None:
-    address = tap.data_ptr()
-    learn(forecast, tap, 1, calls_since=0)
-    forecast.advance(["tap_0"])
+@pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)
+def test_one_true_value_stays_as_it_is_to_the_last_bit(forecaster: Forecaster) -> None:
+    value = float(torch.tensor(0.1))
+    assert generation(forecaster, {0}, 4, lambda call: value) == [value] * 4
+
+
+@pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)
+def test_a_line_is_followed_from_the_second_true_value_on(forecaster: Forecaster) -> None:
+    expected = [1, 1, 1, *(1 + 2 * call for call in range(3, 16))]
+    found = generation(forecaster, {0, 3, 4, 7, 12, 13}, 16, lambda call: 1 + 2 * call)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_parabola_is_followed_from_the_third_true_value_on() -> None:
+    value = polynomial(2)
+    full = {0, 2, 5, 6, 10, 11, 15, 16}
+    found = generation(PARABOLA, full, 20, value)
+    assert found[5:] == pytest.approx([value(call) for call in range(5, 20)], rel=1e-4, abs=1e-4)
+
+
+def test_a_forecast_starts_from_true_values_whatever_was_forecast_before() -> None:
+    bent = {0: 1.0, 3: 7.0, 5: 8.0}
+    found = generation(TAYLOR1, set(bent), 8, lambda call: bent[call])
+    assert found == pytest.approx([1, 1, 1, 7, 9, 8, 8.5, 9])
+
+
+def test_calls_that_extrapolate_something_else_leave_no_lag() -> None:
+    """As a skipped call does, which moves the prediction alone."""
+    tap = torch.zeros(4)
+    forecast = Forecast(TAYLOR1, {"tap_0": tap})
+    for call, value in ((0, 0.0), (1, 1.0)):
+        forecast.prepare(call)
+        tap.fill_(value)
+        forecast.learn(["tap_0"])
+        forecast.note(call, ["tap_0"])
+    forecast.prepare(4)
+    forecast.extrapolate(["tap_0"])
+    assert tap.tolist() == pytest.approx([4] * 4)
+
+
+@pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)
+def test_nothing_is_left_after_forgetting_not_even_what_was_not_finite(forecaster: Forecaster) -> None:
+    tap = torch.zeros(2)
+    forecast = Forecast(forecaster, {"tap_0": tap})
+    for _ in range(2):
+        for call in range(forecaster.slots):
+            forecast.prepare(call)
+            tap.fill_(torch.nan)
+            forecast.learn(["tap_0"])
+            forecast.note(call, ["tap_0"])
+        forecast.forget()
+        forecast.prepare(0)
+        tap.fill_(2)
+        forecast.learn(["tap_0"])
+        forecast.note(0, ["tap_0"])
+        forecast.prepare(1)
+        forecast.extrapolate(["tap_0"])
+        assert tap.tolist() == [2, 2]
+        forecast.forget()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once_at_the_end(dtype: torch.dtype) -> None:
+    """Weights in half precision would not sum to one, and large values would move by that alone."""
+    tap = torch.full((3,), 1000.0, dtype=dtype)
+    forecast = Forecast(PARABOLA, {"tap_0": tap})
+    for call in (0, 3, 7):
+        forecast.prepare(call)
+        forecast.learn(["tap_0"])
+        forecast.note(call, ["tap_0"])
+    forecast.prepare(9)
+    forecast.extrapolate(["tap_0"])
+    assert torch.equal(tap, torch.full((3,), 1000.0, dtype=dtype))
+
+
+def test_large_tensors_are_worked_on_in_pieces_in_their_own_memory() -> None:
+    tap = torch.arange(40_000.0).view(2, -1)
+    address, start = tap.data_ptr(), tap.clone()
+    forecast = Forecast(TAYLOR1, {"tap_0": tap})
+    for call in range(2):
+        forecast.prepare(call)
+        tap.copy_((1 + call) * start)
+        forecast.learn(["tap_0"])
+        forecast.note(call, ["tap_0"])
+    forecast.prepare(4)
+    forecast.extrapolate(["tap_0"])
+    torch.testing.assert_close(tap, 5 * start)
     assert tap.data_ptr() == address

@@ -1,12 +1,13 @@
 """The loop on small engines whose arithmetic is known: plans, tables, guidance, noise and forecasts."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 
+from deepcache_trt.runtime.forecast import FORECASTERS
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan
@@ -126,8 +127,9 @@ def test_the_same_units_serve_every_plan_scheduler_and_prompt(
     assert {name: tensor.data_ptr() for name, tensor in session.buffers.items()} == addresses
 
 
+@pytest.mark.parametrize("forecaster", FORECASTERS)
 @pytest.mark.parametrize("other", [SHALLOW, SKIP])
-def test_a_forecast_follows_a_line_where_reuse_stands_still(session: Session, other: str) -> None:
+def test_a_forecast_follows_a_line_where_reuse_stands_still(session: Session, other: str, forecaster: str) -> None:
     """The deep features of this model move with the timestep, linearly; its samples are held at zero."""
     table, timesteps = probed(DDIMScheduler(clip_sample=False), 9)
     still = SamplerTable(
@@ -143,10 +145,48 @@ def test_a_forecast_follows_a_line_where_reuse_stands_still(session: Session, ot
     variants = (FULL, FULL, *every(3, 7, other).variants)
     reused, forecast = (
         drawn(session, Plan(variants=variants, forecast=wanted), still, timesteps, NONE, starting())
-        for wanted in (False, True)
+        for wanted in (None, forecaster)
     )
     torch.testing.assert_close(forecast, true, rtol=1e-5, atol=1e-5)
     assert (reused - true).abs().max() > 0.01
+
+
+def stepped(
+    session: Session, plan: Plan, table: SamplerTable, timesteps: torch.Tensor, latents: torch.Tensor
+) -> torch.Tensor:
+    """The same generation, one call of the session after the other."""
+    session.begin(forecast=plan.forecast)
+    sizes = {"batch": len(latents), "height": latents.shape[2], "width": latents.shape[3]}
+    samples, outputs = [latents], []
+    for call, variant in enumerate(plan.variants):
+        given = {"sample": float(table.input_scales[call]) * samples[-1], "timestep": timesteps[call, None].float()}
+        outputs.append(session.run(variant, given, sizes, call=call)["noise_pred"])
+        samples.append(table.next_sample(call, samples, outputs, [torch.zeros_like(latents)] * len(outputs)))
+    return samples[-1]
+
+
+@pytest.mark.parametrize("calls", [20, WINDOW + 6])
+def test_every_plan_and_forecast_is_the_same_both_ways_whatever_was_drawn_before(session: Session, calls: int) -> None:
+    table, timesteps = probed(DPMSolverMultistepScheduler(), calls)
+    uneven = tuple(FULL if call % 7 in (0, 1, 4) else SHALLOW for call in range(calls))
+    mixed = (FULL, SHALLOW, SKIP, SHALLOW, SKIP) * calls
+    for variants, forecast in product((uneven, mixed[:calls]), (*FORECASTERS, None)):
+        plan = Plan(variants=variants, forecast=forecast)
+        looped = drawn(session, plan, table, timesteps, NONE, starting())
+        assert looped.isfinite().all()
+        torch.testing.assert_close(looped, stepped(session, plan, table, timesteps, starting()), rtol=1e-4, atol=1e-4)
+        drawn(session, plan, table, timesteps, NONE, torch.full_like(starting(), torch.nan))
+
+
+def test_after_a_skipped_call_what_a_cached_one_reuses_is_forecast_for_that_call(session: Session) -> None:
+    """Skipped calls move the prediction, not the tap."""
+    sizes = {"batch": 1, "height": 4, "width": 4}
+    given = {"sample": torch.zeros(1, 4, 4, 4)}  # the tap is then the timestep over 1000
+    session.begin(forecast="taylor1")
+    for call, variant in enumerate((FULL, FULL, SKIP, SKIP, SHALLOW)):
+        found = session.run(variant, {**given, "timestep": torch.full((1,), 1000.0 * call)}, sizes, call=call)
+    torch.testing.assert_close(session.buffers["tap_0"], torch.full((1, 4, 4, 4), 4.0))
+    torch.testing.assert_close(found["noise_pred"], torch.full((1, 4, 4, 4), 2.0))
 
 
 def test_a_skipped_call_runs_no_engine(session: Session) -> None:

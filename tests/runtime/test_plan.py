@@ -12,6 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.runtime.forecast import FORECASTERS, row
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan, gain_in_words
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache, quad, quad_center, uniform
 
@@ -210,13 +211,16 @@ def test_each_mth_cached_call_after_a_full_one_is_skipped(skip_interval: int | N
     assert made.full_steps == (0, 5)
 
 
-def test_forecast_rates_count_the_calls_since_the_last_computed_value() -> None:
+def test_forecast_rows_are_of_what_each_tensor_has_been_computed_at() -> None:
     plan = DeepCache(full_steps=(0, 2, 6), skip_interval=2, forecast="taylor1").plan(8)
-    assert plan.forecast
+    assert plan.forecast == "taylor1"
     assert plan.variants == (FULL, SHALLOW, FULL, SHALLOW, SKIP, SHALLOW, FULL, SHALLOW)
-    taps, predictions = plan.forecast_rates([{FULL}, {FULL, SHALLOW}]).T
-    assert taps.tolist() == [0, 0, 1 / 2, 0, 0, 0, 1 / 4, 0]
-    assert predictions.tolist() == [0, 1, 1, 1, 0, 1 / 2, 1, 1]
+    rows = plan.forecast_rows([{FULL}, {FULL, SHALLOW}])
+    computed_at = (0, 2, 6), (0, 1, 2, 3, 5, 6, 7)
+    for call in range(8):
+        expected = [row(FORECASTERS["taylor1"], [at for at in calls if at < call], call) for calls in computed_at]
+        assert rows[call].tolist() == np.concatenate(expected).tolist()
+    assert DeepCache().plan(8).forecast_rows([{FULL}]).shape == (8, 0)
 
 
 @pytest.mark.parametrize(

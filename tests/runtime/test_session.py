@@ -171,7 +171,7 @@ def test_another_size_forgets_the_taps_of_the_last(session: Session) -> None:
 
 def test_forgotten_taps_are_not_used_again(session: Session) -> None:
     session.run("full", tensors(SMALL), SMALL)
-    session.begin(forecast=False)
+    session.begin(forecast=None)
     assert not session.holds("shallow", SMALL)
     with pytest.raises(AssertionError, match="before what it reuses"):
         session.run("shallow", tensors(SMALL), SMALL)
@@ -233,10 +233,10 @@ def test_what_compiles_at_its_first_run_does_so_once_for_a_shape_and_says_so(ful
     engines = {"full": full, "shallow": shallow}
     session = Session(engines, outputs=["noise_pred"], profiles=PROFILES, progress=progress)
     for sizes in (SMALL, LARGE, SMALL):
-        session.begin(forecast=False)
+        session.begin(forecast=None)
         session.run("full", tensors(sizes), sizes)
     assert stages == [], "nobody wants a cached step"
     for sizes in (SMALL, LARGE, SMALL):
-        session.begin(forecast=False, variants=("full", "shallow", "shallow"))
+        session.begin(forecast=None, variants=("full", "shallow", "shallow"))
         assert only(session.run("full", tensors(sizes), sizes)["noise_pred"]) == 11
     assert stages == ["compiling the shallow engine for this shape"] * 2

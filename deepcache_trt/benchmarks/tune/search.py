@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.runtime.policies import deepcache
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 MACS, SECONDS = "MACs", "seconds"
@@ -33,7 +34,7 @@ _SCHEDULES: tuple[tuple[str, float | None, float | None], ...] = (
 )
 # Shares of the steps that are full at the start and at the end.
 _WINDOWS = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.06), (0.0, 0.12))
-FORECASTS = (None, "taylor1")
+FORECASTS = (None, *deepcache.FORECASTS)
 _SKIPS = (None, 1, 2)
 
 # Of one rung of the halving so many go on, and of the last one at least these are left.

@@ -9,12 +9,13 @@ import numpy as np
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError
 from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.forecast import FORECASTERS
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan
 from deepcache_trt.runtime.policies.policy import Policy, check_integer, check_name
 
 SHALLOW = "shallow"  # takes the tap at the branch for granted
 
-FORECASTS = ("taylor1",)
+FORECASTS = tuple(FORECASTERS)
 SKIP_MODES = ("uniform", "quad", "quad_center")
 
 # The quad schedules lower the exponent in steps of 0.02, so a huge one would search for ever.
@@ -36,8 +37,8 @@ class DeepCache(Policy):
         disable_cache_after_step: every call from this one on is full.
         skip_interval: m: of the cached calls after a full one, each m-th does not call the model at all but takes its
             last prediction; 1: none of them does.
-        forecast: "taylor1" extrapolates what a call reuses, the deep features or the skipped prediction, from its last
-            two true values; None uses the last one as it is.
+        forecast: extrapolates what a call reuses, the deep features or the skipped prediction: "taylor1" on the line
+            through its last two true values, "fit1" on the one nearest to its last three; None uses the last as it is.
     """
 
     kind: ClassVar[str] = "deepcache"
@@ -112,7 +113,7 @@ class DeepCache(Policy):
         after = calls if self.disable_cache_after_step is None else self.disable_cache_after_step
         full |= {0, *range(min(before, calls)), *range(after, calls)}
         variants = _with_skips([FULL if i in full else SHALLOW for i in range(calls)], self.skip_interval)
-        return Plan(variants=tuple(variants), forecast=self.forecast is not None)
+        return Plan(variants=tuple(variants), forecast=self.forecast)
 
     @property
     def build_option(self) -> str:

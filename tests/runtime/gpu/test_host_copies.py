@@ -1,6 +1,7 @@
 """What a generation on a GPU waits for: nothing in the loop, and a stated handful before it, however many steps."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,12 +64,14 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_state, "fused", lambda memory: partial(loop_state.advance, memory))
 
 
-def counted(scheduler: Any, steps: int, *, seed_on: str = "cpu", known: bool = False) -> Counter[str]:
+def counted(
+    scheduler: Any, steps: int, *, seed_on: str = "cpu", known: bool = False, forecast: str | None = None
+) -> Counter[str]:
     """Of the second generation of a shape, whose first call is not counted."""
     table, timesteps = probed(scheduler, steps)
     engines = {FULL: Small(cached=False), SHALLOW: Small(cached=True)}
     made = Session(engines, outputs=["noise_pred"], profiles=[PROFILE])
-    plan: Plan = every(3, len(timesteps))
+    plan: Plan = replace(every(3, len(timesteps)), forecast=forecast)
     with pretended_gpu() as counts:
         latents = torch.zeros(2, 4, 4, 4, device="cuda")
         there = timesteps.cuda()
@@ -85,8 +88,13 @@ def counted(scheduler: Any, steps: int, *, seed_on: str = "cpu", known: bool = F
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, PNDMScheduler, EulerAncestralDiscreteScheduler])
 @pytest.mark.parametrize("known", [False, True], ids=["made", "inpainted"])
-def test_a_generation_waits_as_often_however_many_steps_it_has(scheduler: Any, known: bool) -> None:
-    short, long = (counted(scheduler(**_linear(scheduler)), steps, known=known) for steps in (10, 40))
+@pytest.mark.parametrize("forecast", [None, "taylor1"])
+def test_a_generation_waits_as_often_however_many_steps_it_has(
+    scheduler: Any, known: bool, forecast: str | None
+) -> None:
+    short, long = (
+        counted(scheduler(**_linear(scheduler)), steps, known=known, forecast=forecast) for steps in (10, 40)
+    )
     of_window = {"to the host": 1, "from the host": 1}  # the timesteps, and the rows of coefficients
     waited = {name: count for name, count in short.items() if "without" not in name}
     assert waited == of_window
