@@ -219,7 +219,7 @@ class Store:
 
 def _record(file: Path) -> dict[str, Any]:
     status = file.stat()
-    return {"sha256": _sha256(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"sha256": _known_sha256(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _is_unchanged(file: Path, recorded: Mapping[str, Any]) -> bool:
@@ -232,6 +232,20 @@ def _is_unchanged(file: Path, recorded: Mapping[str, Any]) -> bool:
     if status.st_size > _ALWAYS_HASHED_BYTES and status.st_mtime_ns == recorded["mtime_ns"]:
         return True
     return bool(_sha256(file) == recorded["sha256"])
+
+
+_hashed: dict[tuple[int, int, int, int], str] = {}  # the large files that this process has read
+
+
+def _known_sha256(file: Path) -> str:
+    """The hash of a file; one that many artefacts link to is read once."""
+    status = file.stat()
+    if status.st_size <= _ALWAYS_HASHED_BYTES:
+        return _sha256(file)
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if identity not in _hashed:
+        _hashed[identity] = _sha256(file)
+    return _hashed[identity]
 
 
 def _sha256(file: Path) -> str:

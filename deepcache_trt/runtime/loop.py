@@ -150,7 +150,7 @@ def _decide(
         if is_stopped():
             return call + 1
         if call + 1 < len(plan):
-            session.execute(session.units(session.decide()))
+            session.call(session.decide(), call + 1)
     return calls.stop
 
 

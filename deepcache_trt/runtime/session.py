@@ -121,13 +121,8 @@ class Session:
                 self.decisions.append(Decision(variant=variant, error=0.0, why="there is nothing to reuse"))
             assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
             computed = self._computed(variant)
-            forecast = self.forecast
-            if forecast is not None:
-                forecast.prepare(call)
             self._held -= computed  # a run that fails may have written half of it
-            self.execute(self.units(variant))
-            if forecast is not None:
-                forecast.note(call, computed)
+            self.call(variant, call)
         self._held |= computed
         given = [name for name in self._outputs if variant == SKIP or name in computed]
         return {name: self.buffers[name].clone() for name in given}
@@ -198,6 +193,14 @@ class Session:
         """
         axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
         return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
+
+    def call(self, variant: str, call: int) -> None:
+        """Run a call that the host starts by itself, on what the buffers hold; `call` is its index."""
+        if self.forecast is not None:
+            self.forecast.prepare(call)
+        self.execute(self.units(variant))
+        if self.forecast is not None:
+            self.forecast.note(call, self._computed(variant))
 
     def execute(self, units: Sequence[Unit]) -> bool:
         """Run units in order; where they are recorded they are launched, which may take until later.

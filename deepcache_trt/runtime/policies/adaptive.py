@@ -12,7 +12,7 @@ from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.decision import CRITERIA, Rule
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan
-from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.runtime.policies.deepcache import FORECASTS, SHALLOW, DeepCache
 from deepcache_trt.runtime.policies.policy import Policy, check_integer, check_name
 
 
@@ -27,6 +27,7 @@ class Adaptive(Policy):
             latents move.
         skip_threshold: a call whose own error is within this takes the last prediction; None: none does.
         cache_branch_id: k, as of `DeepCache`.
+        forecast: as of `DeepCache`.
     """
 
     kind: ClassVar[str] = "adaptive"
@@ -36,9 +37,12 @@ class Adaptive(Policy):
     criterion: str = "response"
     skip_threshold: float | None = None
     cache_branch_id: int = 0
+    forecast: str | None = None
 
     def __post_init__(self) -> None:
         check_name("criterion", self.criterion, tuple(CRITERIA))
+        if self.forecast is not None:
+            check_name("forecast", self.forecast, FORECASTS)
         check_integer("max_consecutive", self.max_consecutive, 1)
         check_integer("cache_branch_id", self.cache_branch_id, 0)
         for name in ("threshold", "skip_threshold"):
@@ -61,7 +65,7 @@ class Adaptive(Policy):
             cached=SHALLOW,
             skip=SKIP,
         )
-        return Plan(variants=(FULL,) * calls, rule=rule)
+        return Plan(variants=(FULL,) * calls, forecast=self.forecast, rule=rule)
 
     @property
     def in_words(self) -> str:
@@ -71,6 +75,7 @@ class Adaptive(Policy):
             f"branch {self.cache_branch_id}": self.cache_branch_id > 0,
             f"at most {self.max_consecutive} in a row": True,
             f"skipped within {self.skip_threshold}": self.skip_threshold is not None,
+            str(self.forecast): self.forecast is not None,
         }
         return ", ".join(word for word, said in words.items() if said)
 

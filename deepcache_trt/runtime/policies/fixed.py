@@ -44,7 +44,7 @@ class Fixed(Policy):
                 f"this plan is for {len(self.calls)} calls of the model, and there are {calls}; draw with as many "
                 f"steps as it was taken with, or take policy {self.of.kind!r}"
             )
-        return Plan(variants=self.calls)
+        return Plan(variants=self.calls, forecast=self.of.plan(calls).forecast)
 
     @property
     def in_words(self) -> str:

@@ -19,6 +19,7 @@ STEPS = 20
 # Thresholds that lead to calls of every kind.
 POLICIES = [
     Adaptive(threshold=0.6, skip_threshold=0.12, max_consecutive=5),
+    Adaptive(threshold=0.6, skip_threshold=0.12, max_consecutive=5, forecast="taylor1"),
     Adaptive(threshold=0.5, skip_threshold=0.02, max_consecutive=5, criterion="curvature", cache_branch_id=1),
 ]
 
@@ -28,7 +29,7 @@ def variants(pipe: Any) -> tuple[str, ...]:
     return ran
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.criterion)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.in_words)
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
 def test_both_ways_decide_alike_and_draw_the_same(policy: Adaptive, backend: str) -> None:
     pipe = cached(TEXT, policy=policy, backend=backend)

@@ -1,0 +1,227 @@
+"""What segments cost against whole variants: `python -m deepcache_trt.benchmarks.segments`.
+
+A denoiser of real size with seeded weights is opened twice, its variants as engines of their own and as lists of
+segments, and each variant is run both ways in turn. What each form takes to be loaded and holds is measured in a
+process of its own.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import torch
+
+from deepcache_trt.benchmarks.machine import processor
+from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.benchmarks.timing.in_process import in_turn
+from deepcache_trt.builder.component import Component, from_architecture
+from deepcache_trt.builder.model_source import random_components
+from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.target import Target
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.store import Store, default_root
+from deepcache_trt.export.parity import example_inputs
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.progress import quiet_libraries, shown
+from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies import DeepCache, Policy
+from deepcache_trt.runtime.session import Session
+from deepcache_trt.tensors import PROMPT_TOKENS
+
+# DiT-XL/2 at 256² (Peebles and Xie 2023, table 1).
+_DIT = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "sample_size": 32,
+    "patch_size": 2,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+    "attention_bias": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomMask(Policy):
+    """Cached calls leave out the same sublayers, drawn at random: Learning-to-Cache's baseline.
+
+    Attributes:
+        share: of the sublayers that are left out, 0.4429 as the published router's for 20 steps of DDIM.
+    """
+
+    kind: ClassVar[str] = "random-mask"
+    segments: ClassVar[bool] = True
+    share: float = 0.4429
+
+    def variants(self, taps: Sequence[str]) -> tuple[Variant, ...]:
+        """All of the model, and what is left of it."""
+        left_out = set(random.Random(0).sample(list(taps), round(self.share * len(taps))))
+        masked = Variant(
+            name="masked",
+            consumes=tuple(tap for tap in taps if tap in left_out),
+            emits=tuple(tap for tap in taps if tap not in left_out),
+        )
+        return Variant(name=FULL, emits=tuple(taps)), masked
+
+    def plan(self, calls: int) -> Plan:
+        """Every other call is full."""
+        return Plan(variants=((FULL, "masked") * calls)[:calls])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, a policy and the sizes of a call."""
+
+    component: Component
+    policy: Policy
+    sizes: Mapping[str, int]
+
+
+def subjects(dtype: str) -> dict[str, Subject]:
+    """SD1.5 at 256² and DiT-XL/2 at 256², one guided image."""
+    import diffusers
+
+    (unet,) = random_components("sd15", dtype=dtype, parts=["unet"])
+    dit = from_architecture(
+        diffusers.DiTTransformer2DModel, _DIT, name="dit-xl-2", part="transformer", dtype=dtype, seed=0
+    )
+    side = {"batch": 2, "height": 32, "width": 32, "sequence": PROMPT_TOKENS}
+    return {
+        "sd15": Subject(component=unet, policy=DeepCache(), sizes=side),
+        "dit-xl-2": Subject(component=dit, policy=RandomMask(), sizes={"batch": 2}),
+    }
+
+
+def opened(subject: Subject, target: Target) -> Session:
+    """Its engines, after one full call on seeded inputs and one of each variant."""
+    session = open_session(subject.component, subject.policy, target, sizes=subject.sizes, progress=shown)
+    session.begin(variants=tuple(session.variants))
+    inputs = example_inputs(subject.component.architecture, subject.sizes)
+    for variant in session.variants:
+        session.run(variant, inputs, subject.sizes)
+    return session
+
+
+def time_both(subject: Subject, targets: Mapping[str, Target], rounds: int) -> dict[str, float]:
+    """Seconds of each variant in each form, all in turn: medians."""
+    sessions = {form: opened(subject, target) for form, target in targets.items()}
+    actions = {
+        f"{variant}, {form}": partial(session.execute, session.units(variant))
+        for variant in next(iter(sessions.values())).variants
+        for form, session in sessions.items()
+    }
+    try:
+        return in_turn(actions, rounds)
+    finally:
+        for session in sessions.values():
+            session.close()
+
+
+def held(subject: Subject, target: Target) -> dict[str, float]:
+    """Of one form, in this process: seconds to open it, bytes that it then holds, and what its arena saves."""
+    before, started = _own_bytes(), time.perf_counter()
+    session = opened(subject, target)
+    arena = session.shape.arena
+    return {
+        "seconds": time.perf_counter() - started,
+        "bytes": _own_bytes() - before,
+        "engines": len(session.engines),
+        "arena": arena.size,
+        "naive": arena.naive,
+    }
+
+
+def _own_bytes() -> int:
+    size: int = psutil.Process().memory_full_info().uss
+    return size
+
+
+def _targets(backend: str, store: Path) -> dict[str, Target]:
+    found = backends.resolve(backend, "cpu")
+    return {
+        form: Target(backend=found, store=Store(store), segments=is_cut)
+        for form, is_cut in (("whole", False), ("segments", True))
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="What segments cost against whole variants.")
+    parser.add_argument("--models", nargs="+", default=["sd15", "dit-xl-2"], help="which")
+    parser.add_argument("--backend", default="openvino", help="which engines")
+    parser.add_argument("--dtype", default="bfloat16", help="of the weights")
+    parser.add_argument("--rounds", type=int, default=10, help="how often each variant is timed in each form")
+    parser.add_argument("--store", type=Path, default=default_root(), help="where engines are kept")
+    parser.add_argument("--held", help=argparse.SUPPRESS)  # one form, in a process of its own
+    options = parser.parse_args()
+    quiet_libraries()
+    torch.set_grad_enabled(False)
+    targets = _targets(options.backend, options.store)
+    if options.held:
+        (model,) = options.models
+        print(json.dumps(held(subjects(options.dtype)[model], targets[options.held])))
+        return
+    for model in options.models:
+        took = time_both(subjects(options.dtype)[model], targets, options.rounds)
+        forms = {form: _in_a_process(options, model, form) for form in targets}
+        print(report(model, took, forms, options))
+
+
+def _in_a_process(options: argparse.Namespace, model: str, form: str) -> dict[str, float]:
+    own = ("--models", model, "--backend", options.backend, "--dtype", options.dtype, "--store", str(options.store))
+    command = [sys.executable, "-m", "deepcache_trt.benchmarks.segments", *own, "--held", form]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def report(
+    model: str, took: Mapping[str, float], forms: Mapping[str, Mapping[str, Any]], options: argparse.Namespace
+) -> str:
+    """Both tables as Markdown."""
+    variants = dict.fromkeys(name.rsplit(", ", 1)[0] for name in took)
+    times = [
+        (
+            variant,
+            *(f"{1e3 * took[f'{variant}, {form}']:.0f}" for form in forms),
+            f"{took[f'{variant}, segments'] / took[f'{variant}, whole']:.2f}",
+        )
+        for variant in variants
+    ]
+    holds = [
+        (
+            form,
+            f"{found['engines']}",
+            f"{found['seconds']:.1f}",
+            f"{found['bytes'] / 1e9:.2f}",
+            f"{found['arena'] / 1e6:.1f}",
+            f"{found['naive'] / 1e6:.1f}",
+        )
+        for form, found in forms.items()
+    ]
+    about = f"`{model}`, {options.dtype}, {options.backend}, medians of {options.rounds} in turn, on {processor()}:"
+    return "\n\n".join(
+        (
+            about,
+            markdown_table(("variant", *(f"{form}, ms" for form in forms), "ratio"), times),
+            markdown_table(("form", "engines", "s to open", "GB held", "MB handed on", "MB without sharing"), holds),
+            "",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
