@@ -8,6 +8,7 @@ import onnxscript.optimizer
 import sympy
 import torch
 from onnx_ir.passes import common as passes
+from onnx_ir.tensor_adapters import TorchTensor
 
 from deepcache_trt.models.architecture import Architecture
 
@@ -135,7 +136,7 @@ def _give_buffers(graph: onnx_ir.Model, buffers: Callable[[str], torch.Tensor | 
     for name, value in graph.graph.initializers.items():
         buffer = buffers(name) if value.const_value is None else None
         if buffer is not None:
-            value.const_value = onnx_ir.tensor(buffer.numpy(), name=name)
+            value.const_value = TorchTensor(buffer.contiguous(), name=name)  # numpy has no bfloat16
 
 
 def _leave_weights_out(graph: onnx_ir.Model) -> None:
