@@ -24,7 +24,7 @@ from deepcache_trt.commands.output import check_out, print_table, tell, typed_co
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
-    from deepcache_trt.runtime.policies.deepcache import DeepCache
+    from deepcache_trt.runtime.policies import Policy
 
 
 def eval(
@@ -84,8 +84,7 @@ def eval(
     source = ModelSource(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
-    branches = {0, *(params.cache_branch_id for params in settings.values())}
-    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
+    pipes = load_pipes(source, policies=settings.values(), backend=backend, dtype=dtype, store=store)
     prompts = prompts_for(model, prompt)
     scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
@@ -112,29 +111,29 @@ def eval(
 
 def settings_from(
     intervals: Sequence[int], branches: Sequence[int], forecasts: Sequence[str], plans: Sequence[Path]
-) -> "dict[str, DeepCache]":
+) -> "dict[str, Policy]":
     """The settings by name: every interval with every branch and forecast, and the plan files."""
-    from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
+    from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import read_plan
 
     if not intervals and not plans:
         intervals = (3, 5)
-    settings = {}
+    settings: dict[str, Policy] = {}
     for interval in intervals:
         for branch in branches or (0,):
             for forecast in forecasts or ("none",):
-                params = DeepCache(
+                policy = DeepCache(
                     cache_interval=interval,
                     cache_branch_id=branch,
                     forecast=None if forecast == "none" else forecast,
                 )
-                name = f"interval {interval}, branch {branch}{f', {params.forecast}' if params.forecast else ''}"
-                settings[name] = params
+                name = f"interval {interval}, branch {branch}{f', {policy.forecast}' if policy.forecast else ''}"
+                settings[name] = policy
     for plan in plans:
         name = f"plan {plan.stem}"
         if name in settings:
             raise DeepCacheError(f"two plan files are called {plan.stem!r}; rename one, the table names them so")
-        settings[name] = only_deepcache(read_plan(plan).policy)
+        settings[name] = read_plan(plan).policy
     return settings
 
 

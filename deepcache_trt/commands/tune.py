@@ -73,6 +73,7 @@ def tune(
     from deepcache_trt.benchmarks.tune.draws import Drawer
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
+    from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import write_plan
 
     check_out(out / "plan.json")
@@ -82,8 +83,9 @@ def tune(
     source = ModelSource(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
-    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
-    drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
+    considered = [DeepCache(cache_branch_id=each) for each in branches]
+    pipes = load_pipes(source, policies=considered, backend=backend, dtype=dtype, store=store)
+    drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance), branches)
     costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
     result = tuning.search(
         _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
@@ -96,8 +98,8 @@ def tune(
     )
     plans = {"uncached": tuning.UNCACHED, "default": tuning.DEFAULT}
     if result.reuse_within is not None:
-        plans["plain reuse within the budget"] = result.reuse_within.params
-    checked = drawer.check({**plans, "chosen": result.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
+        plans["plain reuse within the budget"] = result.reuse_within.policy
+    checked = drawer.check({**plans, "chosen": result.best.policy}, costs, range(_UNSEEN, _UNSEEN + unseen))
     title = f"Plans for {model}, {steps} steps"
     machine = environment()
     image = out / f"front.{plot}"

@@ -1,8 +1,10 @@
 """Fidelity beside speed: who the rivals are, and one real evaluation of the bundled model."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,10 +17,27 @@ from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, 
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan
+from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
 
 STEPS = 10
 SETTINGS = {"three": DeepCache(), "five": DeepCache(cache_interval=5)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearer(Policy):
+    """Between two full calls a call at the first skip connection, one at the second, and one that is skipped."""
+
+    kind: ClassVar[str] = "nearer"
+
+    def variants(self, taps: Sequence[str]) -> tuple[Variant, ...]:
+        first, second = taps[:2]
+        one, two = (Variant(name=f"at {tap}", consumes=(tap,)) for tap in (first, second))
+        return Variant(name=FULL, emits=(first, second)), one, two
+
+    def plan(self, calls: int) -> Plan:
+        return Plan(variants=tuple([FULL, "at tap_0", "at tap_1", SKIP] * calls)[:calls])
 
 
 # Who is compared.
@@ -83,13 +102,12 @@ def test_two_plan_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pipes(store_root: Path) -> Pipes:
-    return load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
+    return load_pipes(ModelSource(model="digits"), policies=SETTINGS.values(), backend="onnxruntime", store=store_root)
 
 
 def test_every_pipeline_draws_the_scene_from_the_same_noise(pipes: Pipes) -> None:
     scene = Scene(prompts=DIGITS[:2], steps=3)
-    pipes.cached[0].set_cache_params(cache_interval=1)
-    drawn = [draw(pipe, scene, seed=1) for pipe in (pipes.plain, pipes.cached[0], pipes.plain)]
+    drawn = [draw(pipe, scene, seed=1) for pipe in (pipes.plain, pipes.cached(Uncached()), pipes.plain)]
     for one in drawn:
         assert (one.latents.shape, one.pictures.shape) == ((2, 4, 8, 8), (2, 3, 64, 64))  # type: ignore[union-attr]
         assert 0 < one.loop_seconds < one.seconds
@@ -114,6 +132,7 @@ def found(pipes: Pipes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evalu
         "reuse": DeepCache(cache_interval=5),
         "taylor1": DeepCache(cache_interval=5, forecast="taylor1"),
         "branch 1": DeepCache(cache_interval=5, cache_branch_id=1),
+        "another kind": Nearer(),
     }
     judges = Judges(DIGITS, folder=folder)
     evaluation = evaluate(pipes, settings, Scene(prompts=DIGITS, steps=STEPS), range(2), judges, lambda line: None)
@@ -137,6 +156,16 @@ def test_settings_cost_what_their_plans_say_and_differ_from_the_reference(found:
         assert all(10 < value < 60 for value in rows[name].samples["psnr_db"])  # type: ignore[operator]
     assert rows["taylor1"].median("latent_mse") < rows["reuse"].median("latent_mse")  # type: ignore[operator]
     assert rows["branch 1"].median("latent_mse") < rows["reuse"].median("latent_mse")  # type: ignore[operator]
+
+
+def test_a_policy_of_any_kind_costs_what_its_variants_do(found: tuple[Evaluation, Path], pipes: Pipes) -> None:
+    """Of ten calls three are full, three at the first skip connection, two at the second, and two are skipped."""
+    rows = {row.contender.name: row for row in found[0].rows}
+    first, second = (10 * rows[name].macs_share / 8 - 0.25 for name in ("reuse", "branch 1"))  # two of ten are full
+    assert rows["another kind"].macs_share == pytest.approx((3 + 3 * first + 2 * second) / STEPS)
+    assert rows["another kind"].contender.record()["policy"] == {"policy": "nearer"}
+    assert len(pipes.opened) == 4  # none, branch 0 twice, branch 1, and both
+    assert pipes.cached(DeepCache()) is pipes.cached(DeepCache(cache_interval=7))
 
 
 def test_each_setting_has_rivals_of_fewer_steps(found: tuple[Evaluation, Path]) -> None:
@@ -192,4 +221,4 @@ def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
     pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
     pipe.save_pretrained(tmp_path)
     with pytest.raises(DeepCacheError, match="a DDPMPipeline takes no prompt"):
-        load_pipes(ModelSource(model=str(tmp_path)), branches=(0,), backend="auto")
+        load_pipes(ModelSource(model=str(tmp_path)), policies=(), backend="auto")

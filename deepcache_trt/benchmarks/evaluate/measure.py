@@ -15,10 +15,11 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.fidelity.distances import finite
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.policies import Policy, Uncached
 
 PLAIN, ENGINES = "diffusers", "engines"
-_UNCACHED = DeepCache(cache_interval=1)
+_UNCACHED = Uncached()
 
 # Before the rivals' steps are known; the first call of each is not timed.
 _TIMING_ROUNDS = 5
@@ -32,15 +33,19 @@ class Contender:
         name: for a person.
         system: `PLAIN` or `ENGINES`.
         steps: of denoising.
-        params: how it caches.
+        policy: how it caches.
         rival_of: the settings in whose time it draws.
     """
 
     name: str
     system: str
     steps: int
-    params: DeepCache = _UNCACHED
+    policy: Policy = _UNCACHED
     rival_of: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "policy": self.policy.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +91,16 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        rows = [{**asdict(row), "contender": row.contender.record()} for row in self.rows]
+        return {**asdict(self), "rows": rows}
 
 
-def contenders(settings: Mapping[str, DeepCache], steps: int) -> list[Contender]:
+def contenders(settings: Mapping[str, Policy], steps: int) -> list[Contender]:
     """The reference, the same on engines, and the settings by name."""
     return [
         Contender(name=_uncached_name(PLAIN, steps), system=PLAIN, steps=steps),
         Contender(name=_uncached_name(ENGINES, steps), system=ENGINES, steps=steps),
-        *(Contender(name=name, system=ENGINES, steps=steps, params=params) for name, params in settings.items()),
+        *(Contender(name=name, system=ENGINES, steps=steps, policy=policy) for name, policy in settings.items()),
     ]
 
 
@@ -127,7 +133,7 @@ def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -
 
 def evaluate(
     pipes: Pipes,
-    settings: Mapping[str, DeepCache],
+    settings: Mapping[str, Policy],
     scene: Scene,
     seeds: Sequence[int],
     judges: Judges,
@@ -136,7 +142,7 @@ def evaluate(
     """Draw with everything in turn and judge it.
 
     Args:
-        pipes: with the branch of each setting, and branch 0.
+        pipes: of the model.
         settings: that are compared, by name.
         scene: what is drawn.
         seeds: at least one.
@@ -165,11 +171,11 @@ def evaluate(
             for figure, value in figures.items():
                 samples[contender.name].setdefault(figure, []).append(value)
     verdict = judges.conclude()
-    macs = {branch: macs_of(pipe) for branch, pipe in pipes.cached.items() if pipe.last_run is not None}
+    macs = {variants: macs_of(pipe) for variants, pipe in pipes.opened.items()}
     rows = [
         Row(
             contender=contender,
-            macs_share=_macs(contender, macs) / _macs(first[0], macs),
+            macs_share=_macs(pipes, contender, macs) / _macs(pipes, first[0], macs),
             samples={figure: tuple(values) for figure, values in samples[contender.name].items()},
             scores=verdict.scores.get(contender.name, {}),
         )
@@ -179,13 +185,10 @@ def evaluate(
 
 
 def _draw(pipes: Pipes, contender: Contender, scene: Scene, seed: int) -> Drawn:
-    pipe = pipes.plain
-    if contender.system == ENGINES:
-        pipe = pipes.cached[contender.params.cache_branch_id]
-        pipe.set_cache_params(**asdict(contender.params))
+    pipe = pipes.cached(contender.policy) if contender.system == ENGINES else pipes.plain
     return draw(pipe, replace(scene, steps=contender.steps), seed)
 
 
-def _macs(contender: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
-    calls = macs[contender.params.cache_branch_id]
-    return sum(calls[variant] for variant in contender.params.plan(contender.steps).variants)
+def _macs(pipes: Pipes, contender: Contender, macs: Mapping[tuple[Variant, ...], Mapping[str, float]]) -> float:
+    calls = macs[pipes.variants(contender.policy)]
+    return sum(calls[variant] for variant in contender.policy.plan(contender.steps).variants)

@@ -24,7 +24,7 @@ def plan_file(search: Search, *, model: str, steps: int, costs: Costs) -> PlanFi
         "error": round(search.best.error, 5),
         "found_by": "deepcache-trt tune",
     }
-    return PlanFile(policy=search.best.params, about=about)
+    return PlanFile(policy=search.best.policy, about=about)
 
 
 def record(search: Search, costs: Costs, checked: Mapping[str, Checked]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def table(checked: Mapping[str, Checked], unit: str) -> tuple[list[str], list[li
     lines = [
         [
             name,
-            plan.params.in_words,
+            plan.policy.in_words,
             f"{plan.cost:.1%}",
             f"{_mean(plan.errors):.4f}",
             f"{sorted(plan.loop_seconds)[len(plan.loop_seconds) // 2]:.3g}",
@@ -66,7 +66,7 @@ def page(
     """The page of one search."""
     header, lines = table(checked, unit)
     considered, drawn = search.considered
-    front = [[result.params.in_words, f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
+    front = [[result.policy.in_words, f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
     sections = [
         f"# {title}",
         f"Written by `{command}`.",
@@ -111,7 +111,7 @@ def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
         )
     for result in _lowest(search.reuse):
         axes.annotate(
-            str(result.params.cache_interval),
+            str(result.policy.cache_interval),
             (100 * result.cost, result.error),
             xytext=(4, 4),
             textcoords="offset points",
@@ -126,7 +126,7 @@ def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
         marker="*",
         markersize=14,
         linestyle="",
-        label=f"chosen: {search.best.params.in_words}",
+        label=f"chosen: {search.best.policy.in_words}",
     )
     axes.set(
         title=title,
