@@ -1,10 +1,8 @@
 """Fidelity beside speed: who the rivals are, and one real evaluation of the bundled model."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,27 +15,11 @@ from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, 
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.models.taps import Variant
-from deepcache_trt.runtime.plan import FULL, SKIP, Plan
-from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
+from deepcache_trt.runtime.policies import DeepCache, Uncached
+from tests.benchmarks.nearer import Nearer
 
 STEPS = 10
 SETTINGS = {"three": DeepCache(), "five": DeepCache(cache_interval=5)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nearer(Policy):
-    """Between two full calls a call at the first skip connection, one at the second, and one that is skipped."""
-
-    kind: ClassVar[str] = "nearer"
-
-    def variants(self, taps: Sequence[str]) -> tuple[Variant, ...]:
-        first, second = taps[:2]
-        one, two = (Variant(name=f"at {tap}", consumes=(tap,)) for tap in (first, second))
-        return Variant(name=FULL, emits=(first, second)), one, two
-
-    def plan(self, calls: int) -> Plan:
-        return Plan(variants=tuple([FULL, "at tap_0", "at tap_1", SKIP] * calls)[:calls])
 
 
 # Who is compared.
