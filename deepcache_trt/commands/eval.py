@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 def eval(
     model: Model = "digits",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="Denoising steps; several are compared. [default: 50]")
+    ] = None,
+    scheduler: Annotated[
+        list[str] | None,
+        typer.Option(help="Of diffusers, as unipc or euler,timestep_spacing=trailing; repeatable: samplers compared."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
     prompt: Prompts = None,
     guidance: Guidance = None,
@@ -63,17 +69,21 @@ def eval(
 ) -> None:
     """Compare cached pictures with uncached ones.
 
-    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time.
+    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time. With
+    --scheduler, or several --steps, each sampler with each count of steps is drawn uncached and with every setting, and
+    all are measured by how near they come to what a fine solve gives.
     """
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
     from deepcache_trt.benchmarks.evaluate.measure import evaluate as measure
+    from deepcache_trt.benchmarks.evaluate.measure import evaluate_samplers
     from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
     from deepcache_trt.benchmarks.fidelity.judges import Judges
     from deepcache_trt.benchmarks.machine import environment
     from deepcache_trt.benchmarks.report import write_json
     from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.benchmarks.timing.samplers import parse_sampler, sampler_of
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
@@ -86,9 +96,14 @@ def eval(
     )
     pipes = load_pipes(source, policies=settings.values(), backend=backend, dtype=dtype, store=store)
     prompts = prompts_for(model, prompt)
-    scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
+    counts, own = tuple(dict.fromkeys(steps or (50,))), pipes.own_scheduler
+    samplers = tuple(dict.fromkeys(parse_sampler(each, own) for each in scheduler or ())) or (sampler_of(own),)
+    scene = Scene(prompts=prompts, steps=max(counts), guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
-    evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
+    if scheduler or len(counts) > 1:
+        evaluation = evaluate_samplers(pipes, settings, samplers, counts, scene, range(seeds), judges, tell)
+    else:
+        evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
     title = f"Fidelity beside speed: {model}"
     machine = environment()
     text = markdown(evaluation, title=title, command=typed_command(), environment=machine)

@@ -1,6 +1,7 @@
 """Fidelity beside speed: who the rivals are, and one real evaluation of the bundled model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcache_trt.benchmarks.evaluate.measure import Contender, Evaluation, Row, contenders, evaluate, rivals
+from deepcache_trt.benchmarks.evaluate.contenders import Contender, contenders, grid, rivals
+from deepcache_trt.benchmarks.evaluate.measure import Evaluation, Row, evaluate, evaluate_samplers
 from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
+from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
@@ -185,6 +188,63 @@ def test_the_report_has_every_row_and_says_what_is_missing(found: tuple[Evaluati
     assert "Written by `the command`." in page
     assert "| CPU | a machine |" in page
     assert json.loads(json.dumps(evaluation.record()))["rows"][2]["contender"]["name"] == "reuse"
+
+
+# Several samplers.
+
+
+DDIM, UNIPC = (Sampler(class_name=f"{name}Scheduler") for name in ("DDIM", "UniPCMultistep"))
+
+
+def test_samplers_and_steps_are_drawn_uncached_and_with_each_setting() -> None:
+    everyone = grid(SETTINGS, [DDIM, UNIPC], [10, 20])
+    assert len(everyone) == 1 + 2 * 2 * 3
+    assert (everyone[0].name, everyone[0].system) == ("diffusers, DDIM 20, uncached", "diffusers")
+    names = {contender.name: contender for contender in everyone}
+    assert len(names) == len(everyone)
+    cached = names["UniPCMultistep 10, five"]
+    assert (cached.sampler, cached.steps, cached.policy) == (UNIPC, 10, SETTINGS["five"])
+    twin = names[cached.uncached]
+    assert replace(cached, name=twin.name, policy=Uncached(), uncached="") == twin
+
+
+@pytest.fixture(scope="module")
+def sampled(pipes: Pipes) -> Evaluation:
+    scene = Scene(prompts=DIGITS[:2], steps=1)
+    judges = Judges(scene.prompts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 40)
+        return evaluate_samplers(
+            pipes, {"three": DeepCache()}, [DDIM, UNIPC], [4, 20], scene, [0], judges, lambda line: None
+        )
+
+
+def test_samplers_are_measured_from_the_solution_and_caching_from_its_own_sampler(sampled: Evaluation) -> None:
+    assert sampled.truth == "DDIM, 40 steps"
+    rows = {row.contender.name: row for row in sampled.rows}
+    error, caching = ({name: row.median(of) for name, row in rows.items()} for of in ("latent_error", "caching_error"))
+    assert error["DDIM 20, uncached"] < error["DDIM 4, uncached"]  # type: ignore[operator]
+    assert error["diffusers, DDIM 20, uncached"] == pytest.approx(error["DDIM 20, uncached"], rel=1e-2)
+    assert 0.001 < caching["DDIM 20, three"] < 1  # type: ignore[operator]
+    assert caching["DDIM 20, uncached"] is None
+    assert error["UniPCMultistep 4, uncached"] != error["DDIM 4, uncached"]
+    assert rows["UniPCMultistep 4, uncached"].macs_share == pytest.approx(4 / 20)
+
+
+def test_the_table_of_samplers_is_by_time_and_marks_what_is_nearest_in_its_time(sampled: Evaluation) -> None:
+    header, lines = table(sampled)
+    assert {"error", "error of caching", "s an image"} <= set(header)
+    assert len(lines) == len(sampled.rows)
+    cells = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    speeds = [float(line[header.index("speed-up")].rstrip("×")) for line in lines]
+    assert speeds == sorted(speeds, reverse=True)
+    marked = [float(line[header.index("error")]) for line in lines if line[header.index("best")]]
+    assert lines[0][header.index("best")] == "✓"
+    assert marked == sorted(marked, reverse=True)
+    assert cells["diffusers, DDIM 20, uncached"]["speed-up"] == "1.00×"
+    assert "by DDIM, 40 steps, from the same noise" in remarks(sampled)[0]
+    record = json.loads(json.dumps(sampled.record()))
+    assert record["rows"][-1]["contender"]["sampler"]["class_name"] == "UniPCMultistepScheduler"
 
 
 def test_a_median_over_infinite_values_is_none() -> None:

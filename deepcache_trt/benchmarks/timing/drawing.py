@@ -69,6 +69,7 @@ class Pipes:
     Attributes:
         plain: runs plain diffusers.
         opened: run engines, by the variants that they have open, so that going from one to another loads nothing.
+        own_scheduler: the one that the model comes with.
     """
 
     def __init__(self, plain: Any, name: str, engines: Mapping[str, Any]) -> None:
@@ -81,6 +82,7 @@ class Pipes:
         """
         self.plain = plain
         self.opened: dict[tuple[Variant, ...], Any] = {}
+        self.own_scheduler = plain.scheduler
         self._name, self._engines = name, engines
         denoiser = denoiser_of(plain)
         self._architecture = architecture_of(denoiser, dtype=dtype_of(denoiser))
