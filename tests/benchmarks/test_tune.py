@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Scene, load_pipes
 from deepcache_trt.benchmarks.tune import report as tune_report
-from deepcache_trt.benchmarks.tune.draws import Drawer
+from deepcache_trt.benchmarks.tune.draws import Checked, Drawer
 from deepcache_trt.benchmarks.tune.search import (
     DEFAULT,
     UNCACHED,
@@ -169,11 +169,15 @@ def test_a_search_finds_the_best_that_the_budget_buys(found: Search) -> None:
 # What is left behind.
 
 
-def test_the_plan_file_says_what_it_was_found_for(found: Search, tmp_path: Path) -> None:
-    write_plan(tmp_path / "plan.json", tune_report.plan_file(found, model="digits", steps=STEPS, costs=COSTS))
+def test_the_plan_file_says_what_it_was_found_for_and_what_was_measured(found: Search, tmp_path: Path) -> None:
+    uncached = Checked(policy=UNCACHED, cost=1, errors=(0, 0), loop_seconds=(4, 8))
+    plans = {"uncached": uncached, "chosen": replace(uncached, errors=(0.01, 0.03), loop_seconds=(2, 4))}
+    plan = tune_report.plan_file(found.best, plans, model="digits", steps=STEPS, asked="a budget", unit="MACs")
+    write_plan(tmp_path / "plan.json", plan)
     read = read_plan(tmp_path / "plan.json")
     assert read.policy == found.best.policy
     assert {"model": "digits", "steps": STEPS, "found_by": "deepcache-trt tune"}.items() <= read.about.items()
+    assert {"asked": "a budget", "error": 0.02, "speedup": 2}.items() <= read.about.items()
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -258,11 +262,11 @@ def test_a_cached_call_takes_less_time_than_a_full_one(drawer: Drawer) -> None:
 
 
 def test_plans_are_checked_in_turn_on_seeds_of_their_own(drawer: Drawer) -> None:
-    checked = drawer.check({"uncached": UNCACHED, "default": DEFAULT}, COSTS, (5, 6))
-    assert checked["uncached"].errors == (0, 0)
-    assert all(error > 0.001 for error in checked["default"].errors)
-    assert all(len(one.loop_seconds) == 2 for one in checked.values())
-    header, lines = tune_report.table(checked, "MACs")
+    plans = drawer.check({"uncached": UNCACHED, "default": DEFAULT}, COSTS, (5, 6))
+    assert plans["uncached"].errors == (0, 0)
+    assert all(error > 0.001 for error in plans["default"].errors)
+    assert all(len(one.loop_seconds) == 2 for one in plans.values())
+    header, lines = tune_report.table(plans, "MACs")
     assert [line[0] for line in lines] == ["uncached", "default"]
     assert all(len(line) == len(header) for line in lines)
 
@@ -277,12 +281,12 @@ def test_on_digits_it_finds_a_plan_that_beats_the_default_at_equal_time_on_seeds
     budget = costs.share(DEFAULT, STEPS)
     found = search(budget, steps=STEPS, branches=(0, 1), costs=costs, error_of=drawer.error, seeds=range(4), tell=quiet)
     assert found.best.cost <= budget
-    checked = drawer.check({"default": DEFAULT, "chosen": found.best.policy}, costs, range(1000, 1012))
-    default, chosen = checked["default"], checked["chosen"]
+    plans = drawer.check({"default": DEFAULT, "chosen": found.best.policy}, costs, range(1000, 1012))
+    default, chosen = plans["default"], plans["chosen"]
     wins = sum(ours < theirs for ours, theirs in zip(chosen.errors, default.errors, strict=True))
     assert wins >= 11
     assert sum(chosen.errors) < 0.7 * sum(default.errors)
-    median = {name: sorted(one.loop_seconds)[len(one.loop_seconds) // 2] for name, one in checked.items()}
+    median = {name: sorted(one.loop_seconds)[len(one.loop_seconds) // 2] for name, one in plans.items()}
     assert median["chosen"] < 1.1 * median["default"]
 
 

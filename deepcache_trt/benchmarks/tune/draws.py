@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
-from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
+from deepcache_trt.benchmarks.tune.measures import ERROR, Measure
 from deepcache_trt.benchmarks.tune.search import FORECASTS, MACS, SECONDS, UNCACHED, Costs
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
@@ -22,7 +22,7 @@ class Checked:
     Attributes:
         policy: the plan.
         cost: over that of the uncached image.
-        errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
+        errors: its figure against the uncached batch, for each seed: by default the relative error of the latents.
         loop_seconds: of denoising a batch, for each seed, all plans in turn.
     """
 
@@ -35,18 +35,29 @@ class Checked:
 class Drawer:
     """Draws candidates on the engines of their variants, and compares them with the uncached latents."""
 
-    def __init__(self, pipes: Pipes, scene: Scene, branches: Sequence[int]) -> None:
-        """Take over loaded pipelines; `branches` are those of the candidates, the cheapest first."""
-        self._pipes, self._scene, self._branches = pipes, scene, branches
+    def __init__(self, pipes: Pipes, scene: Scene, branches: Sequence[int], measure: Measure = ERROR) -> None:
+        """Take over loaded pipelines.
+
+        Args:
+            pipes: of the model.
+            scene: what is drawn.
+            branches: of the candidates, the cheapest first.
+            measure: by which they are compared with the uncached batch.
+        """
+        self._pipes, self._scene, self._branches, self._measure = pipes, scene, branches, measure
         self._uncached: dict[int, Drawn] = {}
 
     def draw(self, policy: DeepCache, seed: int) -> Drawn:
         """One batch."""
-        return draw(self._pipes.cached(policy), self._scene, seed, decode=False)
+        return draw(self._pipes.cached(policy), self._scene, seed, decode=self._measure.decodes)
 
     def error(self, policy: DeepCache, seed: int) -> float:
-        """See `Result.errors`."""
-        return relative_error(self._reference(seed).latents, self.draw(policy, seed).latents)
+        """See `Checked.errors`."""
+        return self._measure.of(self._reference(seed), self.draw(policy, seed))
+
+    def loss(self, policy: DeepCache, seed: int) -> float:
+        """The same so that less is better."""
+        return self._measure.loss(self.error(policy, seed))
 
     def _reference(self, seed: int) -> Drawn:
         if seed not in self._uncached:
@@ -63,7 +74,7 @@ class Drawer:
             uncached = self._reference(seed)
             for name, policy in plans.items():
                 drawn = self.draw(policy, seed)
-                errors[name].append(relative_error(uncached.latents, drawn.latents))
+                errors[name].append(self._measure.of(uncached, drawn))
                 seconds[name].append(drawn.loop_seconds)
         return {
             name: Checked(
