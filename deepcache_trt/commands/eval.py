@@ -34,7 +34,7 @@ def eval(
     ] = None,
     scheduler: Annotated[
         list[str] | None,
-        typer.Option(help="Of diffusers, as unipc or euler,timestep_spacing=trailing; repeatable: samplers compared."),
+        typer.Option(help="Of diffusers, as unipc or ddim,timestep_spacing=trailing; repeatable: samplers compared."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
     prompt: Prompts = None,

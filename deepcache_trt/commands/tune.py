@@ -23,14 +23,13 @@ from deepcache_trt.commands.output import check_out, print_table, tell, typed_co
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
-    from deepcache_trt.benchmarks.tune.cheapest import Cheapest
     from deepcache_trt.benchmarks.tune.measures import Goal
     from deepcache_trt.benchmarks.tune.search import Costs
 
 _FORMATS = ("png", "svg")
 
-# Seeds of the search count up from 0, those of its checks from here, and those of the last one, which are told.
-_UNSEEN, _LAST = 1000, 100_000
+# Seeds of the search count up from 0, those of its first check from here, of the next one from twice that.
+_UNSEEN = 1000
 
 
 def tune(
@@ -46,8 +45,8 @@ def tune(
         float | None,
         typer.Option(help="Instead of a budget: the fastest plan whose latents are so near, as 0.05 of their norm."),
     ] = None,
-    psnr: Annotated[float | None, typer.Option(help="The same in dB of the pictures, as 40.")] = None,
-    lpips: Annotated[float | None, typer.Option(help="The same in LPIPS of the pictures, as 0.1.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="The same by the PSNR of the pictures in dB, as 40.")] = None,
+    lpips: Annotated[float | None, typer.Option(help="The same by the LPIPS of the pictures, as 0.1.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that plans are chosen by.")] = 4,
     unseen: Annotated[int, typer.Option(min=1, help="Further batches that the chosen one is checked on.")] = 4,
     prompt: Prompts = None,
@@ -82,7 +81,7 @@ def tune(
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
     from deepcache_trt.benchmarks.tune import report
     from deepcache_trt.benchmarks.tune import search as tuning
-    from deepcache_trt.benchmarks.tune.cheapest import cheapest
+    from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
     from deepcache_trt.benchmarks.tune.draws import Drawer
     from deepcache_trt.benchmarks.tune.measures import ERROR
     from deepcache_trt.builder.model_source import ModelSource
@@ -107,6 +106,10 @@ def tune(
     costs = drawer.time_calls() if by_clock else drawer.count_macs()
     plans = {report.UNCACHED: tuning.UNCACHED, "default": tuning.DEFAULT}
     title, missing = f"Plans for {model}, {steps} steps", ""
+
+    def fresh(attempt: int) -> range:
+        return range(attempt * _UNSEEN, attempt * _UNSEEN + unseen)
+
     found: tuning.Search | Cheapest
     if goal is None:
         found = tuning.search(
@@ -131,12 +134,13 @@ def tune(
             costs=costs,
             loss_of=drawer.loss,
             seeds=range(seeds),
-            unseen=lambda attempt: range(attempt * _UNSEEN, attempt * _UNSEEN + unseen),
+            unseen=fresh,
             tell=tell,
         )
         asked = str(goal)
         above, below = report.of_goal(found, goal, costs.unit)
-    checked = drawer.check({**plans, report.CHOSEN: found.best.policy}, costs, range(_LAST, _LAST + unseen))
+    attempt = found.attempts if isinstance(found, Cheapest) else 1
+    checked = drawer.check({**plans, report.CHOSEN: found.best.policy}, costs, fresh(attempt))
     lines, machine = report.table(checked, costs.unit, measure), environment()
     text = report.page(above, below, lines, title=title, command=typed_command(), environment=machine)
     (out / "tune.md").write_text(text, encoding="utf-8")
