@@ -87,7 +87,7 @@ def measure(pipe: Any, chosen: Sequence[Setting], *, steps: int, seeds: Sequence
             if number:
                 seconds[setting].append(drawn.loop_seconds)
                 errors[setting].append(relative_error(reference.latents, drawn.latents))
-    pipe.set_cache_params(**asdict(before))
+    pipe.set_cache_params(policy=before)
     return [
         Result(setting=setting, seconds=statistics.median(seconds[setting]), errors=tuple(errors[setting]))
         for setting in chosen

@@ -57,7 +57,6 @@ def bench(
     from deepcache_trt.benchmarks.bench.report import markdown
     from deepcache_trt.engines.store import default_root
     from deepcache_trt.progress import quiet_libraries, shown
-    from deepcache_trt.runtime.policies.deepcache import only_deepcache
     from deepcache_trt.runtime.policies.plan_file import read_plan
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the systems
@@ -70,7 +69,7 @@ def bench(
         batches=batch,
         intervals=interval,
         branches=branch,
-        plans=[only_deepcache(read_plan(path).policy) for path in plan or ()],
+        plans=[read_plan(path).policy for path in plan or ()],
         systems=system,
         backends=backend,
         dtype=dtype,

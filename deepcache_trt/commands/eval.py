@@ -24,12 +24,18 @@ from deepcache_trt.commands.output import check_out, print_table, tell, typed_co
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
-    from deepcache_trt.runtime.policies.deepcache import DeepCache
+    from deepcache_trt.runtime.policies import Policy
 
 
 def eval(
     model: Model = "digits",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="Denoising steps; several are compared. [default: 50]")
+    ] = None,
+    scheduler: Annotated[
+        list[str] | None,
+        typer.Option(help="Of diffusers, as unipc or ddim,timestep_spacing=trailing; repeatable: samplers compared."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
     prompt: Prompts = None,
     guidance: Guidance = None,
@@ -63,17 +69,21 @@ def eval(
 ) -> None:
     """Compare cached pictures with uncached ones.
 
-    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time.
+    Each setting is set beside the uncached output of the same seeds, and beside what fewer steps give in its time. With
+    --scheduler, or several --steps, each sampler with each count of steps is drawn uncached and with every setting, and
+    all are measured by how near they come to what a fine solve gives.
     """
     pictures = _check_folders(out, reference)
     settings = settings_from(interval or (), branch or (), forecast or (), plan or ())
     from deepcache_trt.benchmarks.evaluate.measure import evaluate as measure
+    from deepcache_trt.benchmarks.evaluate.measure import evaluate_samplers
     from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
     from deepcache_trt.benchmarks.fidelity.judges import Judges
     from deepcache_trt.benchmarks.machine import environment
     from deepcache_trt.benchmarks.report import write_json
     from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
+    from deepcache_trt.benchmarks.timing.samplers import parse_sampler, sampler_of
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
 
@@ -84,12 +94,16 @@ def eval(
     source = ModelSource(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
-    branches = {0, *(params.cache_branch_id for params in settings.values())}
-    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
+    pipes = load_pipes(source, policies=settings.values(), backend=backend, dtype=dtype, store=store)
     prompts = prompts_for(model, prompt)
-    scene = Scene(prompts=prompts, steps=steps, guidance=guidance)
+    counts, own = tuple(dict.fromkeys(steps or (50,))), pipes.own_scheduler
+    samplers = tuple(dict.fromkeys(parse_sampler(each, own) for each in scheduler or ())) or (sampler_of(own),)
+    scene = Scene(prompts=prompts, steps=max(counts), guidance=guidance)
     judges = Judges(prompts, clip=clip, folder=pictures, reference=reference)
-    evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
+    if scheduler or len(counts) > 1:
+        evaluation = evaluate_samplers(pipes, settings, samplers, counts, scene, range(seeds), judges, tell)
+    else:
+        evaluation = measure(pipes, settings, scene, range(seeds), judges, tell)
     title = f"Fidelity beside speed: {model}"
     machine = environment()
     text = markdown(evaluation, title=title, command=typed_command(), environment=machine)
@@ -112,29 +126,29 @@ def eval(
 
 def settings_from(
     intervals: Sequence[int], branches: Sequence[int], forecasts: Sequence[str], plans: Sequence[Path]
-) -> "dict[str, DeepCache]":
+) -> "dict[str, Policy]":
     """The settings by name: every interval with every branch and forecast, and the plan files."""
-    from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
+    from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import read_plan
 
     if not intervals and not plans:
         intervals = (3, 5)
-    settings = {}
+    settings: dict[str, Policy] = {}
     for interval in intervals:
         for branch in branches or (0,):
             for forecast in forecasts or ("none",):
-                params = DeepCache(
+                policy = DeepCache(
                     cache_interval=interval,
                     cache_branch_id=branch,
                     forecast=None if forecast == "none" else forecast,
                 )
-                name = f"interval {interval}, branch {branch}{f', {params.forecast}' if params.forecast else ''}"
-                settings[name] = params
+                name = f"interval {interval}, branch {branch}{f', {policy.forecast}' if policy.forecast else ''}"
+                settings[name] = policy
     for plan in plans:
         name = f"plan {plan.stem}"
         if name in settings:
             raise DeepCacheError(f"two plan files are called {plan.stem!r}; rename one, the table names them so")
-        settings[name] = only_deepcache(read_plan(plan).policy)
+        settings[name] = read_plan(plan).policy
     return settings
 
 

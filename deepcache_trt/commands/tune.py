@@ -1,5 +1,6 @@
 """`deepcache-trt tune`: plans worth choosing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,11 +23,12 @@ from deepcache_trt.commands.output import check_out, print_table, tell, typed_co
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:
+    from deepcache_trt.benchmarks.tune.measures import Goal
     from deepcache_trt.benchmarks.tune.search import Costs
 
 _FORMATS = ("png", "svg")
 
-# Seeds of the search count up from 0, those of the check from here.
+# Seeds of the search count up from 0, those of its first check from here, of the next one from twice that.
 _UNSEEN = 1000
 
 
@@ -39,6 +41,12 @@ def tune(
     ] = None,
     speedup: Annotated[float | None, typer.Option(help="Or: so many times as fast as uncached, by the clock.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Or: of denoising one image, by the clock.")] = None,
+    error: Annotated[
+        float | None,
+        typer.Option(help="Instead of a budget: the fastest plan whose latents are so near, as 0.05 of their norm."),
+    ] = None,
+    psnr: Annotated[float | None, typer.Option(help="The same by the PSNR of the pictures in dB, as 40.")] = None,
+    lpips: Annotated[float | None, typer.Option(help="The same by the LPIPS of the pictures, as 0.1.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that plans are chosen by.")] = 4,
     unseen: Annotated[int, typer.Option(min=1, help="Further batches that the chosen one is checked on.")] = 4,
     prompt: Prompts = None,
@@ -59,78 +67,114 @@ def tune(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Search the best plan within a budget.
+    """Search the best plan within a budget, or the fastest of a fidelity.
 
-    That is the one whose pictures are nearest to the uncached ones; it is written as a plan file.
+    The best is the one whose pictures are nearest to the uncached ones. What is found is written as a plan file, with
+    how near and how fast it was on seeds that nothing was chosen by.
     """
-    _check(macs, speedup, seconds, plot)
+    budgets = {"--macs": macs, "--speedup": speedup, "--seconds": seconds}
+    goals = {"--error": error, "--psnr": psnr, "--lpips": lpips}
+    _check({**budgets, **goals}, plot)
     from deepcache_trt.benchmarks.machine import environment
     from deepcache_trt.benchmarks.report import write_json
     from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
     from deepcache_trt.benchmarks.tune import report
     from deepcache_trt.benchmarks.tune import search as tuning
+    from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
     from deepcache_trt.benchmarks.tune.draws import Drawer
+    from deepcache_trt.benchmarks.tune.measures import ERROR
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
+    from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import write_plan
 
     check_out(out / "plan.json")
     quiet_libraries()
     keep_freed_memory()
+    goal = _goal(goals)
     branches = tuple(sorted({0, *(branch or (1, 2))}))  # 0: what is compared with
     source = ModelSource(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
-    pipes = load_pipes(source, branches=branches, backend=backend, dtype=dtype, store=store)
-    drawer = Drawer(pipes, Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance))
-    costs = drawer.count_macs() if speedup is seconds is None else drawer.time_calls()
-    result = tuning.search(
-        _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
-        steps=steps,
-        branches=branches,
-        costs=costs,
-        error_of=drawer.error,
-        seeds=range(seeds),
-        tell=tell,
-    )
-    plans = {"uncached": tuning.UNCACHED, "default": tuning.DEFAULT}
-    if result.reuse_within is not None:
-        plans["plain reuse within the budget"] = result.reuse_within.params
-    checked = drawer.check({**plans, "chosen": result.best.params}, costs, range(_UNSEEN, _UNSEEN + unseen))
-    title = f"Plans for {model}, {steps} steps"
-    machine = environment()
-    image = out / f"front.{plot}"
-    missing = report.save_plot(result, image, title=title, unit=costs.unit)
-    text = report.page(
-        result,
-        checked,
-        title=title,
-        command=typed_command(),
-        unit=costs.unit,
-        environment=machine,
-        plot=None if missing else image.name,
-    )
+    wanted = [DeepCache(cache_branch_id=each) for each in branches]
+    pipes = load_pipes(source, policies=wanted, backend=backend, dtype=dtype, store=store)
+    measure = ERROR if goal is None else goal.measure
+    scene = Scene(prompts=prompts_for(model, prompt), steps=steps, guidance=guidance)
+    drawer = Drawer(pipes, scene, branches, measure)
+    by_clock = goal is not None or speedup is not None or seconds is not None
+    costs = drawer.time_calls() if by_clock else drawer.count_macs()
+    plans = {report.UNCACHED: tuning.UNCACHED, "default": tuning.DEFAULT}
+    title, missing = f"Plans for {model}, {steps} steps", ""
+
+    def fresh(attempt: int) -> range:
+        return range(attempt * _UNSEEN, attempt * _UNSEEN + unseen)
+
+    found: tuning.Search | Cheapest
+    if goal is None:
+        found = tuning.search(
+            _budget(costs, macs, speedup, seconds, costs.share(tuning.DEFAULT, steps)),
+            steps=steps,
+            branches=branches,
+            costs=costs,
+            error_of=drawer.error,
+            seeds=range(seeds),
+            tell=tell,
+        )
+        if found.reuse_within is not None:
+            plans["plain reuse within the budget"] = found.reuse_within.policy
+        image, asked = out / f"front.{plot}", f"{found.budget:.1%} of the uncached {costs.unit}"
+        missing = report.save_plot(found, image, title=title, unit=costs.unit)
+        above, below = report.of_search(found, costs.unit, None if missing else image.name)
+    else:
+        found = cheapest(
+            goal.measure.loss(goal.value),
+            steps=steps,
+            branches=branches,
+            costs=costs,
+            loss_of=drawer.loss,
+            seeds=range(seeds),
+            unseen=fresh,
+            tell=tell,
+        )
+        asked = str(goal)
+        above, below = report.of_goal(found, goal, costs.unit)
+    attempt = found.attempts if isinstance(found, Cheapest) else 1
+    checked = drawer.check({**plans, report.CHOSEN: found.best.policy}, costs, fresh(attempt))
+    lines, machine = report.table(checked, costs.unit, measure), environment()
+    text = report.page(above, below, lines, title=title, command=typed_command(), environment=machine)
     (out / "tune.md").write_text(text, encoding="utf-8")
-    facts = {"model": model, "steps": steps, "backend": backend, "environment": machine}
-    write_json(out / "tune.json", facts | report.record(result, costs, checked))
-    write_plan(out / "plan.json", report.plan_file(result, model=model, steps=steps, costs=costs))
-    print_table(*report.table(checked, costs.unit), title=f"{title}, on seeds that nothing was chosen by", words=2)
+    facts = {"model": model, "steps": steps, "backend": backend, "asked": asked, "environment": machine}
+    write_json(out / "tune.json", facts | report.record(found, costs, checked))
+    plan = report.plan_file(
+        found.best, checked, model=model, steps=steps, asked=asked, unit=costs.unit, measure=measure
+    )
+    write_plan(out / "plan.json", plan)
+    print_table(*lines, title=f"{title}, on seeds that nothing was chosen by", words=2)
     if missing:
         tell(f"no plot: {missing}")
     typer.echo(str(out / "plan.json"))
 
 
-def _check(macs: float | None, speedup: float | None, seconds: float | None, plot: str) -> None:
-    given = {"--macs": macs, "--speedup": speedup, "--seconds": seconds}
+def _check(given: Mapping[str, float | None], plot: str) -> None:
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) > 1:
-        raise DeepCacheError(f"{' and '.join(chosen)} are budgets of different kinds; give one of them")
+        raise DeepCacheError(f"{' and '.join(chosen)} ask for different things; give one of them")
     for name, value in given.items():
         if value is not None and not value > 0:
             raise DeepCacheError(f"{name} must be above 0, not {value:g}")
     if plot not in _FORMATS:
         raise DeepCacheError(f"--plot {plot!r} is no format that there is; choose {' or '.join(_FORMATS)}")
+
+
+def _goal(goals: Mapping[str, float | None]) -> "Goal | None":
+    """What fidelity is asked for, if any is."""
+    from deepcache_trt.benchmarks.tune.measures import Goal, measure_of
+
+    for option, value in goals.items():
+        if value is not None:
+            return Goal(measure=measure_of(option.removeprefix("--")), value=value)
+    return None
 
 
 def _budget(costs: "Costs", macs: float | None, speedup: float | None, seconds: float | None, default: float) -> float:

@@ -140,8 +140,8 @@ def test_every_system_of_the_rows_is_run_and_figures_stay_within_a_group(tmp_pat
     assert [row.measure for row in rows if row.measured is None] == []
     assert [system.rounds for system in groups[cpu_check.BUILD]] == [0, 0]
     assert {system.rounds for group in (cpu_check.CACHED, cpu_check.WHOLE) for system in groups[group]} == {3}
-    params = [system.arguments.get("params", {}) for system in groups[cpu_check.WHOLE]]
-    assert [each.get("cache_interval") for each in params] == [5, 1, None, None]
+    policies = [system.arguments.get("policy", {}) for system in groups[cpu_check.WHOLE]]
+    assert [each.get("cache_interval") for each in policies] == [5, 1, None, None]
     without = {group: [found for found in there if "diffusers" not in found.name] for group, there in outcomes.items()}
     assert sum("not measured" in row.detail for row in make_rows(without, {"full": 1, "shallow": 1})) == 3
 

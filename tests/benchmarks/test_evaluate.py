@@ -1,6 +1,7 @@
 """Fidelity beside speed: who the rivals are, and one real evaluation of the bundled model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepcache_trt.benchmarks.evaluate.measure import Contender, Evaluation, Row, contenders, evaluate, rivals
+from deepcache_trt.benchmarks.evaluate.contenders import Contender, contenders, grid, rivals
+from deepcache_trt.benchmarks.evaluate.measure import Evaluation, Row, evaluate, evaluate_samplers
 from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
+from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval import settings_from
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies import DeepCache, Uncached
+from tests.benchmarks.nearer import Nearer
 
 STEPS = 10
 SETTINGS = {"three": DeepCache(), "five": DeepCache(cache_interval=5)}
@@ -83,13 +87,12 @@ def test_two_plan_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pipes(store_root: Path) -> Pipes:
-    return load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
+    return load_pipes(ModelSource(model="digits"), policies=SETTINGS.values(), backend="onnxruntime", store=store_root)
 
 
 def test_every_pipeline_draws_the_scene_from_the_same_noise(pipes: Pipes) -> None:
     scene = Scene(prompts=DIGITS[:2], steps=3)
-    pipes.cached[0].set_cache_params(cache_interval=1)
-    drawn = [draw(pipe, scene, seed=1) for pipe in (pipes.plain, pipes.cached[0], pipes.plain)]
+    drawn = [draw(pipe, scene, seed=1) for pipe in (pipes.plain, pipes.cached(Uncached()), pipes.plain)]
     for one in drawn:
         assert (one.latents.shape, one.pictures.shape) == ((2, 4, 8, 8), (2, 3, 64, 64))  # type: ignore[union-attr]
         assert 0 < one.loop_seconds < one.seconds
@@ -114,6 +117,7 @@ def found(pipes: Pipes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evalu
         "reuse": DeepCache(cache_interval=5),
         "taylor1": DeepCache(cache_interval=5, forecast="taylor1"),
         "branch 1": DeepCache(cache_interval=5, cache_branch_id=1),
+        "another kind": Nearer(),
     }
     judges = Judges(DIGITS, folder=folder)
     evaluation = evaluate(pipes, settings, Scene(prompts=DIGITS, steps=STEPS), range(2), judges, lambda line: None)
@@ -137,6 +141,16 @@ def test_settings_cost_what_their_plans_say_and_differ_from_the_reference(found:
         assert all(10 < value < 60 for value in rows[name].samples["psnr_db"])  # type: ignore[operator]
     assert rows["taylor1"].median("latent_mse") < rows["reuse"].median("latent_mse")  # type: ignore[operator]
     assert rows["branch 1"].median("latent_mse") < rows["reuse"].median("latent_mse")  # type: ignore[operator]
+
+
+def test_a_policy_of_any_kind_costs_what_its_variants_do(found: tuple[Evaluation, Path], pipes: Pipes) -> None:
+    """Of ten calls three are full, three at the first skip connection, two at the second, and two are skipped."""
+    rows = {row.contender.name: row for row in found[0].rows}
+    first, second = (10 * rows[name].macs_share / 8 - 0.25 for name in ("reuse", "branch 1"))  # two of ten are full
+    assert rows["another kind"].macs_share == pytest.approx((3 + 3 * first + 2 * second) / STEPS)
+    assert rows["another kind"].contender.record()["policy"] == {"policy": "nearer"}
+    assert len(pipes.opened) == 4  # none, branch 0 twice, branch 1, and both
+    assert pipes.cached(DeepCache()) is pipes.cached(DeepCache(cache_interval=7))
 
 
 def test_each_setting_has_rivals_of_fewer_steps(found: tuple[Evaluation, Path]) -> None:
@@ -176,6 +190,63 @@ def test_the_report_has_every_row_and_says_what_is_missing(found: tuple[Evaluati
     assert json.loads(json.dumps(evaluation.record()))["rows"][2]["contender"]["name"] == "reuse"
 
 
+# Several samplers.
+
+
+DDIM, UNIPC = (Sampler(class_name=f"{name}Scheduler") for name in ("DDIM", "UniPCMultistep"))
+
+
+def test_samplers_and_steps_are_drawn_uncached_and_with_each_setting() -> None:
+    everyone = grid(SETTINGS, [DDIM, UNIPC], [10, 20])
+    assert len(everyone) == 1 + 2 * 2 * 3
+    assert (everyone[0].name, everyone[0].system) == ("diffusers, DDIM 20, uncached", "diffusers")
+    names = {contender.name: contender for contender in everyone}
+    assert len(names) == len(everyone)
+    cached = names["UniPCMultistep 10, five"]
+    assert (cached.sampler, cached.steps, cached.policy) == (UNIPC, 10, SETTINGS["five"])
+    twin = names[cached.uncached]
+    assert replace(cached, name=twin.name, policy=Uncached(), uncached="") == twin
+
+
+@pytest.fixture(scope="module")
+def sampled(pipes: Pipes) -> Evaluation:
+    scene = Scene(prompts=DIGITS[:2], steps=1)
+    judges = Judges(scene.prompts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 40)
+        return evaluate_samplers(
+            pipes, {"three": DeepCache()}, [DDIM, UNIPC], [4, 20], scene, [0], judges, lambda line: None
+        )
+
+
+def test_samplers_are_measured_from_the_solution_and_caching_from_its_own_sampler(sampled: Evaluation) -> None:
+    assert sampled.truth == "DDIM, 40 steps"
+    rows = {row.contender.name: row for row in sampled.rows}
+    error, caching = ({name: row.median(of) for name, row in rows.items()} for of in ("latent_error", "caching_error"))
+    assert error["DDIM 20, uncached"] < error["DDIM 4, uncached"]  # type: ignore[operator]
+    assert error["diffusers, DDIM 20, uncached"] == pytest.approx(error["DDIM 20, uncached"], rel=1e-2)
+    assert 0.001 < caching["DDIM 20, three"] < 1  # type: ignore[operator]
+    assert caching["DDIM 20, uncached"] is None
+    assert error["UniPCMultistep 4, uncached"] != error["DDIM 4, uncached"]
+    assert rows["UniPCMultistep 4, uncached"].macs_share == pytest.approx(4 / 20)
+
+
+def test_the_table_of_samplers_is_by_time_and_marks_what_is_nearest_in_its_time(sampled: Evaluation) -> None:
+    header, lines = table(sampled)
+    assert {"error", "error of caching", "s an image"} <= set(header)
+    assert len(lines) == len(sampled.rows)
+    cells = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    speeds = [float(line[header.index("speed-up")].rstrip("×")) for line in lines]
+    assert speeds == sorted(speeds, reverse=True)
+    marked = [float(line[header.index("error")]) for line in lines if line[header.index("best")]]
+    assert lines[0][header.index("best")] == "✓"
+    assert marked == sorted(marked, reverse=True)
+    assert cells["diffusers, DDIM 20, uncached"]["speed-up"] == "1.00×"
+    assert "by DDIM, 40 steps, from the same noise" in remarks(sampled)[0]
+    record = json.loads(json.dumps(sampled.record()))
+    assert record["rows"][-1]["contender"]["sampler"]["class_name"] == "UniPCMultistepScheduler"
+
+
 def test_a_median_over_infinite_values_is_none() -> None:
     row = Row(
         contender=Contender(name="a", system="engines", steps=1), macs_share=1, samples={"psnr_db": (None, 3.0, None)}
@@ -192,4 +263,4 @@ def test_a_model_without_prompts_is_refused(tmp_path: Path) -> None:
     pipe: Any = DDPMPipeline(unet=tiny.denoiser("ddpm"), scheduler=DDPMScheduler())
     pipe.save_pretrained(tmp_path)
     with pytest.raises(DeepCacheError, match="a DDPMPipeline takes no prompt"):
-        load_pipes(ModelSource(model=str(tmp_path)), branches=(0,), backend="auto")
+        load_pipes(ModelSource(model=str(tmp_path)), policies=(), backend="auto")

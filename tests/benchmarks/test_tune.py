@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Scene, load_pipes
 from deepcache_trt.benchmarks.tune import report as tune_report
-from deepcache_trt.benchmarks.tune.draws import Drawer
+from deepcache_trt.benchmarks.tune.draws import Checked, Drawer
 from deepcache_trt.benchmarks.tune.search import (
     DEFAULT,
     UNCACHED,
@@ -42,12 +42,13 @@ COSTS = Costs(
     },
 )
 EVERYTHING = candidates(STEPS, (0, 1))
+BOTH = [DeepCache(cache_branch_id=branch) for branch in (0, 1)]
 
 
-def error_of(params: DeepCache, seed: int) -> float:
+def error_of(policy: DeepCache, seed: int) -> float:
     """Made up: a long interval hurts, a forecast helps much and another branch a little; seeds differ."""
-    helped = 0.3 if params.forecast else 1.0
-    return (1 + 0.01 * seed) * params.cache_interval**2 * helped * (1 - 0.1 * params.cache_branch_id)
+    helped = 0.3 if policy.forecast else 1.0
+    return (1 + 0.01 * seed) * policy.cache_interval**2 * helped * (1 - 0.1 * policy.cache_branch_id)
 
 
 def quiet(line: str) -> None:
@@ -55,7 +56,7 @@ def quiet(line: str) -> None:
 
 
 def result(cost: float, error: float) -> Result:
-    return Result(params=DEFAULT, cost=cost, errors=(error,))
+    return Result(policy=DEFAULT, cost=cost, errors=(error,))
 
 
 # The parts.
@@ -63,8 +64,8 @@ def result(cost: float, error: float) -> Result:
 
 def test_candidates_cover_every_choice_and_no_plan_is_there_twice() -> None:
     plans = [
-        (params.plan(STEPS), params.cache_branch_id if SHALLOW in params.plan(STEPS).variants else 0)
-        for params in EVERYTHING
+        (policy.plan(STEPS), policy.cache_branch_id if SHALLOW in policy.plan(STEPS).variants else 0)
+        for policy in EVERYTHING
     ]
     assert len(set(plans)) == len(plans) > 500
     assert DEFAULT in EVERYTHING
@@ -75,19 +76,19 @@ def test_candidates_cover_every_choice_and_no_plan_is_there_twice() -> None:
         "forecast": 2,
         "cache_branch_id": 2,
     }.items():
-        assert len({getattr(params, field) for params in EVERYTHING}) >= least
-    assert any(params.disable_cache_before_step for params in EVERYTHING)
-    assert any(params.disable_cache_after_step for params in EVERYTHING)
+        assert len({getattr(policy, field) for policy in EVERYTHING}) >= least
+    assert any(policy.disable_cache_before_step for policy in EVERYTHING)
+    assert any(policy.disable_cache_after_step for policy in EVERYTHING)
 
 
 def test_candidates_that_a_schedule_cannot_have_are_left_out() -> None:
     for steps in (2, 3, 7):
-        for params in candidates(steps, (0,)):
-            params.plan(steps)
+        for policy in candidates(steps, (0,)):
+            policy.plan(steps)
 
 
 @pytest.mark.parametrize(
-    ("params", "share"),
+    ("policy", "share"),
     [
         (UNCACHED, 1.0),
         (DeepCache(cache_interval=4), (5 + 15 * 0.1) / 20),
@@ -96,17 +97,17 @@ def test_candidates_that_a_schedule_cannot_have_are_left_out() -> None:
         (DeepCache(cache_interval=20, disable_cache_after_step=18), (3 + 17 * 0.1) / 20),
     ],
 )
-def test_a_plan_costs_the_sum_of_its_calls(params: DeepCache, share: float) -> None:
-    assert COSTS.share(params, STEPS) == pytest.approx(share)
+def test_a_plan_costs_the_sum_of_its_calls(policy: DeepCache, share: float) -> None:
+    assert COSTS.share(policy, STEPS) == pytest.approx(share)
 
 
 def test_a_budget_buys_of_each_kind_the_shortest_interval() -> None:
     bought = within(0.42, EVERYTHING, COSTS, STEPS)
     assert Counter(map(kind_of, bought)).most_common(1)[0][1] == 1
-    for params in bought:
-        assert COSTS.share(params, STEPS) <= 0.42
+    for policy in bought:
+        assert COSTS.share(policy, STEPS) <= 0.42
         shorter = [
-            one for one in EVERYTHING if kind_of(one) == kind_of(params) and one.cache_interval < params.cache_interval
+            one for one in EVERYTHING if kind_of(one) == kind_of(policy) and one.cache_interval < policy.cache_interval
         ]
         assert all(COSTS.share(one, STEPS) > 0.42 for one in shorter)
     assert DEFAULT in bought
@@ -122,9 +123,9 @@ def test_a_budget_below_every_plan_is_refused_with_the_least() -> None:
 def test_halving_draws_everyone_once_and_the_best_from_every_seed() -> None:
     drawn: list[tuple[DeepCache, int]] = []
 
-    def counted(params: DeepCache, seed: int) -> float:
-        drawn.append((params, seed))
-        return error_of(params, seed)
+    def counted(policy: DeepCache, seed: int) -> float:
+        drawn.append((policy, seed))
+        return error_of(policy, seed)
 
     found = within(0.5, EVERYTHING, COSTS, STEPS)
     left = halve(found, counted, range(4), quiet)
@@ -133,7 +134,7 @@ def test_halving_draws_everyone_once_and_the_best_from_every_seed() -> None:
     assert rungs[0] > rungs[1] > rungs[2] == rungs[3] == len(left)
     assert len(set(drawn)) == len(drawn)
     assert [len(errors) for errors in left.values()] == [4] * len(left)
-    assert next(iter(left)) == min(found, key=lambda params: error_of(params, 0))
+    assert next(iter(left)) == min(found, key=lambda policy: error_of(policy, 0))
 
 
 def test_halving_with_a_single_seed_draws_everyone_once() -> None:
@@ -153,12 +154,12 @@ def found() -> Search:
 
 
 def test_a_search_finds_the_best_that_the_budget_buys(found: Search) -> None:
-    affordable = [params for params in EVERYTHING if COSTS.share(params, STEPS) <= 0.42]
+    affordable = [policy for policy in EVERYTHING if COSTS.share(policy, STEPS) <= 0.42]
     assert found.best.cost <= 0.42
-    assert found.best.error == pytest.approx(1.01 * min(error_of(params, 0) for params in affordable))
+    assert found.best.error == pytest.approx(1.01 * min(error_of(policy, 0) for policy in affordable))
     assert found.reuse_within is not None
-    assert found.reuse_within.params == DEFAULT
-    assert {one.params.cache_interval for one in found.reuse} >= {2, 3, 4, 5, 6, 10}
+    assert found.reuse_within.policy == DEFAULT
+    assert {one.policy.cache_interval for one in found.reuse} >= {2, 3, 4, 5, 6, 10}
     assert found.front == tuple(pareto(found.front))
     assert len(found.front) > 3
     considered, drawn = found.considered
@@ -168,11 +169,15 @@ def test_a_search_finds_the_best_that_the_budget_buys(found: Search) -> None:
 # What is left behind.
 
 
-def test_the_plan_file_says_what_it_was_found_for(found: Search, tmp_path: Path) -> None:
-    write_plan(tmp_path / "plan.json", tune_report.plan_file(found, model="digits", steps=STEPS, costs=COSTS))
+def test_the_plan_file_says_what_it_was_found_for_and_what_was_measured(found: Search, tmp_path: Path) -> None:
+    uncached = Checked(policy=UNCACHED, cost=1, errors=(0, 0), loop_seconds=(4, 8))
+    plans = {"uncached": uncached, "chosen": replace(uncached, errors=(0.01, 0.03), loop_seconds=(2, 4))}
+    plan = tune_report.plan_file(found.best, plans, model="digits", steps=STEPS, asked="a budget", unit="MACs")
+    write_plan(tmp_path / "plan.json", plan)
     read = read_plan(tmp_path / "plan.json")
-    assert read.policy == found.best.params
+    assert read.policy == found.best.policy
     assert {"model": "digits", "steps": STEPS, "found_by": "deepcache-trt tune"}.items() <= read.about.items()
+    assert {"asked": "a budget", "error": 0.02, "speedup": 2}.items() <= read.about.items()
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -204,8 +209,8 @@ def test_without_matplotlib_there_is_a_reason_and_no_plot(
 
 @pytest.fixture(scope="module")
 def drawer(store_root: Path) -> Drawer:
-    pipes = load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
-    return Drawer(pipes, Scene(prompts=DIGITS[:2], steps=8))
+    pipes = load_pipes(ModelSource(model="digits"), policies=BOTH, backend="onnxruntime", store=store_root)
+    return Drawer(pipes, Scene(prompts=DIGITS[:2], steps=8), (0, 1))
 
 
 def test_a_candidates_error_is_against_the_uncached_picture(drawer: Drawer) -> None:
@@ -229,14 +234,14 @@ def test_calls_are_timed_for_each_branch_and_forecast(drawer: Drawer, monkeypatc
     """By a clock on which a full call takes 2 s, one of branch k 0.5 + k, a skipped one 0.25, a forecast twice that."""
     draw = drawer.draw
 
-    def timed(params: DeepCache, seed: int) -> Any:
+    def timed(policy: DeepCache, seed: int) -> Any:
         seconds = {
             "full": 2.0,
-            "shallow": 0.5 + params.cache_branch_id,
-            "skip": 0.25 if params.forecast is None else 0.5,
+            "shallow": 0.5 + policy.cache_branch_id,
+            "skip": 0.25 if policy.forecast is None else 0.5,
         }
-        loop_seconds = sum(seconds[variant] for variant in params.plan(8).variants)
-        return replace(draw(params, seed), loop_seconds=loop_seconds)
+        loop_seconds = sum(seconds[variant] for variant in policy.plan(8).variants)
+        return replace(draw(policy, seed), loop_seconds=loop_seconds)
 
     monkeypatch.setattr(drawer, "draw", timed)
     costs = drawer.time_calls()
@@ -257,11 +262,11 @@ def test_a_cached_call_takes_less_time_than_a_full_one(drawer: Drawer) -> None:
 
 
 def test_plans_are_checked_in_turn_on_seeds_of_their_own(drawer: Drawer) -> None:
-    checked = drawer.check({"uncached": UNCACHED, "default": DEFAULT}, COSTS, (5, 6))
-    assert checked["uncached"].errors == (0, 0)
-    assert all(error > 0.001 for error in checked["default"].errors)
-    assert all(len(one.loop_seconds) == 2 for one in checked.values())
-    header, lines = tune_report.table(checked, "MACs")
+    plans = drawer.check({"uncached": UNCACHED, "default": DEFAULT}, COSTS, (5, 6))
+    assert plans["uncached"].errors == (0, 0)
+    assert all(error > 0.001 for error in plans["default"].errors)
+    assert all(len(one.loop_seconds) == 2 for one in plans.values())
+    header, lines = tune_report.table(plans, "MACs")
     assert [line[0] for line in lines] == ["uncached", "default"]
     assert all(len(line) == len(header) for line in lines)
 
@@ -270,18 +275,18 @@ def test_plans_are_checked_in_turn_on_seeds_of_their_own(drawer: Drawer) -> None
 def test_on_digits_it_finds_a_plan_that_beats_the_default_at_equal_time_on_seeds_that_it_was_not_tuned_on(
     store_root: Path,
 ) -> None:
-    pipes = load_pipes(ModelSource(model="digits"), branches=(0, 1), backend="onnxruntime", store=store_root)
-    drawer = Drawer(pipes, Scene(prompts=DIGITS[::3], steps=STEPS))
+    pipes = load_pipes(ModelSource(model="digits"), policies=BOTH, backend="onnxruntime", store=store_root)
+    drawer = Drawer(pipes, Scene(prompts=DIGITS[::3], steps=STEPS), (0, 1))
     costs = drawer.count_macs()
     budget = costs.share(DEFAULT, STEPS)
     found = search(budget, steps=STEPS, branches=(0, 1), costs=costs, error_of=drawer.error, seeds=range(4), tell=quiet)
     assert found.best.cost <= budget
-    checked = drawer.check({"default": DEFAULT, "chosen": found.best.params}, costs, range(1000, 1012))
-    default, chosen = checked["default"], checked["chosen"]
+    plans = drawer.check({"default": DEFAULT, "chosen": found.best.policy}, costs, range(1000, 1012))
+    default, chosen = plans["default"], plans["chosen"]
     wins = sum(ours < theirs for ours, theirs in zip(chosen.errors, default.errors, strict=True))
     assert wins >= 11
     assert sum(chosen.errors) < 0.7 * sum(default.errors)
-    median = {name: sorted(one.loop_seconds)[len(one.loop_seconds) // 2] for name, one in checked.items()}
+    median = {name: sorted(one.loop_seconds)[len(one.loop_seconds) // 2] for name, one in plans.items()}
     assert median["chosen"] < 1.1 * median["default"]
 
 
@@ -292,4 +297,4 @@ def test_the_front_of_a_search_is_ahead_of_plain_reuse_everywhere(drawer: Drawer
     for reuse in found.reuse:
         assert any(one.cost <= reuse.cost and one.error <= reuse.error for one in found.front)
     assert json.dumps(tune_report.record(found, costs, {}))
-    assert replace(found.best.params, cache_interval=1) != kind_of(DEFAULT)
+    assert replace(found.best.policy, cache_interval=1) != kind_of(DEFAULT)

@@ -31,6 +31,18 @@ def test_eval_prints_a_table_and_keeps_figures_and_pictures(
 
 
 @pytest.mark.usefixtures("built")
+def test_eval_compares_samplers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 6)
+    few = ["--steps", 2, "--steps", 3, "--seeds", 1, "--prompt", "two", "--interval", 2]
+    result = run("eval", *few, "--scheduler", "euler,timestep_spacing=trailing", "--json")
+    assert_one_line(result)
+    assert "several schedulers begin with 'euler'" in result.err
+    record = json.loads(run("eval", *few, "--scheduler", "eulerdiscrete", "--scheduler", "ddim", "--json").out)
+    assert record["truth"] == "DDIM, 6 steps"
+    assert len(record["rows"]) == 1 + 2 * 2 * 2
+
+
+@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("form", ["--json", "--markdown"])
 def test_eval_prints_json_or_markdown(run: Run, form: str) -> None:
     result = run("eval", "--steps", 4, "--seeds", 1, "--prompt", "two", "--interval", 2, form)

@@ -27,6 +27,18 @@ def test_tune_writes_a_plan_that_generate_takes(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("built")
+def test_tune_keeps_a_fidelity(run: Run, tmp_path: Path) -> None:
+    few = ["--steps", 4, "--seeds", 1, "--unseen", 1, "--prompt", "two", "--branch", 0, "--out", tmp_path]
+    result = run("tune", *few, "--error", 0.9)
+    assert result.code == 0
+    about = json.loads((tmp_path / "plan.json").read_text())["about"]
+    assert about["asked"] == "error of at most 0.9"
+    assert 0 < about["error"] < 1
+    assert about["speedup"] > 0
+    assert "Asked for: error of at most 0.9" in (tmp_path / "tune.md").read_text()
+
+
+@pytest.mark.usefixtures("built")
 def test_a_budget_that_nothing_meets_is_one_line_with_the_least(run: Run, tmp_path: Path) -> None:
     options = ["--steps", 4, "--prompt", "two", "--branch", 0, "--speedup", 1000, "--out", tmp_path]
     result = run("tune", *options)

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import onnx_ir
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from deepcache_trt.builder.graphs import graph_key, weights_key
 from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.export import parity
 from deepcache_trt.export.cut import cut
+from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.models.taps import Variant
 from tests import tiny
@@ -141,6 +143,17 @@ def test_a_dit_graph_keeps_the_position_table_that_no_checkpoint_has(dit: Export
     assert "pos_embed.pos_embed" not in dit.model.state_dict()
     buffers = dict(dit.model.named_buffers())
     assert torch.equal(dit.constants["pos_embed.pos_embed"], buffers["pos_embed.pos_embed"])
+
+
+def test_that_table_has_the_precision_of_the_weights() -> None:
+    model_class, config = tiny.ARCHITECTURES["dit"]
+    graph = onnx_from_config(model_class, config, dtype="bfloat16").graph
+    table = graph.initializers["pos_embed.pos_embed"].const_value
+    assert table is not None
+    assert table.dtype == onnx_ir.DataType.BFLOAT16
+    torch.manual_seed(0)
+    expected = model_class(**config).pos_embed.pos_embed.bfloat16().float()
+    assert torch.equal(torch.from_numpy(table.numpy().astype("float32")), expected)
 
 
 @pytest.mark.parametrize(("name", "controlled"), [pytest.param("sd15", True, marks=pytest.mark.slow), ("sdxl", False)])

@@ -1,6 +1,6 @@
 """What a benchmark's record says: medians, speed-ups, shares and margins. Nothing else reads the record of a cell."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from deepcache_trt.benchmarks.bench.published import allowed_speedup
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.benchmarks.timing.turns import Outcome, Spread, ratio, spread
 from deepcache_trt.runtime.plan import FULL
-from deepcache_trt.runtime.policies.deepcache import SHALLOW
+from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.runtime.policies.policy import Policy, policy_from_json
 
 SECONDS, LOOP = "seconds", "loop_seconds"
 
@@ -97,8 +98,9 @@ class Figures:
             self.alone[cell] = entry["alone"]
             self.ended = entry["ended"]
         self._macs = {
-            (entry["pixels"], entry["branch"]): {name: Macs(**entry[name]) for name in (FULL, SHALLOW)}
+            (entry["pixels"], policy): macs
             for entry in record["macs"]
+            for policy, macs in _operations(entry, self.settings.caching)
         }
 
     @property
@@ -145,10 +147,10 @@ class Figures:
 
     def allowed(self, cell: Cell) -> float | None:
         """The speed-up that the count of operations allows; None where they were not counted."""
-        macs = self._macs.get((cell.pixels, cell.params.cache_branch_id))
+        macs = self._macs.get((cell.pixels, cell.policy))
         if macs is None or cell.is_plain:
             return None
-        return allowed_speedup(macs, cell.params.plan(self.settings.steps)).whole
+        return allowed_speedup(macs, cell.policy.plan(self.settings.steps)).whole
 
     def share(self, cell: Cell, name: str) -> float | None:
         """The speed-up of the denoising loop over the one that operations allow."""
@@ -166,6 +168,17 @@ class Figures:
             if is_ours(ours) and not is_ours(peer)
             if not outcomes[ours].error and not outcomes[peer].error
         ]
+
+
+def _operations(entry: Mapping[str, Any], caching: Sequence[Policy]) -> Iterator[tuple[Policy, dict[str, Macs]]]:
+    """An entry of operations, for each policy that it is of: there may be one for all that cache at a branch."""
+    if "branch" not in entry:
+        counts = {name: Macs(**count) for name, count in entry["variants"].items()}
+        yield policy_from_json(entry["policy"]), counts
+        return
+    for policy in caching:
+        if isinstance(policy, DeepCache) and policy.cache_branch_id == entry["branch"]:
+            yield policy, {name: Macs(**entry[name]) for name in (FULL, SHALLOW)}
 
 
 def _outcome(record: Mapping[str, Any]) -> Outcome:

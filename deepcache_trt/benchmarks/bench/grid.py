@@ -7,8 +7,8 @@ from typing import Any
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.runtime.plan import FULL, SKIP
-from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache, only_deepcache
-from deepcache_trt.runtime.policies.policy import policy_from_json
+from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.policy import Policy, policy_from_json
 
 PLAIN = DeepCache(cache_interval=1)
 
@@ -21,7 +21,8 @@ NAMES = {DEEPCACHE: "DeepCache package", DIFFUSERS: "diffusers", COMPILED: "diff
 REFERENCE = "diffusers float32"
 
 # What steps are supposed to cost when the time that is left is estimated.
-_COST = {FULL: 1, SHALLOW: 0.15, SKIP: 0}
+_COST = {FULL: 1, SKIP: 0}
+_COST_OF_CACHED = 0.15
 
 
 def ours_on(backend: str) -> str:
@@ -51,31 +52,34 @@ class Cell:
     Attributes:
         pixels: height and width.
         batch: images of a call.
-        params: how it is cached; `PLAIN`: not at all.
+        policy: how it is cached; `PLAIN`: not at all.
     """
 
     pixels: int
     batch: int
-    params: DeepCache
+    policy: Policy
 
     def record(self) -> dict[str, Any]:
         """For JSON; `cell_from` reads it."""
-        return {**asdict(self), "params": self.params.to_json()}
+        return {**asdict(self), "policy": self.policy.to_json()}
 
     @property
     def plain(self) -> "Cell":
         """The same without caching: what its speed-up is measured against."""
-        return replace(self, params=PLAIN)
+        return replace(self, policy=PLAIN)
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is cached."""
-        return self.params == PLAIN
+        return self.policy == PLAIN
 
     @property
-    def is_uniform(self) -> bool:
-        """Whether an interval and a branch say all, as in the published table."""
-        return self.params == interval_params(self.params.cache_interval, self.params.cache_branch_id)
+    def published_form(self) -> tuple[int, int] | None:
+        """The interval and the branch, where they say all, as in the published table; None where they do not."""
+        if not isinstance(self.policy, DeepCache):
+            return None
+        both = self.policy.cache_interval, self.policy.cache_branch_id
+        return both if self.policy == interval_params(*both) else None
 
     @property
     def row(self) -> str:
@@ -87,9 +91,9 @@ class Cell:
         """The heading of its column: as it is published, where it is one of those plans."""
         if self.is_plain:
             return "plain"
-        if self.is_uniform:
-            return f"I={self.params.cache_interval} B={self.params.cache_branch_id}"
-        return self.params.in_words
+        if self.published_form is not None:
+            return "I={} B={}".format(*self.published_form)
+        return self.policy.in_words
 
     @property
     def title(self) -> str:
@@ -122,7 +126,7 @@ class Settings:
     steps: int
     sizes: tuple[int, ...]
     batches: tuple[int, ...]
-    caching: tuple[DeepCache, ...]
+    caching: tuple[Policy, ...]
     systems: tuple[str, ...]
     backends: tuple[str, ...]
     repeats: int
@@ -140,10 +144,10 @@ class Settings:
                 if value < 1:
                     raise DeepCacheError(f"{option} must be at least 1, not {value}")
         calls = max(self.steps, 2)  # a plan of one step caches nothing
-        for params in self.caching:
-            if len(params.plan(calls).full_steps) == calls:
+        for policy in self.caching:
+            if len(policy.plan(calls).full_steps) == calls:
                 raise DeepCacheError(
-                    f"{params.in_words}: nothing is cached in {self.steps} steps, which every grid has as its plain "
+                    f"{policy.in_words}: nothing is cached in {self.steps} steps, which every grid has as its plain "
                     f"column; give an interval of 2 or more"
                 )
 
@@ -151,26 +155,26 @@ class Settings:
     def cells(self) -> list[Cell]:
         """All cells, row by row, the plain one first."""
         return [
-            Cell(pixels=pixels, batch=batch, params=params)
+            Cell(pixels=pixels, batch=batch, policy=policy)
             for pixels in self.sizes
             for batch in self.batches
-            for params in (PLAIN, *self.caching)
+            for policy in self.policies
         ]
 
     def cost(self, cell: Cell) -> float:
         """About how long a cell takes, in units that are the same for all."""
-        steps = sum(_COST[variant] for variant in cell.params.plan(self.steps).variants)
+        steps = sum(_COST.get(variant, _COST_OF_CACHED) for variant in cell.policy.plan(self.steps).variants)
         of_a_call = cell.pixels**2 * cell.batch * steps
         return of_a_call * (1 + self.repeats)
 
     @property
-    def branches(self) -> tuple[int, ...]:
+    def policies(self) -> tuple[Policy, ...]:
         """Of all columns."""
-        return tuple(sorted({0, *(params.cache_branch_id for params in self.caching)}))
+        return PLAIN, *self.caching
 
     def record(self) -> dict[str, Any]:
         """For JSON; `settings_from` reads it."""
-        return {**asdict(self), "caching": [params.to_json() for params in self.caching]}
+        return {**asdict(self), "caching": [policy.to_json() for policy in self.caching]}
 
 
 def settings_from(record: Mapping[str, Any]) -> Settings:
@@ -178,16 +182,13 @@ def settings_from(record: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
     }
-    return Settings(**{**values, "caching": tuple(_params(each) for each in record["caching"])})
-
-
-def _params(record: Mapping[str, Any]) -> DeepCache:
-    return only_deepcache(policy_from_json(record))
+    return Settings(**{**values, "caching": tuple(policy_from_json(each) for each in record["caching"])})
 
 
 def cell_from(record: Mapping[str, Any]) -> Cell:
-    """The cell of a record."""
-    return Cell(**{**record, "params": _params(record["params"])})
+    """The cell of a record; the policy may go by the name of "params"."""
+    policy = record.get("policy") or record["params"]
+    return Cell(pixels=record["pixels"], batch=record["batch"], policy=policy_from_json(policy))
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 
 from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, SYSTEMS, Settings, check_name
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, interval_params
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies import DeepCache, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def settings_of(
     batches: Sequence[int] | None = None,
     intervals: Sequence[int] | None = None,
     branches: Sequence[int] | None = None,
-    plans: Sequence[DeepCache] | None = None,
+    plans: Sequence[Policy] | None = None,
     systems: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     dtype: str | None = None,
@@ -101,9 +101,9 @@ def settings_of(
     """
     from deepcache_trt.engines import backends as known
 
-    caching = preset.caching
+    caching: tuple[Policy, ...] = preset.caching
     if intervals or branches:
-        own = [(params.cache_interval, params.cache_branch_id) for params in preset.caching]
+        own = [(policy.cache_interval, policy.cache_branch_id) for policy in preset.caching]
         both = product(intervals or [interval for interval, _ in own], branches or [branch for _, branch in own])
         caching = tuple(interval_params(interval, branch) for interval, branch in both)
     elif plans:

@@ -19,9 +19,9 @@ from deepcache_trt.runtime.policies.deepcache import SHALLOW, variants_at
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
 
 SECONDS = {
-    Cell(pixels=pixels, batch=batch, params=params): seconds
+    Cell(pixels=pixels, batch=batch, policy=policy): seconds
     for (pixels, batch), row in PUBLISHED.items()
-    for params, seconds in zip((PLAIN, *COLUMNS), row, strict=True)
+    for policy, seconds in zip((PLAIN, *COLUMNS), row, strict=True)
 }
 
 # Operations of one run of the U-Net by (pixels, branch) and variant.
@@ -72,7 +72,7 @@ def count_published() -> dict[tuple[int, int], dict[str, Macs]]:
         path = Path(folder) / "unet.onnx"
         onnx_ir.save(onnx_from_config(unet.model_class(), unet.config, dtype="float16"), path)
         graph = onnx.load(path, load_external_data=False)
-    branches = sorted({params.cache_branch_id for params in COLUMNS})
+    branches = sorted({policy.cache_branch_id for policy in COLUMNS})
     variants = {branch: variants_at(branch) for branch in branches}
     graphs = {branch: {variant.name: cut(graph, variant) for variant in both} for branch, both in variants.items()}
     return {
@@ -139,7 +139,9 @@ def arithmetic(counts: Counts) -> str:
 
 
 def _allowed(counts: Counts, cell: Cell) -> Allowed:
-    return allowed_speedup(counts[cell.pixels, cell.params.cache_branch_id], cell.params.plan(STEPS))
+    assert cell.published_form is not None
+    _, branch = cell.published_form
+    return allowed_speedup(counts[cell.pixels, branch], cell.policy.plan(STEPS))
 
 
 def _summary(counts: Counts) -> str:

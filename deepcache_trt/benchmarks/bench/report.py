@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deepcache_trt.benchmarks.bench.figures import LOOP, SECONDS, Figures
-from deepcache_trt.benchmarks.bench.grid import REFERENCE, Cell, is_ours, label_of
+from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, NAMES, REFERENCE, Cell, is_ours, label_of
 from deepcache_trt.benchmarks.bench.published import published_speedup
 from deepcache_trt.benchmarks.report import gib, markdown_table
 from deepcache_trt.benchmarks.timing.published_table import HARDWARE, MODEL, STEPS
@@ -30,8 +30,8 @@ def markdown(figures: Figures) -> str:
         "### Seconds of a call, speed-up over the plain column, and fidelity",
         _grid(figures),
         f"PSNR is that of the final latents against those of plain {REFERENCE} from the same noise. The package caches "
-        "on eager diffusers, which is its plain column; the compiled pipeline has no cached ones. *Operations allow* "
-        "counts the U-Net's, products of attention included.",
+        "on eager diffusers, which is its plain column, and knows an interval and a branch alone; the compiled "
+        "pipeline has no cached columns. *Operations allow* counts the U-Net's, products of attention included.",
         _ahead(figures),
         "### Where the time goes",
         _details(figures),
@@ -52,7 +52,7 @@ def _grid(figures: Figures) -> str:
     columns = figures.settings.cells[: 1 + len(figures.settings.caching)]
     lines: list[list[str]] = []
     for row in figures.rows:
-        cells = [replace(row, params=column.params) for column in columns]
+        cells = [replace(row, policy=column.policy) for column in columns]
         head = [f"{row.pixels}", f"{row.batch}"]
         lines += [[*head, label_of(name), *(_result(figures, cell, name) for cell in cells)] for name in figures.names]
         allowed = [figures.allowed(cell) for cell in cells]
@@ -71,13 +71,18 @@ def _is_published(figures: Figures) -> bool:
 def _result(figures: Figures, cell: Cell, name: str) -> str:
     outcome = figures.outcome(cell, name)
     if outcome is None:
-        return "" if cell not in figures.outcomes else "–"
+        return "" if cell not in figures.outcomes else _absence(cell, name)
     if outcome.error:
         return _verdict(outcome)
     decibels = figures.distances[cell].get(outcome.name, {}).get("psnr_db")
     told = [f"{figures.median(cell, name):.3g} s", _times(figures.speedup(cell, name))]
     told += [] if decibels is None else [f"{decibels:.1f} dB"]
     return ", ".join(filter(None, told))
+
+
+def _absence(cell: Cell, name: str) -> str:
+    """Why a system was not asked for a cell."""
+    return "no such plan" if name == NAMES[DEEPCACHE] and cell.published_form is None else "–"
 
 
 def _verdict(outcome: Outcome) -> str:

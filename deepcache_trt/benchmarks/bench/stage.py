@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
-from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Stage:
                 name=f"building for {ours_on(backend)}",
                 rounds=0,
                 backend=backend,
-                branches=self.settings.branches,
+                policies=[policy.to_json() for policy in self.settings.policies],
                 store=str(self.store),
             )
             for backend in self.settings.backends
@@ -78,9 +78,9 @@ class Stage:
                 chosen.append(self._peer(cell, DIFFUSERS, systems.diffusers))
             if COMPILED in asked:
                 chosen.append(self._peer(cell, COMPILED, systems.compiled))
-        elif DEEPCACHE in asked and cell.is_uniform:
-            caching = {"interval": cell.params.cache_interval, "branch": cell.params.cache_branch_id}
-            chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, **caching))
+        elif DEEPCACHE in asked and cell.published_form is not None:
+            interval, branch = cell.published_form
+            chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, interval=interval, branch=branch))
         return chosen
 
     def _ours(self, cell: Cell, backend: str) -> System:
@@ -91,7 +91,7 @@ class Stage:
             name=name,
             rounds=self.settings.repeats,
             backend=backend,
-            params=cell.params.to_json(),
+            policy=cell.policy.to_json(),
             store=str(self.store),
             keep_torch_weights=False,
             exact=not self._runs_model(backend),
@@ -121,7 +121,7 @@ class Stage:
 def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
     """Multiply-accumulate operations of one run of each variant for one image of a row, from the graph in the store.
 
-    Each entry has "pixels", "branch" and, by variant, "weights" and "attention".
+    Each entry has "pixels", "policy" and of its "variants" each with "weights" and "attention".
     """
     import onnx
 
@@ -138,13 +138,11 @@ def count_operations(stage: Stage, row: Cell) -> list[dict[str, Any]]:
     (component,) = find_components(source, dtype=stage.settings.dtype, parts=("unet",))
     path = graph_artefact(component, Store(stage.store), logged).folder / GRAPH
     graph, sizes = onnx.load(path, load_external_data=False), image_sizes(row.pixels)
+    wanted = {policy: variants_of(component.architecture, policy, component.name) for policy in stage.settings.policies}
+    counts = {each: asdict(count_macs(cut(graph, each), sizes)) for each in {*chain(*wanted.values())}}
     return [
-        {"pixels": row.pixels, "branch": branch}
-        | {
-            each.name: asdict(count_macs(cut(graph, each), sizes))
-            for each in variants_of(component.architecture, DeepCache(cache_branch_id=branch), component.name)
-        }
-        for branch in stage.settings.branches
+        {"pixels": row.pixels, "policy": policy.to_json(), "variants": {each.name: counts[each] for each in variants}}
+        for policy, variants in wanted.items()
     ]
 
 

@@ -93,9 +93,9 @@ def plan_groups(settings: Settings, folders: Mapping[str, str], store: Path, lat
         return systems.system(factory, picture, name=name, rounds=rounds, **arguments)
 
     def ours(name: str, dtype: str, rounds: int, interval: int = INTERVAL) -> System:
-        params = {"cache_interval": interval, "cache_branch_id": BRANCH}
+        policy = DeepCache(cache_interval=interval, cache_branch_id=BRANCH)
         where = {"backend": BACKEND, "store": str(store), "keep_torch_weights": False}
-        return make(name, our_system.ours, dtype, rounds, params=params, **where)
+        return make(name, our_system.ours, dtype, rounds, policy=policy.to_json(), **where)
 
     half, single, repeats = "bfloat16", "float32", settings.repeats
     package = {"interval": INTERVAL, "branch": BRANCH}

@@ -3,6 +3,9 @@
 Everything takes turns, seed by seed, and is compared with plain diffusers at all steps from the same noise. The rivals'
 steps follow from a few rounds of timing before: as many as fit in a setting's time, of plain diffusers and of the same
 engines without caching, which tells what caching gains apart from what compiling does.
+
+Of several samplers or counts of steps none is the reference: all approximate one solution, from which the distance is
+taken, so that what a coarse sampler gets wrong and what a cache gets wrong are on one scale.
 """
 
 import math
@@ -12,35 +15,18 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
-from deepcache_trt.benchmarks.fidelity.distances import finite
+from deepcache_trt.benchmarks.evaluate.contenders import ENGINES, Contender, contenders, grid, rivals
+from deepcache_trt.benchmarks.fidelity.distances import finite, relative_error
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
-from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.policies import Policy, Uncached
 
-PLAIN, ENGINES = "diffusers", "engines"
-_UNCACHED = DeepCache(cache_interval=1)
+Tell = Callable[[str], None]
 
 # Before the rivals' steps are known; the first call of each is not timed.
 _TIMING_ROUNDS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One way to draw.
-
-    Attributes:
-        name: for a person.
-        system: `PLAIN` or `ENGINES`.
-        steps: of denoising.
-        params: how it caches.
-        rival_of: the settings in whose time it draws.
-    """
-
-    name: str
-    system: str
-    steps: int
-    params: DeepCache = _UNCACHED
-    rival_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +37,8 @@ class Row:
         contender: which.
         macs_share: operations of its denoiser's calls over those of the reference's.
         samples: by figure, one value for each seed: "loop_seconds" and "seconds" of a call, the fidelity of its batch
-            (None: infinite, nothing differs), "clip_score".
+            (None: infinite, nothing differs), "clip_score", and "caching_error", that of the latents against those of
+            the contender that differs only in that it caches nothing.
         scores: of all pictures together, see `judges.Verdict`.
     """
 
@@ -76,6 +63,7 @@ class Evaluation:
         rows: the reference first.
         absent: figures that there are none of, with the reason and the cure.
         notes: what has to be known to read the figures.
+        truth: the fine solve that all are compared with; "": the first row.
     """
 
     scene: Scene
@@ -83,60 +71,26 @@ class Evaluation:
     rows: tuple[Row, ...]
     absent: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    truth: str = ""
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
-
-
-def contenders(settings: Mapping[str, DeepCache], steps: int) -> list[Contender]:
-    """The reference, the same on engines, and the settings by name."""
-    return [
-        Contender(name=_uncached_name(PLAIN, steps), system=PLAIN, steps=steps),
-        Contender(name=_uncached_name(ENGINES, steps), system=ENGINES, steps=steps),
-        *(Contender(name=name, system=ENGINES, steps=steps, params=params) for name, params in settings.items()),
-    ]
-
-
-def _uncached_name(system: str, steps: int) -> str:
-    return f"{system}, uncached, {steps} step{'' if steps == 1 else 's'}"
-
-
-def rivals(first: Sequence[Contender], seconds: Mapping[str, Sequence[float]]) -> list[Contender]:
-    """For each setting, uncached drawing with as many steps as fit in its time, at least one.
-
-    Args:
-        first: what `contenders` gives.
-        seconds: of the denoising loop of each in every round, by name. Each round gives a ratio, so that a slow moment
-            of the machine falls on both sides of it.
-    """
-    by_name: dict[str, Contender] = {}
-    reference, uncached, *settings = first
-    for setting in settings:
-        for system, whole in ((PLAIN, reference), (ENGINES, uncached)):
-            rounds = zip(seconds[setting.name], seconds[whole.name], strict=True)
-            share = statistics.median(ours / theirs for ours, theirs in rounds)
-            steps = max(1, math.floor(share * whole.steps))
-            if steps >= whole.steps:  # no rival, but what is compared with anyway
-                continue
-            name = _uncached_name(system, steps)
-            rival = by_name.get(name, Contender(name=name, system=system, steps=steps))
-            by_name[name] = replace(rival, rival_of=(*rival.rival_of, setting.name))
-    return list(by_name.values())
+        rows = [{**asdict(row), "contender": row.contender.record()} for row in self.rows]
+        return {**asdict(self), "rows": rows}
 
 
 def evaluate(
     pipes: Pipes,
-    settings: Mapping[str, DeepCache],
+    settings: Mapping[str, Policy],
     scene: Scene,
     seeds: Sequence[int],
     judges: Judges,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Evaluation:
-    """Draw with everything in turn and judge it.
+    """Draw with everything in turn and judge it against plain diffusers at all steps.
 
     Args:
-        pipes: with the branch of each setting, and branch 0.
+        pipes: of the model.
         settings: that are compared, by name.
         scene: what is drawn.
         seeds: at least one.
@@ -152,24 +106,82 @@ def evaluate(
     against = rivals(first, {name: times[1:] for name, times in loops.items()})
     for contender in against:
         _draw(pipes, contender, scene, seeds[0])
-    everyone = [*first, *against]
+    return _take_turns(pipes, [*first, *against], scene, seeds, judges, tell, truth=None)
+
+
+def evaluate_samplers(
+    pipes: Pipes,
+    settings: Mapping[str, Policy],
+    samplers: Sequence[Sampler],
+    steps: Sequence[int],
+    scene: Scene,
+    seeds: Sequence[int],
+    judges: Judges,
+    tell: Tell,
+) -> Evaluation:
+    """The same with each of several samplers and counts of steps, judged against the solution that all approximate.
+
+    Args:
+        pipes: as for `evaluate`, and what is not said here.
+        settings: beside which all is drawn uncached.
+        samplers: at least one.
+        steps: of denoising, at least one count; those of the scene are not looked at.
+        scene: what is drawn.
+        seeds: at least one.
+        judges: of the pictures.
+        tell: called with a line about each round.
+    """
+    everyone = grid(settings, samplers, steps)
+    tell(f"warming up {len(everyone)} contenders")
+    for contender in everyone:
+        _draw(pipes, contender, scene, seeds[0])
+    scheduler, fine = finest(pipes.own_scheduler)
+    scene = replace(scene, steps=max(steps))
+    truth = in_words(scheduler, fine)
+
+    def solve(seed: int) -> Drawn:
+        tell(f"the solution of seed {seed}: {truth}")
+        pipe = pipes.cached(Uncached())
+        pipe.scheduler = scheduler
+        return draw(pipe, replace(scene, steps=fine), seed)
+
+    return replace(_take_turns(pipes, everyone, scene, seeds, judges, tell, truth=solve), truth=truth)
+
+
+def _take_turns(
+    pipes: Pipes,
+    everyone: Sequence[Contender],
+    scene: Scene,
+    seeds: Sequence[int],
+    judges: Judges,
+    tell: Tell,
+    *,
+    truth: Callable[[int], Drawn] | None,
+) -> Evaluation:
+    """Draw from every seed with everyone in turn; `truth` is what all are judged against, None: the first of them."""
     samples: dict[str, dict[str, list[float | None]]] = {contender.name: {} for contender in everyone}
     for number, seed in enumerate(seeds, start=1):
         tell(f"seed {number} of {len(seeds)}")
-        reference: Drawn | None = None
+        reference = None if truth is None else truth(seed)
+        uncached: dict[str, Drawn] = {}
         for contender in everyone:
             drawn = _draw(pipes, contender, scene, seed)
             reference = reference or drawn
             figures: dict[str, float | None] = {"loop_seconds": drawn.loop_seconds, "seconds": drawn.seconds}
             figures |= judges.judge(contender.name, seed, scene.prompts, reference, drawn)
+            if contender.uncached:
+                figures["caching_error"] = relative_error(uncached[contender.uncached].latents, drawn.latents)
+            else:
+                uncached[contender.name] = drawn
             for figure, value in figures.items():
                 samples[contender.name].setdefault(figure, []).append(value)
     verdict = judges.conclude()
-    macs = {branch: macs_of(pipe) for branch, pipe in pipes.cached.items() if pipe.last_run is not None}
+    macs = {variants: macs_of(pipe) for variants, pipe in pipes.opened.items()}
+    whole = _macs(pipes, everyone[0], macs)
     rows = [
         Row(
             contender=contender,
-            macs_share=_macs(contender, macs) / _macs(first[0], macs),
+            macs_share=_macs(pipes, contender, macs) / whole,
             samples={figure: tuple(values) for figure, values in samples[contender.name].items()},
             scores=verdict.scores.get(contender.name, {}),
         )
@@ -179,13 +191,12 @@ def evaluate(
 
 
 def _draw(pipes: Pipes, contender: Contender, scene: Scene, seed: int) -> Drawn:
-    pipe = pipes.plain
-    if contender.system == ENGINES:
-        pipe = pipes.cached[contender.params.cache_branch_id]
-        pipe.set_cache_params(**asdict(contender.params))
+    pipe = pipes.cached(contender.policy) if contender.system == ENGINES else pipes.plain
+    own = pipes.own_scheduler
+    pipe.scheduler = own if contender.sampler is None else contender.sampler.scheduler(own)
     return draw(pipe, replace(scene, steps=contender.steps), seed)
 
 
-def _macs(contender: Contender, macs: Mapping[int, Mapping[str, float]]) -> float:
-    calls = macs[contender.params.cache_branch_id]
-    return sum(calls[variant] for variant in contender.params.plan(contender.steps).variants)
+def _macs(pipes: Pipes, contender: Contender, macs: Mapping[tuple[Variant, ...], Mapping[str, float]]) -> float:
+    calls = macs[pipes.variants(contender.policy)]
+    return sum(calls[variant] for variant in contender.policy.plan(contender.steps).variants)

@@ -1,5 +1,6 @@
 """What `deepcache-trt eval` prints: a table, as cells of text."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from deepcache_trt.benchmarks.evaluate.measure import Evaluation, Row
@@ -20,11 +21,54 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
 }
 
 
+# The same where samplers are compared, whose latents differ in how well they are solved for.
+_OF_SAMPLERS: Mapping[str, tuple[str, str]] = {
+    "error": ("latent_error", "{:.4f}"),
+    **{name: figure for name, figure in _FIGURES.items() if name != "latent MSE"},
+    "error of caching": ("caching_error", "{:.4f}"),
+}
+
+
 def table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """The header and the lines: the reference, the uncached engines, then each setting with its rivals."""
+    """The header and the lines.
+
+    They are the reference, the uncached engines, then each setting with its rivals; of several samplers everything, the
+    fastest first, and a mark at what nothing as fast is nearer than.
+    """
+    return _table_of_samplers(evaluation) if evaluation.truth else _table_of_settings(evaluation)
+
+
+def _table_of_samplers(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    rows, images = evaluation.rows, len(evaluation.scene.prompts)
+    shown = _shown(rows, _OF_SAMPLERS)
+    header = ["", "best", "MACs", "s an image", "speed-up", *shown]
+    slow, lines = _seconds(rows[0]), []
+    nearest = math.inf
+    for row in sorted(rows, key=lambda row: (_seconds(row), _error(row))):
+        is_best, nearest = _error(row) < nearest, min(nearest, _error(row))
+        cells = [row.contender.name, "✓" if is_best else "", f"{row.macs_share:.1%}"]
+        cells += [f"{_seconds(row) / images:.3g}", f"{slow / _seconds(row):.2f}×"]
+        lines.append([*cells, *(_cell(row, *_OF_SAMPLERS[name]) for name in shown)])
+    return header, lines
+
+
+def _seconds(row: Row) -> float:
+    return row.median("loop_seconds") or math.inf
+
+
+def _error(row: Row) -> float:
+    return row.median("latent_error") or 0.0
+
+
+def _shown(rows: Sequence[Row], figures: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The columns that any row has a figure for."""
+    return [name for name, (figure, _) in figures.items() if any(_value(row, figure) is not None for row in rows)]
+
+
+def _table_of_settings(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     rows = evaluation.rows
     reference = rows[0]
-    shown = [name for name, (figure, _) in _FIGURES.items() if any(_value(row, figure) is not None for row in rows)]
+    shown = _shown(rows, _FIGURES)
     header = ["", "MACs", "loop, s", "speed-up", *shown]
     lines = []
     for row, label in _in_groups(rows):
@@ -61,13 +105,24 @@ def _cell(row: Row, figure: str, form: str) -> str:
 def remarks(evaluation: Evaluation) -> list[str]:
     """What has to be said beside the table."""
     scene, count = evaluation.scene, len(evaluation.seeds)
-    first = (
+    said = (
         f"{len(scene.prompts)} {'picture' if len(scene.prompts) == 1 else 'pictures'} in a batch, {count} "
-        f"{'seed' if count == 1 else 'seeds'}, medians; fidelity against the first row, from the same noise; "
-        "MACs: of the denoiser's calls, over those of the first row"
+        f"{'seed' if count == 1 else 'seeds'}, medians; "
     )
+    if evaluation.truth:
+        said += (
+            f"fidelity against the solution that samplers approximate, by {evaluation.truth}, from the same noise: "
+            "those that draw noise at their steps lead elsewhere; ✓: nothing as fast is nearer to it; error of "
+            "caching: against the same sampler and steps, uncached; speed-up and MACs: of the denoiser's calls, over "
+            f"{evaluation.rows[0].contender.name}"
+        )
+    else:
+        said += (
+            "fidelity against the first row, from the same noise; MACs: of the denoiser's calls, over those of the "
+            "first row"
+        )
     missing = [f"no {figure}: {reason}" for figure, reason in evaluation.absent.items()]
-    return [first, *evaluation.notes, *missing]
+    return [said, *evaluation.notes, *missing]
 
 
 def markdown(evaluation: Evaluation, *, title: str, command: str, environment: Mapping[str, str]) -> str:

@@ -12,8 +12,14 @@ import torch
 
 from deepcache_trt.benchmarks.timing.systems import LoopClock, keep_latents
 from deepcache_trt.builder.model_source import ModelSource
+from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.fresh import dtype_of
+from deepcache_trt.models.registry import architecture_of
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.runtime.policies import Policy
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS = tuple(f"a handwritten {word}" for word in _WORDS)  # the prompts of the bundled model
@@ -57,23 +63,54 @@ class Drawn:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pipes:
     """One model, in pipelines that share its components.
 
     Attributes:
         plain: runs plain diffusers.
-        cached: run engines, by branch, so that going from one to another loads nothing.
+        opened: run engines, by the variants that they have open, so that going from one to another loads nothing.
+        own_scheduler: the one that the model comes with.
     """
 
-    plain: Any
-    cached: Mapping[int, Any]
+    def __init__(self, plain: Any, name: str, engines: Mapping[str, Any]) -> None:
+        """Take over a cached pipeline whose cache is disabled.
+
+        Args:
+            plain: which one.
+            name: of the model, for messages.
+            engines: options of those that run on engines, see `EngineOptions`.
+        """
+        self.plain = plain
+        self.opened: dict[tuple[Variant, ...], Any] = {}
+        self.own_scheduler = plain.scheduler
+        self._name, self._engines = name, engines
+        denoiser = denoiser_of(plain)
+        self._architecture = architecture_of(denoiser, dtype=dtype_of(denoiser))
+
+    def variants(self, policy: Policy) -> tuple[Variant, ...]:
+        """Those that a policy has of this model.
+
+        Raises:
+            UnknownNameError: it wants a tap that the model lacks.
+        """
+        return variants_of(self._architecture, policy, self._name)
+
+    def cached(self, policy: Policy) -> Any:
+        """A pipeline on engines that caches by a policy; raises as `variants`."""
+        from deepcache_trt import DeepCachePipeline
+
+        variants = self.variants(policy)
+        if variants not in self.opened:
+            self.opened[variants] = DeepCachePipeline.from_pipe(self.plain, policy=policy, **self._engines)
+        pipe = self.opened[variants]
+        pipe.set_cache_params(policy=policy)
+        return pipe
 
 
 def load_pipes(
     source: ModelSource,
     *,
-    branches: Iterable[int],
+    policies: Iterable[Policy],
     backend: str,
     dtype: str | None = None,
     store: Path | None = None,
@@ -82,13 +119,14 @@ def load_pipes(
 
     Args:
         source: where it comes from.
-        branches: the branches that are wanted.
+        policies: that are wanted; one that the model cannot have is told before anything is drawn.
         backend: of the engines.
         dtype: of the pipeline; None: float16 on a GPU, float32 without one.
         store: where engines are kept; None: the user's cache.
 
     Raises:
         UnsupportedError: the pipeline takes no prompt.
+        UnknownNameError: a policy wants a tap that the model lacks.
     """
     from deepcache_trt import DeepCachePipeline
 
@@ -104,8 +142,10 @@ def load_pipes(
             f"a {type(plain).__name__} takes no prompt, which is all that comparisons draw from; take another model"
         )
     plain.disable_cache()
-    cached = {branch: DeepCachePipeline.from_pipe(plain, cache_branch_id=branch, **engines) for branch in branches}
-    return Pipes(plain=plain, cached=cached)
+    pipes = Pipes(plain, source.model, engines)
+    for policy in policies:
+        pipes.variants(policy)
+    return pipes
 
 
 def prompts_for(model: str, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.timing.systems import Drawing, Picture
+from deepcache_trt.builder.component import Component
+from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines.whole_loop import Run
 from deepcache_trt.progress import quiet_libraries
 from deepcache_trt.runtime.plan import FULL
-from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.runtime.policies.deepcache import SHALLOW
+from deepcache_trt.runtime.policies.policy import policy_from_json
 
 
 def ours(
     picture: Mapping[str, Any],
     *,
     backend: str,
-    params: Mapping[str, Any],
+    policy: Mapping[str, Any],
     store: str,
     keep_torch_weights: bool,
     exact: bool = False,
@@ -27,7 +30,7 @@ def ours(
     Args:
         picture: as a dictionary.
         backend: not "auto".
-        params: fields of `DeepCache`.
+        policy: how it caches, as `Policy.to_json` gives it.
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
@@ -35,7 +38,7 @@ def ours(
     from deepcache_trt import DeepCachePipeline
 
     chosen = Picture(**picture)
-    options: dict[str, Any] = {**params, "backend": backend}
+    options: dict[str, Any] = {"policy": policy_from_json(policy), "backend": backend}
     options |= {"store": store, "keep_torch_weights": keep_torch_weights}
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}
@@ -53,15 +56,17 @@ def ours(
     return draw
 
 
-def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], store: str) -> Callable[[], Any]:
+def build(
+    picture: Mapping[str, Any], *, backend: str, policies: Sequence[Mapping[str, Any]], store: str
+) -> Callable[[], Any]:
     """No picture, but what comes before: to load this is to export, build and check all that `ours` will open.
 
-    The figure "built" names the engines that the store did not have. The arguments are those of `ours`; `branches` are
+    The figure "built" names the engines that the store did not have. The arguments are those of `ours`; `policies` are
     all that will be asked for.
     """
-    from deepcache_trt.builder.component import DENOISERS
     from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components
+    from deepcache_trt.builder.pieces import variants_of
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
@@ -74,13 +79,20 @@ def build(picture: Mapping[str, Any], *, backend: str, branches: Sequence[int], 
     before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
     built = []
     for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):
-        for branch in branches if component.part in DENOISERS else branches[:1]:
-            for variant, artefact in build_pieces(component, DeepCache(cache_branch_id=branch), target).items():
-                if artefact.key not in before:
-                    built.append(
-                        f"{component.part} {variant} (k = {branch})" if component.part in DENOISERS else component.part
-                    )
+        wanted = {
+            variants_of(component.architecture, policy, component.name): policy
+            for policy in map(policy_from_json, policies)
+        }
+        for variants, policy in wanted.items():
+            artefacts = build_pieces(component, policy, target)
+            built += [_in_words(component, each) for each in variants if artefacts[each.name].key not in before]
     return lambda: {"built": built}
+
+
+def _in_words(component: Component, variant: Variant) -> str:
+    """As "unet shallow (tap_0)", with the taps that it takes and gives."""
+    taps = ", ".join((*variant.consumes, *variant.emits))
+    return f"{component.part} {variant.name} ({taps})" if taps else component.part
 
 
 def _engine_figures(run: Run) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _engine_figures(run: Run) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {f"last_run_{name}_seconds": value for name, value in run.seconds.items()}
     figures |= {"way": run.way, "engines_seconds": sum(map(sum, run.runs.values()))}
-    for variant in (FULL, SHALLOW):
+    for variant in dict.fromkeys((FULL, SHALLOW, *run.runs)):
         seconds = run.runs.get(variant, ())
         figures[f"{variant}_runs"] = len(seconds)
         figures[f"{variant}_seconds"] = statistics.median(seconds) if seconds else None

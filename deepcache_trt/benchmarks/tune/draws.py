@@ -2,12 +2,12 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
-from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
+from deepcache_trt.benchmarks.tune.measures import ERROR, Measure
 from deepcache_trt.benchmarks.tune.search import FORECASTS, MACS, SECONDS, UNCACHED, Costs
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
@@ -20,70 +20,79 @@ class Checked:
     """A plan on seeds that nothing was chosen by.
 
     Attributes:
-        params: the plan.
+        policy: the plan.
         cost: over that of the uncached image.
-        errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
+        errors: its figure against the uncached batch, for each seed: by default the relative error of the latents.
         loop_seconds: of denoising a batch, for each seed, all plans in turn.
     """
 
-    params: DeepCache
+    policy: DeepCache
     cost: float
     errors: tuple[float, ...]
     loop_seconds: tuple[float, ...]
 
 
 class Drawer:
-    """Draws candidates on the engines of their branch, and compares them with the uncached latents."""
+    """Draws candidates on the engines of their variants, and compares them with the uncached latents."""
 
-    def __init__(self, pipes: Pipes, scene: Scene) -> None:
-        """Take over loaded pipelines."""
-        self._pipes, self._scene = pipes, scene
+    def __init__(self, pipes: Pipes, scene: Scene, branches: Sequence[int], measure: Measure = ERROR) -> None:
+        """Take over loaded pipelines.
+
+        Args:
+            pipes: of the model.
+            scene: what is drawn.
+            branches: of the candidates, the cheapest first.
+            measure: by which they are compared with the uncached batch.
+        """
+        self._pipes, self._scene, self._branches, self._measure = pipes, scene, branches, measure
         self._uncached: dict[int, Drawn] = {}
 
-    def draw(self, params: DeepCache, seed: int) -> Drawn:
+    def draw(self, policy: DeepCache, seed: int) -> Drawn:
         """One batch."""
-        pipe = self._pipes.cached[params.cache_branch_id]
-        pipe.set_cache_params(**asdict(params))
-        return draw(pipe, self._scene, seed, decode=False)
+        return draw(self._pipes.cached(policy), self._scene, seed, decode=self._measure.decodes)
 
-    def error(self, params: DeepCache, seed: int) -> float:
-        """See `Result.errors`."""
-        return relative_error(self._reference(seed).latents, self.draw(params, seed).latents)
+    def error(self, policy: DeepCache, seed: int) -> float:
+        """See `Checked.errors`."""
+        return self._measure.of(self._reference(seed), self.draw(policy, seed))
+
+    def loss(self, policy: DeepCache, seed: int) -> float:
+        """The same so that less is better."""
+        return self._measure.loss(self.error(policy, seed))
 
     def _reference(self, seed: int) -> Drawn:
         if seed not in self._uncached:
-            branch = next(iter(self._pipes.cached))
-            self._uncached[seed] = self.draw(replace(UNCACHED, cache_branch_id=branch), seed)
+            self._uncached[seed] = self.draw(UNCACHED, seed)
         return self._uncached[seed]
 
     def check(self, plans: Mapping[str, DeepCache], costs: Costs, seeds: Sequence[int]) -> dict[str, Checked]:
         """Draw plans in turn from seeds of their own; one round before is not timed."""
-        for params in plans.values():
-            self.draw(params, seeds[0])
+        for policy in plans.values():
+            self.draw(policy, seeds[0])
         errors: dict[str, list[float]] = {name: [] for name in plans}
         seconds: dict[str, list[float]] = {name: [] for name in plans}
         for seed in seeds:
             uncached = self._reference(seed)
-            for name, params in plans.items():
-                drawn = self.draw(params, seed)
-                errors[name].append(relative_error(uncached.latents, drawn.latents))
+            for name, policy in plans.items():
+                drawn = self.draw(policy, seed)
+                errors[name].append(self._measure.of(uncached, drawn))
                 seconds[name].append(drawn.loop_seconds)
         return {
             name: Checked(
-                params=params,
-                cost=costs.share(params, self._scene.steps),
+                policy=policy,
+                cost=costs.share(policy, self._scene.steps),
                 errors=tuple(errors[name]),
                 loop_seconds=tuple(seconds[name]),
             )
-            for name, params in plans.items()
+            for name, policy in plans.items()
         }
 
     def count_macs(self) -> Costs:
         """What calls cost in operations; forecasts and skipped calls are free."""
         macs = {}
-        for branch, pipe in self._pipes.cached.items():
-            self.draw(DeepCache(cache_interval=self._scene.steps, cache_branch_id=branch), 0)
-            macs[branch] = macs_of(pipe)
+        for branch in self._branches:
+            policy = DeepCache(cache_interval=self._scene.steps, cache_branch_id=branch)
+            self.draw(policy, 0)
+            macs[branch] = macs_of(self._pipes.cached(policy))
         full = next(iter(macs.values()))[FULL]
         calls = {
             branch: {variant: count / full for variant, count in by_variant.items()}
@@ -99,11 +108,11 @@ class Drawer:
         """What calls take, their share of everything else in the loop included: medians, all kinds in turn."""
         steps = self._scene.steps
         seconds: dict[tuple[int, bool, str], list[float]] = {}
-        for number, branch, forecast in product(range(_TIMING_ROUNDS + 1), self._pipes.cached, FORECASTS):
+        for number, branch, forecast in product(range(_TIMING_ROUNDS + 1), self._branches, FORECASTS):
             few = DeepCache(cache_interval=steps, cache_branch_id=branch, forecast=forecast)
             ways = {FULL: replace(few, cache_interval=1), SHALLOW: few, SKIP: replace(few, skip_interval=1)}
-            for variant, params in ways.items():
-                taken = self.draw(params, 0).loop_seconds
+            for variant, policy in ways.items():
+                taken = self.draw(policy, 0).loop_seconds
                 if number:  # the first one builds, and warms up
                     seconds.setdefault((branch, forecast is not None, variant), []).append(taken)
         loops = {key: statistics.median(taken) for key, taken in seconds.items()}

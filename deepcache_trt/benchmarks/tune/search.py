@@ -56,10 +56,10 @@ class Costs:
     whole: float
     calls: Mapping[tuple[int, bool], Mapping[str, float]]
 
-    def share(self, params: DeepCache, steps: int) -> float:
+    def share(self, policy: DeepCache, steps: int) -> float:
         """What a plan costs over what the uncached image does."""
-        calls = self.calls[params.cache_branch_id, params.forecast is not None]
-        return sum(calls[variant] for variant in params.plan(steps).variants) / steps
+        calls = self.calls[policy.cache_branch_id, policy.forecast is not None]
+        return sum(calls[variant] for variant in policy.plan(steps).variants) / steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,12 @@ class Result:
     """A candidate that was drawn.
 
     Attributes:
-        params: how it caches.
+        policy: how it caches.
         cost: over that of the uncached image.
         errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
     """
 
-    params: DeepCache
+    policy: DeepCache
     cost: float
     errors: tuple[float, ...]
 
@@ -90,13 +90,13 @@ def candidates(steps: int, branches: Sequence[int]) -> list[DeepCache]:
     distinct: dict[Any, DeepCache] = {}
     for kind in _kinds(steps, branches):
         for interval in INTERVALS:
-            params = replace(kind, cache_interval=interval)
+            policy = replace(kind, cache_interval=interval)
             try:
-                plan = params.plan(steps)
+                plan = policy.plan(steps)
             except DeepCacheError:  # a schedule that has no such number of distinct steps
                 continue
-            branch = params.cache_branch_id if SHALLOW in plan.variants else branches[0]
-            distinct.setdefault((branch, plan), replace(params, cache_branch_id=branch))
+            branch = policy.cache_branch_id if SHALLOW in plan.variants else branches[0]
+            distinct.setdefault((branch, plan), replace(policy, cache_branch_id=branch))
     return list(distinct.values())
 
 
@@ -116,9 +116,9 @@ def _kinds(steps: int, branches: Sequence[int]) -> Iterator[DeepCache]:
             )
 
 
-def kind_of(params: DeepCache) -> DeepCache:
+def kind_of(policy: DeepCache) -> DeepCache:
     """A candidate without its interval."""
-    return replace(params, cache_interval=1)
+    return replace(policy, cache_interval=1)
 
 
 def within(budget: float, plans: Iterable[DeepCache], costs: Costs, steps: int) -> list[DeepCache]:
@@ -127,19 +127,19 @@ def within(budget: float, plans: Iterable[DeepCache], costs: Costs, steps: int) 
     Raises:
         DeepCacheError: nothing is as cheap as that.
     """
-    everything = [(costs.share(params, steps), params) for params in plans]
+    everything = [(costs.share(policy, steps), policy) for policy in plans]
     best: dict[DeepCache, tuple[float, DeepCache]] = {}
-    for cost, params in everything:
-        kind = kind_of(params)
-        if cost <= budget and (kind not in best or params.cache_interval < best[kind][1].cache_interval):
-            best[kind] = cost, params
+    for cost, policy in everything:
+        kind = kind_of(policy)
+        if cost <= budget and (kind not in best or policy.cache_interval < best[kind][1].cache_interval):
+            best[kind] = cost, policy
     if not best:
         least = min(cost for cost, _ in everything)
         raise DeepCacheError(
             f"a budget of {budget:.1%} of the uncached {costs.unit} is below the cheapest plan's {least:.1%}; allow at "
             f"least that: --macs {least:.2f}, or --speedup {1 / least:.1f}, or fewer steps"
         )
-    return [params for _, params in best.values()]
+    return [policy for _, policy in best.values()]
 
 
 def halve(
@@ -223,21 +223,21 @@ def search(
     """
     everything = candidates(steps, branches)
     drawn = halve(within(budget, everything, costs, steps), error_of, seeds, tell)
-    finalists = [Result(params=plan, cost=costs.share(plan, steps), errors=errors) for plan, errors in drawn.items()]
-    kinds = dict.fromkeys([kind_of(DEFAULT), *(kind_of(result.params) for result in finalists)][: _SWEPT + 1])
+    finalists = [Result(policy=plan, cost=costs.share(plan, steps), errors=errors) for plan, errors in drawn.items()]
+    kinds = dict.fromkeys([kind_of(DEFAULT), *(kind_of(result.policy) for result in finalists)][: _SWEPT + 1])
     swept = [plan for plan in everything if kind_of(plan) in kinds and plan not in drawn]
     tell(f"{len(swept)} more for the front")
     results = [
         *finalists,
         *(
-            Result(params=plan, cost=costs.share(plan, steps), errors=tuple(error_of(plan, seed) for seed in seeds))
+            Result(policy=plan, cost=costs.share(plan, steps), errors=tuple(error_of(plan, seed) for seed in seeds))
             for plan in swept
         ),
     ]
     return Search(
         best=min((result for result in results if result.cost <= budget), key=lambda result: result.error),
         budget=budget,
-        reuse=tuple(sorted((r for r in results if kind_of(r.params) == kind_of(DEFAULT)), key=lambda r: r.cost)),
+        reuse=tuple(sorted((r for r in results if kind_of(r.policy) == kind_of(DEFAULT)), key=lambda r: r.cost)),
         front=tuple(pareto(results)),
         considered=(len(everything), len(drawn) + len(swept)),
     )

@@ -32,7 +32,7 @@ SECONDS = {
     "I=5 B=0": {OURS: 2.0, PACKAGE: 4.0},
 }
 
-_ROW = Cell(pixels=512, batch=8, params=PLAIN)
+_ROW = Cell(pixels=512, batch=8, policy=PLAIN)
 
 
 def outcome(name: str, seconds: float, *, error: str = "") -> dict[str, Any]:
@@ -72,14 +72,14 @@ def record(
         factor: of all seconds.
     """
     cells = []
-    for params, (column, systems) in zip((PLAIN, *settings.caching), seconds.items(), strict=False):
+    for policy, (column, systems) in zip((PLAIN, *settings.caching), seconds.items(), strict=False):
         outcomes = [
             outcome(name, factor * median, error=(errors or {}).get((column, name), ""))
             for name, median in systems.items()
         ]
         cells.append(
             {
-                "cell": replace(_ROW, params=params).record(),
+                "cell": replace(_ROW, policy=policy).record(),
                 "outcomes": outcomes,
                 "alone": [],
                 "fidelity": {OURS: {"max_abs": 0.5, "psnr_db": 31.25, "error": 0.125}},
@@ -102,10 +102,13 @@ def record(
         "macs": [
             {
                 "pixels": 512,
-                "branch": 0,
-                "full": {"weights": 90, "attention": 10},
-                "shallow": {"weights": 9, "attention": 1},
+                "policy": policy.to_json(),
+                "variants": {
+                    "full": {"weights": 90, "attention": 10},
+                    "shallow": {"weights": 9, "attention": 1},
+                },
             }
+            for policy in settings.caching
         ],
         "references": [{"row": _ROW.record(), "name": "diffusers float32", "error": "", "seconds": 20.0}],
         "cells": cells,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.cli import app
 from deepcache_trt.errors import BackendError, DeepCacheError
+from deepcache_trt.runtime.policies import DeepCache
 from tests.benchmarks.bench.bench_records import COMPILED, EAGER, ENVIRONMENT, OURS, PACKAGE, SECONDS, SETTINGS, record
+from tests.benchmarks.nearer import Nearer
 
-WHOLE = Cell(pixels=512, batch=8, params=PLAIN)
-CACHED = Cell(pixels=512, batch=8, params=interval_params(5, 0))
+WHOLE = Cell(pixels=512, batch=8, policy=PLAIN)
+CACHED = Cell(pixels=512, batch=8, policy=interval_params(5, 0))
 ALLOWED = 100 * 50 / (10 * 100 + 40 * 10)
 
 
@@ -47,6 +49,28 @@ def test_the_share_is_that_of_the_loop_in_what_operations_allow() -> None:
     assert figures.allowed(CACHED) == pytest.approx(ALLOWED)
     assert figures.share(CACHED, OURS) == pytest.approx((7 / 1) / ALLOWED)
     assert figures.allowed(WHOLE) is None
+
+
+def test_a_record_by_branch_and_params_is_read_alike() -> None:
+    """As `bench` wrote it when a plan was an interval and a branch."""
+    written, before = record(), record()
+    operations = {name: written["macs"][0]["variants"][name] for name in ("full", "shallow")}
+    before["macs"] = [{"pixels": 512, "branch": 0, **operations}]
+    for entry in before["cells"]:
+        fields = asdict(DeepCache(cache_interval=1)) | entry["cell"].pop("policy")
+        entry["cell"]["params"] = {name: value for name, value in fields.items() if name != "policy"}
+    assert Figures(before).outcomes == Figures(written).outcomes
+    assert Figures(before).share(CACHED, OURS) == Figures(written).share(CACHED, OURS) is not None
+
+
+def test_the_package_says_that_it_has_no_plan_of_another_kind() -> None:
+    caching = (Nearer(), interval_params(5, 0))
+    seconds = {"plain": SECONDS["plain"], "nearer": {OURS: 1.0}, "I=5 B=0": SECONDS["I=5 B=0"]}
+    figures = result(seconds, settings=replace(SETTINGS, caching=caching))
+    text = lines(markdown(figures))
+    assert "| pixels | batch |  | plain | nearer | I=5 B=0 |" in text
+    assert "| 512 | 8 | DeepCache package (plain: diffusers) | 12 s | no such plan | 4 s, 3.00× |" in text
+    assert figures.allowed(Cell(pixels=512, batch=8, policy=Nearer())) is not None
 
 
 def test_a_margin_is_of_the_same_cell_and_its_spread_that_of_the_rounds() -> None:

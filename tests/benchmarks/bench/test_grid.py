@@ -108,8 +108,8 @@ def test_settings_survive_json() -> None:
 def test_a_cell_has_the_published_heading_and_costs_less_the_more_it_caches() -> None:
     settings = replace(settings_of(preset("smoke")), steps=50, repeats=3)
     cells = [
-        Cell(pixels=512, batch=4, params=params)
-        for params in (PLAIN, interval_params(3, 0), TUNED, interval_params(5, 0))
+        Cell(pixels=512, batch=4, policy=policy)
+        for policy in (PLAIN, interval_params(3, 0), TUNED, interval_params(5, 0))
     ]
     assert [cell.title for cell in cells] == [
         f"512 px, batch 4, {column}" for column in ("plain", "I=3 B=0", "interval 4, taylor1", "I=5 B=0")

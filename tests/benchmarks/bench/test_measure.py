@@ -21,7 +21,9 @@ from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.benchmarks.timing.turns import Outcome
 from deepcache_trt.errors import CheckpointError, DeepCacheError
 from deepcache_trt.runtime.policies.deepcache import DeepCache
+from deepcache_trt.runtime.policies.policy import policy_from_json
 from tests.benchmarks.bench.fake_stage import install
+from tests.benchmarks.nearer import Nearer
 
 SETTINGS = Settings(
     model="digits",
@@ -124,17 +126,18 @@ def test_a_peer_that_is_not_installed_says_so_and_the_others_are_measured(
 def test_a_plan_file_is_a_column_of_ours_alone(tmp_path: Path) -> None:
     """The package has no such plan, but has an interval and a branch."""
     tuned, reused = DeepCache(cache_interval=4, forecast="taylor1"), DeepCache(cache_interval=4)
-    settings = replace(SETTINGS, caching=(tuned, reused), systems=SYSTEMS, backends=("onnxruntime",))
+    settings = replace(SETTINGS, caching=(tuned, reused, Nearer()), systems=SYSTEMS, backends=("onnxruntime",))
     stage = Stage(settings=settings, folder="", store=tmp_path, latents=tmp_path, python="")
-    systems = {cell.column: [system.name for system in stage.systems(cell)] for cell in settings.cells[:3]}
+    systems = {cell.column: [system.name for system in stage.systems(cell)] for cell in settings.cells[:4]}
     assert systems == {
         "plain": ["ours (onnxruntime)", "diffusers", "diffusers, torch.compile"],
         "interval 4, taylor1": ["ours (onnxruntime)"],
         "I=4 B=0": ["ours (onnxruntime)", "DeepCache package"],
+        "nearer": ["ours (onnxruntime)"],
     }
-    ours = {cell.params: stage.systems(cell)[0].arguments for cell in settings.cells[:3]}
-    assert all(DeepCache(**arguments["params"]) == params for params, arguments in ours.items())
-    assert len({arguments["picture"]["latents"] for arguments in ours.values()}) == 3
+    ours = {cell.policy: stage.systems(cell)[0].arguments for cell in settings.cells[:4]}
+    assert all(policy_from_json(arguments["policy"]) == policy for policy, arguments in ours.items())
+    assert len({arguments["picture"]["latents"] for arguments in ours.values()}) == 4
 
 
 # Going on.

@@ -34,15 +34,15 @@ PRINTED = {
 def test_the_speed_ups_are_those_that_are_printed(row: tuple[int, int], printed: tuple[float, ...]) -> None:
     """To a rounding: they were made of seconds with more digits."""
     pixels, batch = row
-    for params, speedup in zip(COLUMNS, printed, strict=True):
-        cell = Cell(pixels=pixels, batch=batch, params=params)
+    for policy, speedup in zip(COLUMNS, printed, strict=True):
+        cell = Cell(pixels=pixels, batch=batch, policy=policy)
         assert published_speedup(cell) == pytest.approx(speedup, abs=0.02)
 
 
 def test_a_cell_that_was_not_published_has_no_figure() -> None:
     assert len(SECONDS) == 36
-    assert published_speedup(Cell(pixels=256, batch=1, params=interval_params(5, 0))) is None
-    assert published_speedup(Cell(pixels=512, batch=1, params=interval_params(3, 1))) is None
+    assert published_speedup(Cell(pixels=256, batch=1, policy=interval_params(5, 0))) is None
+    assert published_speedup(Cell(pixels=512, batch=1, policy=interval_params(3, 1))) is None
 
 
 def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
@@ -50,7 +50,7 @@ def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
 
 
 @pytest.mark.parametrize(
-    ("params", "steps", "speedup"),
+    ("policy", "steps", "speedup"),
     [
         (interval_params(5, 0), 50, 500 / (10 * 10 + 40)),
         (interval_params(3, 0), 50, 500 / (17 * 10 + 33)),
@@ -60,8 +60,8 @@ def counts(full: int, shallow: int, attention: int = 0) -> dict[str, Macs]:
         (DeepCache(full_steps=(0, 7)), 10, 100 / (2 * 10 + 8)),
     ],
 )
-def test_operations_allow_what_full_and_cached_steps_cost(params: DeepCache, steps: int, speedup: float) -> None:
-    allowed = allowed_speedup(counts(10, 1), params.plan(steps))
+def test_operations_allow_what_full_and_cached_steps_cost(policy: DeepCache, steps: int, speedup: float) -> None:
+    allowed = allowed_speedup(counts(10, 1), policy.plan(steps))
     assert [allowed.whole, allowed.weights] == pytest.approx([speedup, speedup])
 
 
@@ -92,8 +92,9 @@ def test_the_published_speed_ups_stay_below_what_the_real_graph_allows() -> None
     assert counted[512, 0]["shallow"].weights < counted[512, 1]["shallow"].weights < counted[512, 1]["full"].weights / 5
     for cell in SECONDS:
         if not cell.is_plain:
-            macs = counted[cell.pixels, cell.params.cache_branch_id]
-            allowed = allowed_speedup(macs, cell.params.plan(STEPS))
+            assert cell.published_form is not None
+            macs = counted[cell.pixels, cell.published_form[1]]
+            allowed = allowed_speedup(macs, cell.policy.plan(STEPS))
             share = (published_speedup(cell) or 0) / allowed.whole
             assert 0.8 < share < 1, cell.title
     assert arithmetic(counted) in (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from deepcache_trt.benchmarks.timing.seeded import random_pipeline
 from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.engines.store import Store
 from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.runtime.policies import DeepCache
+from tests.benchmarks.nearer import Nearer
 
 
 def picture(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
@@ -39,14 +41,19 @@ def test_each_image_of_a_batch_is_that_of_its_own_seed_and_parts_are_timed_apart
 def test_what_is_built_before_is_all_that_is_opened(tmp_path: Path, store_root: Path, built: list[str]) -> None:
     """The seconds of a first call are without those of building."""
     asked, where = picture(tmp_path, "ours"), {"backend": "onnxruntime", "store": str(store_root)}
-    our_system.build(asked, branches=[0], **where)
+    policies = [policy.to_json() for policy in (DeepCache(cache_interval=2), Nearer())]
+    our_system.build(asked, policies=policies, **where)
     built.clear()
-    draw = our_system.ours(asked, **where, params={"cache_interval": 2}, keep_torch_weights=False, exact=True)
+    draw = our_system.ours(asked, **where, policy=policies[0], keep_torch_weights=False, exact=True)
     draw()
     figures = draw()
     assert [figures[name] for name in ("way", "full_runs", "shallow_runs")] == ["whole loop", 2, 2]
+    nearer = our_system.ours(asked, **where, policy=policies[1], keep_torch_weights=False, exact=True)
+    nearer()
+    figures = nearer()
+    assert [figures[f"{name}_runs"] for name in ("full", "at tap_0", "at tap_1", "shallow")] == [1, 1, 1, 0]
     assert not built
-    assert our_system.build(asked, branches=[0], **where)() == {"built": []}
+    assert our_system.build(asked, policies=policies, **where)() == {"built": []}
 
 
 @pytest.mark.slow

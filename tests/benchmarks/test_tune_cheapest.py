@@ -1,0 +1,150 @@
+"""The search for the fastest plan of a fidelity: on made-up losses, and on the bundled model."""
+
+import itertools
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepcache_trt.benchmarks.fidelity.distances import Comparisons
+from deepcache_trt.benchmarks.timing.drawing import DIGITS, Drawn, Scene, load_pipes
+from deepcache_trt.benchmarks.tune import measures
+from deepcache_trt.benchmarks.tune import report as tune_report
+from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
+from deepcache_trt.benchmarks.tune.draws import Drawer
+from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, measure_of
+from deepcache_trt.benchmarks.tune.search import DEFAULT, UNCACHED, Costs, candidates
+from deepcache_trt.builder.model_source import ModelSource
+from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.runtime.policies import DeepCache
+
+STEPS = 20
+COSTS = Costs(
+    unit="seconds",
+    whole=1.0,
+    calls={
+        (branch, forecast): {"full": 1.0, "shallow": 0.1 + 0.2 * branch + 0.01 * forecast, "skip": 0.01 * forecast}
+        for branch in (0, 1)
+        for forecast in (False, True)
+    },
+)
+
+
+def loss_of(policy: DeepCache, seed: int) -> float:
+    """Made up: the longer between full calls, the worse; seeds beyond the search's are worse by a tenth."""
+    full = len(policy.plan(STEPS).full_steps)
+    helped = 0.3 if policy.forecast else 1.0
+    skipped = 2.0 if policy.skip_interval else 1.0
+    return (STEPS / full - 1) ** 2 * helped * skipped * (1 - 0.1 * policy.cache_branch_id) * (1.1 if seed >= 100 else 1)
+
+
+def find(bound: float, **changes: object) -> Cheapest:
+    arguments = {
+        "steps": STEPS,
+        "branches": (0, 1),
+        "costs": COSTS,
+        "loss_of": loss_of,
+        "seeds": range(3),
+        "unseen": lambda attempt: range(100 * attempt, 100 * attempt + 2),
+        "tell": lambda line: None,
+    }
+    return cheapest(bound, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bound", [0.2, 0.5, 1.1, 4.0])
+def test_the_cheapest_that_is_near_enough_on_unseen_seeds_is_found_and_few_are_drawn(bound: float) -> None:
+    found = find(bound)
+    near = [plan for plan in candidates(STEPS, (0, 1)) if loss_of(plan, 100) <= bound]
+    assert found.best.cost == pytest.approx(min(COSTS.share(plan, STEPS) for plan in near))
+    assert all(loss <= bound for loss in found.checked)
+    costs = [result.cost for result in found.passed]
+    assert costs == sorted(costs, reverse=True)
+    considered, drawn = found.considered
+    assert drawn < considered / 2
+
+
+def test_what_is_near_enough_on_its_own_seeds_only_is_not_taken() -> None:
+    """On those of the search the loss at every second call full is 0.3; on others it is 0.33."""
+    assert find(0.33).attempts == 1
+    found = find(0.31)
+    assert found.attempts == 2
+    assert found.best.cost > find(0.33).best.cost
+
+
+def test_each_check_has_seeds_of_its_own_and_no_candidate_is_drawn_twice_from_one() -> None:
+    drawn: list[tuple[DeepCache, int]] = []
+
+    def counted(policy: DeepCache, seed: int) -> float:
+        drawn.append((policy, seed))
+        return loss_of(policy, seed)
+
+    found = find(0.31, loss_of=counted)
+    assert max(Counter(drawn).values()) == 1
+    assert {seed for _, seed in drawn if seed >= 100} == {100, 101, 200, 201}
+    assert len({policy for policy, _ in drawn}) == found.considered[1]
+
+
+def test_a_fidelity_that_nothing_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        DeepCacheError, match=r"none is near enough .* asked for was 0\.001, and the nearest has 0\.\d+;"
+    ):
+        find(0.001)
+
+
+def test_seeds_that_disagree_without_end_are_given_up() -> None:
+    endless = itertools.count(1)
+    with pytest.raises(DeepCacheError, match="none is near enough on seeds that it was not chosen by"):
+        find(1.0, loss_of=lambda policy, seed: next(endless) if seed >= 100 else loss_of(policy, seed))
+
+
+# Figures.
+
+
+def drawn(value: float) -> Drawn:
+    pictures = np.full((1, 3, 8, 8), value, dtype=np.float32)
+    return Drawn(latents=pictures, pictures=pictures, loop_seconds=1, seconds=1)
+
+
+def test_less_loss_is_nearer_whatever_the_figure() -> None:
+    for name in ("error", "psnr"):
+        measure = measure_of(name)
+        near, far = (measure.loss(measure.of(drawn(0.5), drawn(value))) for value in (0.51, 0.6))
+        assert near < far
+    psnr = measure_of("psnr")
+    assert psnr.of(drawn(0.5), drawn(0.6)) == pytest.approx(20)
+    assert psnr.in_words(math.inf) == "∞"
+    assert [str(Goal(measure=each, value=value)) for each, value in ((ERROR, 0.05), (psnr, 40))] == [
+        "error of at most 0.05",
+        "PSNR of at least 40 dB",
+    ]
+
+
+def test_a_figure_that_cannot_be_had_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "comparisons", lambda: Comparisons(functions={}, absent={"lpips": "no torchvision"}))
+    with pytest.raises(DeepCacheError, match="no LPIPS: no torchvision; or ask for another figure, as --error"):
+        measure_of("lpips")
+
+
+# On the bundled model.
+
+
+def test_on_digits_a_psnr_is_kept_and_told(store_root: Path) -> None:
+    goal = Goal(measure=measure_of("psnr"), value=27)
+    pipes = load_pipes(ModelSource(model="digits"), policies=[DEFAULT], backend="onnxruntime", store=store_root)
+    drawer = Drawer(pipes, Scene(prompts=DIGITS[:2], steps=6), (0,), goal.measure)
+    costs = drawer.count_macs()
+    found = find(-27.0, steps=6, branches=(0,), costs=costs, loss_of=drawer.loss, seeds=range(2))
+    assert 0.2 < found.best.cost < 1
+    assert sum(found.checked) / 2 <= -27
+    plans = drawer.check({"uncached": UNCACHED, "chosen": found.best.policy}, costs, (7, 8))
+    assert plans["uncached"].errors == (math.inf, math.inf)
+    assert 20 < plans["chosen"].errors[0] < 80
+    header, lines = tune_report.table(plans, costs.unit, goal.measure)
+    assert lines[0][header.index("PSNR, dB")] == "∞"
+    above, below = tune_report.of_goal(found, goal, costs.unit)
+    assert "Asked for: PSNR of at least 27 dB, against the uncached picture" in above
+    assert found.best.policy.in_words in below[-1]
+    json.loads(json.dumps(tune_report.record(found, costs, plans)), parse_constant=pytest.fail)
