@@ -44,7 +44,7 @@ def eval(
         list[int] | None, typer.Option(help="Repeatable: with each interval in turn. [default: 0]")
     ] = None,
     forecast: Annotated[
-        list[str] | None, typer.Option(help="taylor1, fit1, none; repeatable: with each interval. [default: none]")
+        list[str] | None, typer.Option(help="taylor1 or none; repeatable: with each interval in turn. [default: none]")
     ] = None,
     plan: Annotated[list[Path] | None, typer.Option(help="A plan file; repeatable.")] = None,
     clip: Annotated[

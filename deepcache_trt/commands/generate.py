@@ -44,7 +44,7 @@ def generate(
     skip_mode: SkipMode = None,
     skip_interval: SkipInterval = None,
     forecast: Annotated[
-        str | None, typer.Option(help="taylor1 or fit1: extrapolate what is reused. [default: reuse it as it is]")
+        str | None, typer.Option(help="taylor1: extrapolate what is reused. [default: reuse it as it is]")
     ] = None,
     backend: Backend = "auto",
     dtype: Dtype = None,

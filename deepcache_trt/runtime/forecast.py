@@ -34,18 +34,6 @@ def through(ages: tuple[int, ...]) -> NDArray[np.float64]:
     return np.array([np.prod([other / (other - age) for other in ages if other != age]) for age in ages])
 
 
-def along(ages: tuple[int, ...]) -> NDArray[np.float64]:
-    """The weights of the line that is nearest to the values by least squares; of a single value, that value.
-
-    The fit of Spectrum (Han et al. 2026) with the first two of its polynomials.
-
-    Args:
-        ages: distinct, above 0.
-    """
-    weights: NDArray[np.float64] = np.linalg.pinv(np.vander(ages, min(2, len(ages))))[-1]
-    return weights
-
-
 @dataclass(frozen=True, kw_only=True)
 class Forecaster:
     """One way to extrapolate.
@@ -61,7 +49,6 @@ class Forecaster:
 
 FORECASTERS: Mapping[str, Forecaster] = {
     "taylor1": Forecaster(slots=2, weights=through),
-    "fit1": Forecaster(slots=3, weights=along),
 }
 
 

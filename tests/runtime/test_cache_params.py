@@ -40,7 +40,7 @@ from deepcache_trt.runtime.policies.deepcache import DeepCache, quad_center
         ({"disable_cache_before_step": -1}, DeepCacheError, "disable_cache_before_step .* not -1"),
         ({"disable_cache_after_step": 1.5}, DeepCacheError, r"disable_cache_after_step .* not 1\.5"),
         ({"skip_interval": 0}, DeepCacheError, "skip_interval .* at least 1, not 0"),
-        ({"forecast": "taylor2"}, UnknownNameError, r"'taylor2' \(did you mean 'taylor1'\?\); known: taylor1, fit1"),
+        ({"forecast": "taylor2"}, UnknownNameError, r"forecast 'taylor2' \(did you mean 'taylor1'\?\); known: taylor1"),
     ],
 )
 def test_an_impossible_parameter_is_named_with_its_value(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepcache_trt.runtime.forecast import FORECASTERS, Forecast, Forecaster, along, row, through
+from deepcache_trt.runtime.forecast import FORECASTERS, Forecast, Forecaster, row, through
 
 AGES = [(1,), (4, 1), (3, 2), (7, 5, 1), (10, 6, 3, 2)]
 TAYLOR1, PARABOLA = FORECASTERS["taylor1"], Forecaster(slots=3, weights=through)
@@ -21,16 +21,6 @@ def polynomial(degree: int) -> Callable[[int], float]:
 def test_a_polynomial_through_all_values_is_met_exactly_at_any_distances(ages: tuple[int, ...]) -> None:
     value = polynomial(len(ages) - 1)
     assert through(ages) @ [value(-age) for age in ages] == pytest.approx(value(0))
-
-
-@pytest.mark.parametrize("ages", AGES)
-def test_a_line_is_the_one_of_least_squares(ages: tuple[int, ...]) -> None:
-    values = np.array([1.0, 3.0, -2.0, 7.0])[: len(ages)]
-    degree = min(1, len(ages) - 1)
-    expected = np.polynomial.Polynomial.fit([-age for age in ages], values, deg=degree, domain=[-1, 1])(0)
-    assert along(ages) @ values == pytest.approx(expected)
-    if len(ages) <= 2:
-        assert along(ages) == pytest.approx(through(ages))
 
 
 @pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)

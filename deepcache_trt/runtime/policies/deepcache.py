@@ -38,7 +38,7 @@ class DeepCache(Policy):
         skip_interval: m: of the cached calls after a full one, each m-th does not call the model at all but takes its
             last prediction; 1: none of them does.
         forecast: extrapolates what a call reuses, the deep features or the skipped prediction: "taylor1" on the line
-            through its last two true values, "fit1" on the one nearest to its last three; None uses the last as it is.
+            through its last two true values; None uses the last one as it is.
     """
 
     kind: ClassVar[str] = "deepcache"
