@@ -112,7 +112,7 @@ def drawn(
     """First call as a pipeline makes it, then the loop."""
     given = torch.cat([float(table.input_scales[0]) * latents] * guidance.copies)
     sizes = {"batch": len(given), "height": latents.shape[2], "width": latents.shape[3]}
-    session.begin(forecast=plan.forecast)
+    session.begin(forecast=plan.forecast, rule=plan.rule)
     session.run(FULL, {"sample": given, "timestep": timesteps[:1].float()}, sizes)
     return denoise(
         session,

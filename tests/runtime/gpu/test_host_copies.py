@@ -16,6 +16,7 @@ from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import FULL, Plan
+from deepcache_trt.runtime.policies import Adaptive, Policy
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.sampler.probe import state_key
 from deepcache_trt.runtime.session import Session
@@ -65,13 +66,20 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counted(
-    scheduler: Any, steps: int, *, seed_on: str = "cpu", known: bool = False, forecast: str | None = None
+    scheduler: Any,
+    steps: int,
+    *,
+    seed_on: str = "cpu",
+    known: bool = False,
+    forecast: str | None = None,
+    policy: Policy | None = None,
 ) -> Counter[str]:
     """Of the second generation of a shape, whose first call is not counted."""
     table, timesteps = probed(scheduler, steps)
     engines = {FULL: Small(cached=False), SHALLOW: Small(cached=True)}
     made = Session(engines, outputs=["noise_pred"], profiles=[PROFILE])
     plan: Plan = replace(every(3, len(timesteps)), forecast=forecast)
+    plan = plan if policy is None else policy.plan(len(timesteps))
     with pretended_gpu() as counts:
         latents = torch.zeros(2, 4, 4, 4, device="cuda")
         there = timesteps.cuda()
@@ -119,6 +127,14 @@ def test_what_is_asked_before_a_loop_is_copied_once_each() -> None:
 def test_noise_that_is_drawn_on_the_gpu_stays_there() -> None:
     counts = counted(EulerAncestralDiscreteScheduler(), 20, seed_on="cuda")
     assert counts["from the host, without waiting"] == 0
+
+
+@pytest.mark.parametrize("steps", [10, 40])
+def test_a_rule_reads_one_number_a_call(steps: int) -> None:
+    counts = counted(DDIMScheduler(clip_sample=False), steps, policy=Adaptive(threshold=0.3))
+    waited = {name: count for name, count in counts.items() if "without" not in name}
+    decided = steps - 1  # the first call is full anyway
+    assert waited == {"to the host": 1, "from the host": 1, "waits for values": decided}
 
 
 def _linear(scheduler: Any) -> dict[str, Any]:
