@@ -14,7 +14,7 @@ def test_no_build_names_the_command_that_builds(tmp_path: Path) -> None:
     assert_one_line(result)
     assert f"the store {store} has no " in result.err
     assert "run: deepcache-trt build --model digits --backend " in result.err
-    assert f"--branch 0 --batch 1 --store {store}\n" in result.err
+    assert f"--batch 1 --store {store}\n" in result.err
     assert not store.exists()
 
 
