@@ -25,6 +25,7 @@ from deepcache_trt.models.fresh import empty_model
 from deepcache_trt.models.live_tree import Snapshot
 from deepcache_trt.models.registry import family_of
 from deepcache_trt.pipelines.material import marks_of
+from deepcache_trt.runtime.policies import Adaptive
 from deepcache_trt.tensors import TensorSpec
 
 LOOKED_AT = ("sd15", "sdxl")
@@ -81,20 +82,25 @@ class Look:
 
 
 def outside_engines(*, steps: int, rounds: int) -> dict[str, float]:
-    """Seconds of one image beside its engines, the median of `rounds` in turn: of ours, and of plain diffusers."""
+    """Seconds of one image beside its engines, medians of `rounds` in turn: of ours by two policies, of diffusers."""
     from deepcache_trt import DeepCachePipeline
 
     backends.register(NOTHING)
     cached: Any = DeepCachePipeline.from_pretrained("digits", dtype=torch.float32, backend="nothing", cache_interval=3)
+    adaptive = DeepCachePipeline.from_pipe(cached, policy=Adaptive(threshold=0.1))
     plain: Any = DeepCachePipeline.from_pretrained("digits", dtype=torch.float32)
     plain.disable_cache()
-    for pipe in (cached, plain):
+    for pipe in (cached, adaptive, plain):
         pipe.set_progress_bar_config(disable=True)
 
     def draw(pipe: Any) -> Callable[[], Any]:
         return lambda: pipe("seven", num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
 
-    draws = {"engines that do nothing": draw(cached), "plain diffusers without models": draw(plain)}
+    draws = {
+        "engines that do nothing": draw(cached),
+        "the same, deciding at run time": draw(adaptive),
+        "plain diffusers without models": draw(plain),
+    }
     with _models_taken_off(plain):
         return in_turn(draws, rounds)
 

@@ -86,7 +86,7 @@ def tune(
     from deepcache_trt.benchmarks.tune.measures import ERROR
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
-    from deepcache_trt.runtime.policies import DeepCache
+    from deepcache_trt.runtime.policies import Adaptive, DeepCache
     from deepcache_trt.runtime.policies.plan_file import write_plan
 
     check_out(out / "plan.json")
@@ -104,7 +104,7 @@ def tune(
     drawer = Drawer(pipes, scene, branches, measure)
     by_clock = goal is not None or speedup is not None or seconds is not None
     costs = drawer.time_calls() if by_clock else drawer.count_macs()
-    plans = {report.UNCACHED: tuning.UNCACHED, "default": tuning.DEFAULT}
+    plans: dict[str, DeepCache | Adaptive] = {report.UNCACHED: tuning.UNCACHED, "default": tuning.DEFAULT}
     title, missing = f"Plans for {model}, {steps} steps", ""
 
     def fresh(attempt: int) -> range:
@@ -133,6 +133,7 @@ def tune(
             branches=branches,
             costs=costs,
             loss_of=drawer.loss,
+            took=drawer.took,
             seeds=range(seeds),
             unseen=fresh,
             tell=tell,

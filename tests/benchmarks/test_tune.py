@@ -55,7 +55,7 @@ def quiet(line: str) -> None:
     """Nobody reads it."""
 
 
-def result(cost: float, error: float) -> Result:
+def result(cost: float, error: float) -> Result[DeepCache]:
     return Result(policy=DEFAULT, cost=cost, errors=(error,))
 
 

@@ -19,9 +19,11 @@ from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, measure_of
 from deepcache_trt.benchmarks.tune.search import DEFAULT, UNCACHED, Costs, candidates
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.policies import DeepCache
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.policies import Adaptive, DeepCache
 
 STEPS = 20
+ADAPTS_AT = 1e6  # times the threshold is the loss of a rule that decides at run time: none is near enough
 COSTS = Costs(
     unit="seconds",
     whole=1.0,
@@ -33,8 +35,16 @@ COSTS = Costs(
 )
 
 
-def loss_of(policy: DeepCache, seed: int) -> float:
+def took(policy: Adaptive, seed: int) -> Plan:
+    """Made up: the larger the threshold, the fewer full calls."""
+    full = max(1, round(STEPS * (1 - 2 * policy.threshold)))
+    return Plan(variants=("full",) * full + ("shallow",) * (STEPS - full))
+
+
+def loss_of(policy: DeepCache | Adaptive, seed: int) -> float:
     """Made up: the longer between full calls, the worse; seeds beyond the search's are worse by a tenth."""
+    if isinstance(policy, Adaptive):
+        return ADAPTS_AT * policy.threshold
     full = len(policy.plan(STEPS).full_steps)
     helped = 0.3 if policy.forecast else 1.0
     skipped = 2.0 if policy.skip_interval else 1.0
@@ -47,6 +57,7 @@ def find(bound: float, **changes: object) -> Cheapest:
         "branches": (0, 1),
         "costs": COSTS,
         "loss_of": loss_of,
+        "took": took,
         "seeds": range(3),
         "unseen": lambda attempt: range(100 * attempt, 100 * attempt + 2),
         "tell": lambda line: None,
@@ -64,6 +75,18 @@ def test_the_cheapest_that_is_near_enough_on_unseen_seeds_is_found_and_few_are_d
     assert costs == sorted(costs, reverse=True)
     considered, drawn = found.considered
     assert drawn < considered / 2
+
+
+def test_a_rule_that_decides_at_run_time_is_taken_where_it_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = find(0.5).best
+    monkeypatch.setitem(globals(), "ADAPTS_AT", 0.5)
+    found = find(0.5).best
+    assert isinstance(found.policy, Adaptive)
+    assert found.policy.threshold == 0.4, "the largest that is near enough"
+    assert found.cost == pytest.approx(COSTS.of(found.policy, took(found.policy, 0)))
+    assert found.cost < fixed.cost
+    monkeypatch.setitem(globals(), "ADAPTS_AT", 2.0)
+    assert find(0.5).best == fixed, "those that are near enough compute more"
 
 
 def test_what_is_near_enough_on_its_own_seeds_only_is_not_taken() -> None:

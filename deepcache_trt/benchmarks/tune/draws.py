@@ -9,7 +9,8 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.tune.measures import ERROR, Measure
 from deepcache_trt.benchmarks.tune.search import FORECASTS, MACS, SECONDS, UNCACHED, Costs
-from deepcache_trt.runtime.plan import FULL, SKIP
+from deepcache_trt.runtime.plan import FULL, SKIP, Plan
+from deepcache_trt.runtime.policies import Adaptive
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 _TIMING_ROUNDS = 5
@@ -26,7 +27,7 @@ class Checked:
         loop_seconds: of denoising a batch, for each seed, all plans in turn.
     """
 
-    policy: DeepCache
+    policy: DeepCache | Adaptive
     cost: float
     errors: tuple[float, ...]
     loop_seconds: tuple[float, ...]
@@ -46,16 +47,24 @@ class Drawer:
         """
         self._pipes, self._scene, self._branches, self._measure = pipes, scene, branches, measure
         self._uncached: dict[int, Drawn] = {}
+        self._took: dict[tuple[DeepCache | Adaptive, int], Plan] = {}
 
-    def draw(self, policy: DeepCache, seed: int) -> Drawn:
+    def draw(self, policy: DeepCache | Adaptive, seed: int) -> Drawn:
         """One batch."""
-        return draw(self._pipes.cached(policy), self._scene, seed, decode=self._measure.decodes)
+        pipe = self._pipes.cached(policy)
+        drawn = draw(pipe, self._scene, seed, decode=self._measure.decodes)
+        self._took[policy, seed] = pipe.last_run.plan
+        return drawn
 
-    def error(self, policy: DeepCache, seed: int) -> float:
+    def took(self, policy: DeepCache | Adaptive, seed: int) -> Plan:
+        """The calls of a batch that was drawn."""
+        return self._took[policy, seed]
+
+    def error(self, policy: DeepCache | Adaptive, seed: int) -> float:
         """See `Checked.errors`."""
         return self._measure.of(self._reference(seed), self.draw(policy, seed))
 
-    def loss(self, policy: DeepCache, seed: int) -> float:
+    def loss(self, policy: DeepCache | Adaptive, seed: int) -> float:
         """The same so that less is better."""
         return self._measure.loss(self.error(policy, seed))
 
@@ -64,7 +73,9 @@ class Drawer:
             self._uncached[seed] = self.draw(UNCACHED, seed)
         return self._uncached[seed]
 
-    def check(self, plans: Mapping[str, DeepCache], costs: Costs, seeds: Sequence[int]) -> dict[str, Checked]:
+    def check(
+        self, plans: Mapping[str, DeepCache | Adaptive], costs: Costs, seeds: Sequence[int]
+    ) -> dict[str, Checked]:
         """Draw plans in turn from seeds of their own; one round before is not timed."""
         for policy in plans.values():
             self.draw(policy, seeds[0])
@@ -79,7 +90,7 @@ class Drawer:
         return {
             name: Checked(
                 policy=policy,
-                cost=costs.share(policy, self._scene.steps),
+                cost=statistics.mean(costs.of(policy, self.took(policy, seed)) for seed in seeds),
                 errors=tuple(errors[name]),
                 loop_seconds=tuple(seconds[name]),
             )

@@ -12,6 +12,7 @@ from deepcache_trt.benchmarks.tune.cheapest import Cheapest
 from deepcache_trt.benchmarks.tune.draws import Checked
 from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, Measure
 from deepcache_trt.benchmarks.tune.search import Costs, Result, Search
+from deepcache_trt.runtime.policies import Adaptive, DeepCache
 from deepcache_trt.runtime.policies.plan_file import PlanFile
 
 PLOT = "plot"
@@ -21,7 +22,7 @@ UNCACHED, CHOSEN = "uncached", "chosen"
 
 
 def plan_file(
-    best: Result,
+    best: Result[DeepCache] | Result[DeepCache | Adaptive],
     checked: Mapping[str, Checked],
     *,
     model: str,
@@ -171,7 +172,7 @@ def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    looks: tuple[tuple[str, Sequence[Result], dict[str, Any]], ...] = (
+    looks: tuple[tuple[str, Sequence[Result[DeepCache]], dict[str, Any]], ...] = (
         ("plain reuse, by its interval", _lowest(search.reuse), {"color": "#888888", "marker": "o", "linestyle": "--"}),
         ("best plans", search.front, {"color": "#1a5fb4", "marker": "s", "drawstyle": "steps-post"}),
     )
@@ -214,7 +215,7 @@ def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _lowest(results: Sequence[Result]) -> list[Result]:
+def _lowest(results: Sequence[Result[DeepCache]]) -> list[Result[DeepCache]]:
     """Of those of one cost the best, from the cheapest on."""
     best = {round(result.cost, 6): result for result in sorted(results, key=lambda result: -result.error)}
     return [best[cost] for cost in sorted(best)]

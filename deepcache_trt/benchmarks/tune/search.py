@@ -10,10 +10,12 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.policies import deepcache
+from deepcache_trt.runtime.decision import CRITERIA
+from deepcache_trt.runtime.plan import Plan
+from deepcache_trt.runtime.policies import Adaptive, Policy, deepcache
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 
 MACS, SECONDS = "MACs", "seconds"
@@ -37,6 +39,10 @@ _WINDOWS = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.06), (0.0, 0.12))
 FORECASTS = (None, *deepcache.FORECASTS)
 _SKIPS = (None, 1, 2)
 
+# Of rules that decide at run time.
+_THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
+_IN_A_ROW = (3, 5)
+
 # Of one rung of the halving so many go on, and of the last one at least these are left.
 _KEPT, _FINALISTS = 1 / 3, 6
 _SWEPT = 3  # kinds whose every interval is drawn for the front
@@ -58,12 +64,19 @@ class Costs:
 
     def share(self, policy: DeepCache, steps: int) -> float:
         """What a plan costs over what the uncached image does."""
+        return self.of(policy, policy.plan(steps))
+
+    def of(self, policy: DeepCache | Adaptive, plan: Plan) -> float:
+        """The same of what a run of a policy took."""
         calls = self.calls[policy.cache_branch_id, policy.forecast is not None]
-        return sum(calls[variant] for variant in policy.plan(steps).variants) / steps
+        return sum(calls[variant] for variant in plan.variants) / len(plan)
+
+
+Chosen = TypeVar("Chosen", bound=Policy, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Generic[Chosen]):
     """A candidate that was drawn.
 
     Attributes:
@@ -72,7 +85,7 @@ class Result:
         errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
     """
 
-    policy: DeepCache
+    policy: Chosen
     cost: float
     errors: tuple[float, ...]
 
@@ -114,6 +127,26 @@ def _kinds(steps: int, branches: Sequence[int]) -> Iterator[DeepCache]:
                 skip_interval=skip,
                 cache_branch_id=branch,
             )
+
+
+def adaptive_kinds(branch: int) -> list[list[Adaptive]]:
+    """Rules that decide at run time, by all but the threshold, the nearest of each kind first.
+
+    They are drawn at the cheapest branch alone: what they cost is known only afterwards.
+    """
+    return [
+        [
+            Adaptive(
+                threshold=threshold,
+                criterion=criterion,
+                max_consecutive=in_a_row,
+                forecast=forecast,
+                cache_branch_id=branch,
+            )
+            for threshold in _THRESHOLDS
+        ]
+        for criterion, in_a_row, forecast in product(CRITERIA, _IN_A_ROW, FORECASTS)
+    ]
 
 
 def kind_of(policy: DeepCache) -> DeepCache:
@@ -163,9 +196,9 @@ def halve(
     return errors
 
 
-def pareto(results: Iterable[Result]) -> list[Result]:
+def pareto(results: Iterable[Result[DeepCache]]) -> list[Result[DeepCache]]:
     """Those than which none is both cheaper and better, from the cheapest on."""
-    front: list[Result] = []
+    front: list[Result[DeepCache]] = []
     for result in sorted(results, key=lambda result: (result.cost, result.error)):
         if not front or result.error < front[-1].error:
             front.append(result)
@@ -184,14 +217,14 @@ class Search:
         considered: how many candidates there were, and how many of them were drawn.
     """
 
-    best: Result
+    best: Result[DeepCache]
     budget: float
-    reuse: tuple[Result, ...]
-    front: tuple[Result, ...]
+    reuse: tuple[Result[DeepCache], ...]
+    front: tuple[Result[DeepCache], ...]
     considered: tuple[int, int]
 
     @property
-    def reuse_within(self) -> Result | None:
+    def reuse_within(self) -> Result[DeepCache] | None:
         """The best of plain reuse that the budget buys."""
         bought = [result for result in self.reuse if result.cost <= self.budget]
         return min(bought, key=lambda result: result.error, default=None)
