@@ -67,10 +67,10 @@ def tune(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Search the best plan within a budget, or the fastest of a fidelity.
+    """Search the best plan for a budget or a fidelity.
 
-    The best is the one whose pictures are nearest to the uncached ones. What is found is written as a plan file, with
-    how near and how fast it was on seeds that nothing was chosen by.
+    Within a budget that is the plan whose pictures are nearest to the uncached ones, of a fidelity the fastest. It is
+    written as a plan file, with how near and how fast it was on seeds that it was not chosen by.
     """
     budgets = {"--macs": macs, "--speedup": speedup, "--seconds": seconds}
     goals = {"--error": error, "--psnr": psnr, "--lpips": lpips}
