@@ -96,3 +96,11 @@ def assemble(component: Component, policy: Policy, target: Target, progress: Pro
 def ingredients_of(piece: Piece) -> dict[str, Any]:
     """What the key of an engine has of the piece."""
     return {"segment" if isinstance(piece, Segment) else "variant": asdict(piece)}
+
+
+def piece_from_json(about: Mapping[str, Any]) -> Piece:
+    """What an engine computes, of its manifest, which has `ingredients_of` it."""
+    kinds: dict[str, type[Variant | Segment]] = {"variant": Variant, "segment": Segment}
+    ((kind, said),) = ((kind, about[kind]) for kind in kinds if kind in about)
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    return kinds[kind](**fields)

@@ -12,8 +12,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from deepcache_trt.builder.component import Component, from_architecture
+from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
-from deepcache_trt.builder.pieces import assemble
+from deepcache_trt.builder.pieces import assemble, piece_from_json
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
 from deepcache_trt.export import parity
@@ -180,6 +181,13 @@ def test_a_denoiser_is_whole_unless_its_policy_or_someone_says(store: Store) -> 
     assert [piece.name for piece in assemble(text_encoder(), policy, on_cpu(store, segments=True), logged).pieces] == [
         FULL
     ]
+
+
+def test_a_manifest_says_what_its_engine_computes(store: Store) -> None:
+    for target in (on_cpu(store), on_cpu(store, segments=True)):
+        pieces = {piece.name: piece for piece in assemble(denoiser(), DeepCache(), target, logged).pieces}
+        built = build_pieces(denoiser(), DeepCache(), target)
+        assert {name: piece_from_json(artefact.about) for name, artefact in built.items()} == pieces
 
 
 def test_a_backend_that_runs_the_model_has_no_segments(store: Store) -> None:

@@ -55,5 +55,5 @@ def test_inspect_prints_the_same_as_tables(
     result = run("inspect", "--store", tmp_path)
     assert result.code == 0
     assert str(tmp_path) in "".join(result.out.split())
-    assert "full k=0" in result.out
-    assert "shallow k=0" in result.out
+    assert "full gives tap_0" in result.out
+    assert "shallow from tap_0" in result.out

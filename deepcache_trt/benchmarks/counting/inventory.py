@@ -6,10 +6,10 @@ import onnx
 
 from deepcache_trt.benchmarks.counting.macs import count_macs
 from deepcache_trt.builder.graphs import GRAPH
+from deepcache_trt.builder.pieces import piece_from_json
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import Artefact, Store
-from deepcache_trt.export.cut import cut
-from deepcache_trt.models.taps import Variant
+from deepcache_trt.export.segments import Segment, cut_piece
 from deepcache_trt.tensors import LATENT_PIXELS
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def _macs(engine: Artefact, store: Store) -> dict[str, Any]:
     if graph is None:
         return {"macs": None}
     sizes = ShapeProfile.from_json(engine.about["profiles"][0]).at("opt")
-    about = engine.about["variant"]
-    variant = Variant(name=about["name"], consumes=tuple(about["consumes"]), emits=tuple(about["emits"]))
-    macs = count_macs(cut(onnx.load(graph.folder / GRAPH, load_external_data=False), variant), sizes)
+    piece = piece_from_json(engine.about)
+    macs = count_macs(cut_piece(onnx.load(graph.folder / GRAPH, load_external_data=False), piece), sizes)
     return {"macs": {"sizes": sizes, "weights": macs.weights, "attention": macs.attention}}
 
 
@@ -49,18 +48,20 @@ def inventory_tables(held: dict[str, Any]) -> list["Table | str"]:
     for row in held["graphs"]:
         facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
         graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
-    engines = Table("engine", "model", "variant", "backend", "for", "batch", "pixels", "GMACs", "MB")
+    engines = Table("engine", "model", "computes", "backend", "for", "batch", "pixels", "GMACs", "MB")
     for row in held["engines"]:
-        model, variant = f"{row['model']} {row['component']}", _variant(row)
+        model, piece = f"{row['model']} {row['component']}", _piece(row)
         backend = f"{row['backend']} {row['dtype']}{_check(row)}"
         figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
-        engines.add_row(row["key"][:8], escape(model), variant, backend, escape(row["device"]), *figures)
+        engines.add_row(row["key"][:8], escape(model), piece, backend, escape(row["device"]), *figures)
     return [graphs, engines]
 
 
-def _variant(row: dict[str, Any]) -> str:
-    variant = row["variant"]
-    return f"{variant['name']} k={row['branch']}" if variant["consumes"] or variant["emits"] else variant["name"]
+def _piece(row: dict[str, Any]) -> str:
+    piece = piece_from_json(row)
+    if isinstance(piece, Segment):
+        return f"segment {piece.name}"
+    return " ".join((piece.name, *(f"from {tap}" for tap in piece.consumes), *(f"gives {tap}" for tap in piece.emits)))
 
 
 def _check(row: dict[str, Any]) -> str:
