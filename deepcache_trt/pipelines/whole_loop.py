@@ -40,8 +40,8 @@ class Run:
         seconds: spent in the pipeline's calls of each component, in the "loop" after the denoiser's first call, in
             "total", and, of the denoiser's calls and the loop together, in its "engines". On a GPU they count what the
             host waited for, and steps that were recorded into CUDA graphs count as loop.
-        runs: the seconds of each run of the denoiser's engines, in order, by engine, a variant or a segment of some; on a
-            GPU without recorded ones.
+        runs: the seconds of each run of the denoiser's engines, in order, by engine, a variant or one segment; on a GPU
+            without recorded ones.
         sizes: the axes of the denoiser's last call, as {"batch": 2, "height": 64, "width": 64, "sequence": 77}; none
             where it was not called.
         recorded: the CUDA graphs of the denoiser's last shape; None where there are none.
