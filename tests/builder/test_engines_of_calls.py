@@ -91,7 +91,7 @@ def test_a_call_outside_the_shapes_that_were_asked_for_is_refused_with_the_comma
         build_pieces(text_encoder(), DeepCache(), target, sizes={"batch": 3})
     assert str(error.value) == (
         "tiny text_encoder is called with a batch of 3, which is outside what its engines are for; build for it with: "
-        "deepcache-trt build --model tiny --backend tensorrt-rtx --dtype float32 --branch 0 --batch 3 --target sm86 "
+        "deepcache-trt build --model tiny --backend tensorrt-rtx --dtype float32 --batch 3 --target sm86 "
         f"--store {store.root}"
     )
     assert_nothing_half_built(store)

@@ -4,7 +4,7 @@ import ast
 import inspect
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import diffusers
 import pytest
@@ -19,8 +19,11 @@ STUB = Path(deepcache_trt.pipelines.__file__).with_suffix(".pyi")
 CLASSES = [node.name for node in ast.parse(STUB.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
 
 
-def test_the_keywords_of_caching_are_the_fields_of_its_parameters_and_a_plan_file() -> None:
-    assert set(get_type_hints(CacheKeywords)) == {"plan", *(field.name for field in fields(DeepCache))}
+WHOLE = {"policy", "plan"}  # those that say all about caching
+
+
+def test_the_keywords_of_caching_are_the_fields_of_deepcache_and_any_policy_or_a_plan_file() -> None:
+    assert set(get_type_hints(CacheKeywords)) == {*WHOLE, *(field.name for field in fields(DeepCache))}
 
 
 @pytest.mark.parametrize(
@@ -28,13 +31,14 @@ def test_the_keywords_of_caching_are_the_fields_of_its_parameters_and_a_plan_fil
     [(CacheKeywords, DeepCache), (PipelineKeywords, EngineOptions)],
     ids=["caching", "engines"],
 )
-def test_a_keyword_has_the_type_of_the_field_that_it_sets(keywords: type, values: type) -> None:
+def test_a_keyword_has_the_type_of_the_field_that_it_sets(keywords: type, values: Any) -> None:
     shown, meant = get_type_hints(keywords), get_type_hints(values)
-    assert {name: shown[name] for name in meant} == meant
+    names = [field.name for field in fields(values)]
+    assert {name: shown[name] for name in names} == {name: meant[name] for name in names}
 
 
 def test_what_is_shown_beside_ours_is_what_diffusers_takes() -> None:
-    ours = {field.name for field in (*fields(DeepCache), *fields(EngineOptions))} | {"plan"}
+    ours = {field.name for field in (*fields(DeepCache), *fields(EngineOptions))} | WHOLE
     theirs = set(get_type_hints(PipelineKeywords)) - ours
     components = {
         name
