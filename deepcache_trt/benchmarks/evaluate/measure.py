@@ -20,7 +20,7 @@ from deepcache_trt.benchmarks.fidelity.distances import finite, relative_error
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
 from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
-from deepcache_trt.models.taps import Variant
+from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy, Uncached
 
 Tell = Callable[[str], None]
@@ -160,12 +160,14 @@ def _take_turns(
 ) -> Evaluation:
     """Draw from every seed with everyone in turn; `truth` is what all are judged against, None: the first of them."""
     samples: dict[str, dict[str, list[float | None]]] = {contender.name: {} for contender in everyone}
+    plans: dict[str, list[Plan]] = {contender.name: [] for contender in everyone}
     for number, seed in enumerate(seeds, start=1):
         tell(f"seed {number} of {len(seeds)}")
         reference = None if truth is None else truth(seed)
         uncached: dict[str, Drawn] = {}
         for contender in everyone:
             drawn = _draw(pipes, contender, scene, seed)
+            plans[contender.name].append(drawn.plan or contender.policy.plan(contender.steps))
             reference = reference or drawn
             figures: dict[str, float | None] = {"loop_seconds": drawn.loop_seconds, "seconds": drawn.seconds}
             figures |= judges.judge(contender.name, seed, scene.prompts, reference, drawn)
@@ -177,11 +179,11 @@ def _take_turns(
                 samples[contender.name].setdefault(figure, []).append(value)
     verdict = judges.conclude()
     macs = {variants: macs_of(pipe) for variants, pipe in pipes.opened.items()}
-    whole = _macs(pipes, everyone[0], macs)
+    cost = {each.name: _macs(macs[pipes.variants(each.policy)], plans[each.name]) for each in everyone}
     rows = [
         Row(
             contender=contender,
-            macs_share=_macs(pipes, contender, macs) / whole,
+            macs_share=cost[contender.name] / cost[everyone[0].name],
             samples={figure: tuple(values) for figure, values in samples[contender.name].items()},
             scores=verdict.scores.get(contender.name, {}),
         )
@@ -197,6 +199,6 @@ def _draw(pipes: Pipes, contender: Contender, scene: Scene, seed: int) -> Drawn:
     return draw(pipe, replace(scene, steps=contender.steps), seed)
 
 
-def _macs(pipes: Pipes, contender: Contender, macs: Mapping[tuple[Variant, ...], Mapping[str, float]]) -> float:
-    calls = macs[pipes.variants(contender.policy)]
-    return sum(calls[variant] for variant in contender.policy.plan(contender.steps).variants)
+def _macs(calls: Mapping[str, float], plans: Sequence[Plan]) -> float:
+    """Of what ran, the mean over the drawings: what is decided at run time differs from one to the other."""
+    return statistics.mean(sum(calls[variant] for variant in plan.variants) for plan in plans)

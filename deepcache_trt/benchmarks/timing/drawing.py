@@ -19,6 +19,7 @@ from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -55,12 +56,14 @@ class Drawn:
         pictures: [B, 3, H, W] float32 in 0…1; None where nothing was decoded.
         loop_seconds: from before the first call of the denoiser to after the scheduler's last step.
         seconds: of the whole call.
+        plan: what each call of the denoiser ran; None where there was no engine.
     """
 
     latents: np.ndarray
     pictures: np.ndarray | None
     loop_seconds: float
     seconds: float
+    plan: Plan | None = None
 
 
 class Pipes:
@@ -171,4 +174,6 @@ def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
     array = images.float().cpu().numpy()
     seconds = time.perf_counter() - started
     latents, pictures = (kept[0], array) if decode else (array, None)
-    return Drawn(latents=latents, pictures=pictures, loop_seconds=clock.seconds, seconds=seconds)
+    run = getattr(pipe, "last_run", None)
+    plan = None if run is None else run.plan
+    return Drawn(latents=latents, pictures=pictures, loop_seconds=clock.seconds, seconds=seconds, plan=plan)
