@@ -6,6 +6,7 @@ tensor operations that read no value on the host: on a GPU they can be recorded 
 there is one number a call, the choice.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -180,6 +181,8 @@ class Decider:
         variant = rule.choices[int(choice)]
         if reused > rule.max_consecutive:
             why = f"{rule.max_consecutive} calls in a row have reused"
+        elif not math.isfinite(error):
+            why = "too little has been seen to tell, or it is not finite"
         elif variant == rule.full:
             why = f"the errors add up to {error:.3g}, above {rule.threshold:g}"
         elif variant == rule.cached:

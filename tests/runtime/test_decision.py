@@ -157,6 +157,7 @@ def test_why_is_said_in_words() -> None:
     given, answer = torch.zeros(SHAPE), torch.zeros(SHAPE)
     path = [*inputs(20, wildness=0.0)]
     decided = followed(Decider(rule("response", 0.2, skip=0.04, in_a_row=9), given, answer), given, answer, path)
+    assert decided[0].why == "too little has been seen to tell, or it is not finite"
     said = {decision.variant: decision.why for decision in decided[1:]}
     assert said["full"].startswith("the errors add up to 0.2")
     assert said["full"].endswith(", above 0.2")
