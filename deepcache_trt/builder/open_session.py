@@ -38,7 +38,7 @@ def open_session(
     """
     assembly = assemble(component, policy, target, progress)
     outputs = [spec.name for spec in component.architecture.outputs]
-    opened = _open_refitted(component, policy, target, sizes, progress)
+    opened = _open_refitted(component, policy, assembly.pieces, target, sizes, progress)
     if opened is None:
         opened = _open_unkept(component, assembly.pieces, target, progress)
     if opened is None:
@@ -68,13 +68,17 @@ def _open_all(pieces: Iterable[Piece], open_one: Callable[[Piece], Engine]) -> d
 
 
 def _open_refitted(
-    component: Component, policy: Policy, target: Target, sizes: Mapping[str, int], progress: Progress
+    component: Component,
+    policy: Policy,
+    pieces: tuple[Piece, ...],
+    target: Target,
+    sizes: Mapping[str, int],
+    progress: Progress,
 ) -> tuple[dict[str, Engine], dict[str, Artefact]] | None:
     """The base model's engines with this component's weights, where the backend can do that; else None."""
     base = component.base
     if base is None or not target.backend.refits or not target.options.refittable:
         return None
-    pieces = assemble(component, policy, target, progress).pieces
     artefacts = build_pieces(base, policy, target, sizes=sizes, progress=progress)
     engines = _open_all(pieces, lambda each: open_engine(base, each, artefacts[each.name], target))
     try:

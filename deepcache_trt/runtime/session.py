@@ -202,23 +202,16 @@ class Session:
         if self.forecast is not None:
             self.forecast.note(call, self._computed(variant))
 
-    def execute(self, units: Sequence[Unit]) -> bool:
-        """Run units in order; where they are recorded they are launched, which may take until later.
-
-        Returns:
-            Whether they were launched. What ran is recorded for the next time, where there is a GPU and the engines
-            bear it at these shapes.
-        """
+    def execute(self, units: Sequence[Unit]) -> None:
+        """Run units in order, and record them for the next time; where they are recorded they are launched."""
         graphs = self.shape.graphs
-        if graphs is not None and graphs.launch(units):
-            return True
-        for unit in units:
-            unit()
-        self.record(units)
-        return False
+        if graphs is None or not graphs.launch(units):
+            for unit in units:
+                unit()
+            self.record(units)
 
     def record(self, units: Sequence[Unit]) -> None:
-        """Record units that have just run, if they can be."""
+        """Record units that have just run, where there is a GPU and the engines bear it at these shapes."""
         if self.shape.graphs is not None and all(engine.capturable for engine in self.engines.values()):
             self.shape.graphs.record(units)
 
