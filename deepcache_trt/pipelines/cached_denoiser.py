@@ -225,7 +225,7 @@ class CachedDenoiser(LiveComponent):
         reusing = rule.cached if rule is not None and planned is None else planned
         variant = planned if reusing is not None and session.holds(reusing, sizes) else FULL
         self._check_promise(generation, variant, sizes)
-        outputs = session.run(variant, tensors, sizes, call=generation.calls)
+        outputs = session.run(variant, tensors, sizes)
         self.generation = replace(
             generation,
             calls=generation.calls + 1,

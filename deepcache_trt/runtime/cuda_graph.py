@@ -1,7 +1,8 @@
 """CUDA graphs: units of work, recorded once each and launched together in whatever order a plan wants.
 
 A unit is a function that always does the same on the same memory. Its recording becomes a child of a larger graph, one
-for each order, so that a whole generation is a single launch.
+for each order, so that a whole generation is a single launch. Where what runs is decided on the device, the order has
+switches, which a graph can follow and the host cannot.
 """
 
 import functools
@@ -9,20 +10,19 @@ import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import BackendError, first_line
+from deepcache_trt.runtime.switch import Selector, Step, Switch, Unit, call, units_of
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
-
-Unit = Callable[[], None]
 
 # Composed graphs are kept, one for each plan; each takes some MB on the host.
 _PLANS_KEPT = 8
@@ -52,28 +52,29 @@ class CudaGraphs:
         self._pool: Any = None  # of torch's allocator, for what units allocate
         self._units: dict[Unit, torch.cuda.CUDAGraph] = {}
         self._failed: list[torch.cuda.CUDAGraph] = []  # see `_abandon`
-        self._composed: OrderedDict[tuple[Unit, ...], Any] = OrderedDict()  # executable graphs
-        self._is_usable = self._can_compose = True
+        self._composed: OrderedDict[tuple[Step, ...], Any] = OrderedDict()  # executable graphs
+        self._selector: Selector | None = None  # loaded for the first switch
+        self._refused: set[bool] = (
+            set()
+        )  # the kinds of orders that CUDA makes no graph of: without a switch, or with one
+        self._is_usable = True
         self.recording_seconds = 0.0
 
-    def launch(self, units: Sequence[Unit]) -> bool:
-        """Enqueue the units on the current stream, if all of them are recorded; else do nothing and say so."""
-        import torch
+    def launch(self, steps: Sequence[Step]) -> bool:
+        """Enqueue the steps on the current stream, if all their units are recorded; else do nothing and say so.
 
-        if not all(unit in self._units for unit in units):
+        Steps with a switch among them are enqueued as one graph or not at all.
+        """
+        order = tuple(steps)
+        if not all(unit in self._units for unit in units_of(order)):
             return False
-        if self._can_compose and tuple(units) in self._composed:
-            self._composed.move_to_end(tuple(units))
-            stream = self._runtime.cudaStream_t(torch.cuda.current_stream(self._device).cuda_stream)
-            try:
-                _call(self._runtime.cudaGraphLaunch, self._composed[tuple(units)], stream)
-            except BackendError as error:
-                self._stop_composing(error)
-            else:
-                return True
-        for unit in units:
-            self._units[unit].replay()
-        self._compose(tuple(units))  # for the next time, while the GPU has work
+        if _has_switch(order):
+            self._compose(order)
+            return self._launch_composed(order)
+        if not self._launch_composed(order):
+            for unit in units_of(order):
+                self._units[unit].replay()
+            self._compose(order)  # for the next time, while the GPU has work
         return True
 
     def record(self, units: Sequence[Unit]) -> None:
@@ -105,8 +106,11 @@ class CudaGraphs:
 
         if self._units:
             torch.cuda.synchronize(self._device)
-        while self._composed:
-            _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem()[1])
+        for order in [*self._composed]:
+            self._destroy(order)
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
         self._units.clear()
 
     def _record(self, unit: Unit) -> "torch.cuda.CUDAGraph":
@@ -142,24 +146,54 @@ class CudaGraphs:
             memory._cuda_endAllocateToPool(index, self._pool)  # type: ignore[attr-defined]  # torch has no public way
             memory._cuda_releasePool(index, self._pool)  # type: ignore[attr-defined]
 
-    def _compose(self, units: tuple[Unit, ...]) -> None:
-        """Make one graph of the units, unless that has been refused before or is not worth it."""
-        if self._runtime is None or not self._can_compose or len(units) == 1:
-            return
-        children = {unit: self._units[unit].raw_cuda_graph() for unit in units}
+    def _launch_composed(self, order: tuple[Step, ...]) -> bool:
+        """Enqueue the graph of the steps, if there is one and CUDA takes it."""
+        import torch
+
+        if order not in self._composed:
+            return False
+        self._composed.move_to_end(order)
+        stream = self._runtime.cudaStream_t(torch.cuda.current_stream(self._device).cuda_stream)
         try:
-            self._composed[units] = compose(self._runtime, children, units)
+            call(self._runtime.cudaGraphLaunch, self._composed[order], stream)
         except BackendError as error:
-            self._stop_composing(error)
+            self._refuse(order, error)
+            return False
+        return True
+
+    def _compose(self, order: tuple[Step, ...]) -> None:
+        """Make one graph of the steps, unless there is one, that has been refused before or is not worth it."""
+        is_refused = _has_switch(order) in self._refused
+        if self._runtime is None or is_refused or order in self._composed or len(order) == 1:
+            return
+        children = {unit: self._units[unit].raw_cuda_graph() for unit in units_of(order)}
+        try:
+            if _has_switch(order) and self._selector is None:
+                self._selector = Selector(self._runtime, self._device)
+            self._composed[order] = compose(self._runtime, children, order, self._selector)
+        except (BackendError, AttributeError) as error:  # bindings of an older CUDA lack what a switch is made with
+            self._refuse(order, error)
         if len(self._composed) > _PLANS_KEPT:
-            import torch
+            self._destroy(next(iter(self._composed)))
 
-            torch.cuda.synchronize(self._device)  # it may still be running
-            _call(self._runtime.cudaGraphExecDestroy, self._composed.popitem(last=False)[1])
+    def _refuse(self, order: tuple[Step, ...], error: Exception) -> None:
+        """Make no more graphs of the kind of these steps, with a switch or without, and keep none."""
+        kind = _has_switch(order)
+        self._refused.add(kind)
+        for each in [each for each in self._composed if _has_switch(each) == kind]:
+            self._destroy(each)
+        instead = "what a rule decides is read call by call" if kind else "recorded steps are launched one by one"
+        _log.warning("%s, not as one graph: %s", instead, first_line(error))
 
-    def _stop_composing(self, error: BackendError) -> None:
-        self._can_compose = False
-        _log.warning("recorded steps are launched one by one, not as one graph: %s", error)
+    def _destroy(self, order: tuple[Step, ...]) -> None:
+        import torch
+
+        torch.cuda.synchronize(self._device)  # it may still be running
+        call(self._runtime.cudaGraphExecDestroy, self._composed.pop(order))
+
+
+def _has_switch(order: Sequence[Step]) -> bool:
+    return any(isinstance(step, Switch) for step in order)
 
 
 @functools.cache
@@ -183,32 +217,39 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def compose(runtime: Any, children: Mapping[Unit, int], order: Sequence[Unit]) -> Any:
-    """One executable graph that runs the children one after the other.
+def compose(runtime: Any, children: Mapping[Unit, int], order: Sequence[Step], selector: Selector | None = None) -> Any:
+    """One executable graph that runs the steps one after the other.
 
     Args:
         runtime: `cuda.bindings.runtime`.
         children: the address of each unit's cudaGraph_t; they are copied, and so may be destroyed, but not the memory
             that they work on.
-        order: of the units, with repetitions.
+        order: of the steps, with repetitions.
+        selector: for switches among them.
     """
-    whole = _call(runtime.cudaGraphCreate, 0)
+    whole = call(runtime.cudaGraphCreate, 0)
     try:
-        previous: list[Any] = []
-        for unit in order:
-            child = runtime.cudaGraph_t(children[unit])
-            previous = [_call(runtime.cudaGraphAddChildGraphNode, whole, previous, len(previous), child)]
-        return _call(runtime.cudaGraphInstantiate, whole, 0)
+        _append(runtime, whole, children, order, selector)
+        return call(runtime.cudaGraphInstantiate, whole, 0)
     finally:
-        _call(runtime.cudaGraphDestroy, whole)
+        call(runtime.cudaGraphDestroy, whole)
 
 
-def _call(function: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
-    """The result of a call of the CUDA runtime; its first one is the error."""
-    error, *results = function(*args)
-    if int(error) != 0:
-        raise BackendError(f"{function.__name__} failed: {getattr(error, 'name', error)}")
-    return results[0] if results else None
+def _append(
+    runtime: Any, graph: Any, children: Mapping[Unit, int], order: Sequence[Step], selector: Selector | None
+) -> None:
+    """Fill a graph with a chain of steps."""
+    previous: list[Any] = []
+    for step in order:
+        if isinstance(step, Switch):
+            assert selector is not None, "a switch needs what reads it"
+            node, bodies = selector.add_to(graph, previous, step)
+            for body, branch in zip(bodies, step.branches, strict=True):
+                _append(runtime, body, children, branch, selector)
+        else:
+            child = runtime.cudaGraph_t(children[step])
+            node = call(runtime.cudaGraphAddChildGraphNode, graph, previous, len(previous), child)
+        previous = [node]
 
 
 def _cuda_bindings() -> Any:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Where the norms of what the model was given and answered are too small to divide by.
 _TINY = 1e-12
 
+# Decisions that the device holds until the host reads them: those about a window of calls.
+_KEPT = 64
+
 
 class Seen(NamedTuple):
     """What a criterion judges by, for each member of the batch: [B] float32 each.
@@ -88,8 +91,8 @@ class Rule:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The variants, as a decider numbers them."""
-        return self.full, self.cached, self.skip
+        """The variants that may run, as a decider numbers them."""
+        return (self.full, self.cached) if self.skip_threshold is None else (self.full, self.cached, self.skip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +136,21 @@ class Decider:
         self._answers = zeros(1)
         self._error = zeros(members)  # since the last full call
         self._reused = zeros(1)  # calls in a row
-        self.told = zeros(3)  # the number of the choice, the error of the worst member, the calls in a row
+        self.choice = torch.zeros(1, dtype=torch.int32, device=given.device)  # the number of what runs next
+        # Of the last decisions: the number of the choice, the error of the worst member, the calls in a row.
+        self._told = zeros(_KEPT, 3)
+        self._row = torch.zeros(1, dtype=torch.int64, device=given.device)  # for the next one
+        self._read = 0  # decisions that the host has read
 
     def forget(self) -> None:
         """Nothing of one generation may reach another; what was not finite must not stay either."""
         kept = self._last_given, *self._last_answered, self._moved, self._answered, self._answers
-        for tensor in (*kept, self._error, self._reused, self.told):
+        for tensor in (*kept, self._error, self._reused, self._row):
             tensor.zero_()
+        self._read = 0
 
     def decide(self) -> None:
-        """Leave in `told` what the call runs whose input lies in the buffer, where the last answer lies in the other.
+        """Leave in `choice` what the call runs whose input lies in the buffer, where the last answer lies in the other.
 
         It comes before every call but the first one, which is full.
         """
@@ -157,7 +165,9 @@ class Decider:
         is_full = ~(worst <= self.rule.threshold) | (reused > self.rule.max_consecutive)
         skips = torch.full_like(worst, -1.0 if self.rule.skip_threshold is None else self.rule.skip_threshold)
         choice = torch.where(is_full, 0.0, torch.where(adds.max() <= skips, 2.0, 1.0))
-        self.told.copy_(torch.cat([choice, worst.expand(1), reused]))
+        self.choice.copy_(choice)
+        self._told.index_copy_(0, self._row, torch.cat([choice, worst.expand(1), reused])[None])
+        self._row.add_(1).remainder_(_KEPT)
         self._error.copy_(torch.where(is_full, 0.0, error))
         self._reused.copy_(torch.where(is_full, 0.0, reused))
 
@@ -174,9 +184,15 @@ class Decider:
         answer.copy_(self._answer)
         self._answers.add_(1)
 
-    def decision(self) -> Decision:
-        """What was decided last, read from the device."""
-        choice, error, reused = self.told.tolist()
+    def decisions(self, count: int) -> list[Decision]:
+        """So many of the next ones that were not read."""
+        assert count <= _KEPT, "older ones have given way"
+        rows = self._told.tolist()
+        numbers = range(self._read, self._read + count)
+        self._read = numbers.stop
+        return [self._decision(*rows[number % _KEPT]) for number in numbers]
+
+    def _decision(self, choice: float, error: float, reused: float) -> Decision:
         rule = self.rule
         variant = rule.choices[int(choice)]
         if reused > rule.max_consecutive:

@@ -3,17 +3,14 @@
     forecast = Σ_j weights[j] · true[j]
 
 The weights follow from the ages of the true values alone, from how many calls ago each was computed: a polynomial is
-laid through them, and taken at age 0. So a plan says all of them beforehand, and the device reads those of a call, and
-where in its ring of true values a new one goes, from a row of numbers.
+laid through them, and taken at age 0. The device reads those of a call, and where in its ring of true values a new one
+goes, from a row of numbers. A plan says all rows beforehand; where none does, each call makes its own on the device, so
+that nothing of it is asked on the host.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -21,17 +18,29 @@ if TYPE_CHECKING:
 # Elements; from 32,768 on torch takes several threads.
 _PIECE = 16_384
 
+# The age of what was never computed.
+NEVER = float("inf")
 
-def through(ages: tuple[int, ...]) -> NDArray[np.float64]:
+
+def through(ages: "torch.Tensor") -> "torch.Tensor":
     """The weights of the polynomial through all values, as Lagrange has it.
 
-    It is the Taylor expansion of TaylorSeer (Liu et al. 2025, equation 4), of order len(ages) - 1, with divided
+    It is the Taylor expansion of TaylorSeer (Liu et al. 2025, equation 4), of order k - 1 with k values, with divided
     differences for derivatives: the distances may differ.
 
     Args:
-        ages: distinct, above 0.
+        ages: [..., slots], above 0, distinct but for those that are `NEVER`.
+
+    Returns:
+        The same shape; 0 where there is no value.
     """
-    return np.array([np.prod([other / (other - age) for other in ages if other != age]) for age in ages])
+    import torch
+
+    there = ages.isfinite()
+    own, other = ages.unsqueeze(-1), ages.unsqueeze(-2)
+    of_two = there.unsqueeze(-1) & there.unsqueeze(-2) & (own != other)
+    factors = torch.where(of_two, other / (other - own), 1.0)
+    return factors.prod(-1) * there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +49,22 @@ class Forecaster:
 
     Attributes:
         slots: how many true values it makes use of, at most.
-        weights: of that many or fewer, by their ages, oldest first.
+        weights: of what lies in that many slots, by their ages; see `through`.
     """
 
     slots: int
-    weights: Callable[[tuple[int, ...]], NDArray[np.float64]]
+    weights: "Callable[[torch.Tensor], torch.Tensor]"
+
+    def rows(self, ages: "torch.Tensor", slots: "torch.Tensor") -> "torch.Tensor":
+        """[..., slots + 1]: the weights of what lies in a ring, then the slot for what is computed.
+
+        Args:
+            ages: [..., slots], of what lies in a ring.
+            slots: [...], where a new value goes.
+        """
+        import torch
+
+        return torch.cat([self.weights(ages), slots.unsqueeze(-1)], -1)
 
 
 FORECASTERS: Mapping[str, Forecaster] = {
@@ -52,70 +72,43 @@ FORECASTERS: Mapping[str, Forecaster] = {
 }
 
 
-def row(forecaster: Forecaster, computed_at: Sequence[int], call: int) -> NDArray[np.float64]:
-    """[slots + 1] of one tensor at a call: the weights of what lies in its ring, then the slot for what is computed.
-
-    Args:
-        forecaster: which.
-        computed_at: the calls before this one that computed it.
-        call: this one.
-    """
-    slots, count = forecaster.slots, len(computed_at)
-    found = np.zeros(slots + 1)
-    if last := tuple(call - before for before in computed_at[-slots:]):
-        found[np.arange(count - len(last), count) % slots] = _weights(forecaster, last)
-    found[slots] = count % slots
-    return found
-
-
-@lru_cache(maxsize=4096)
-def _weights(forecaster: Forecaster, ages: tuple[int, ...]) -> NDArray[np.float64]:
-    """They recur with every interval of a plan, and with every image."""
-    return forecaster.weights(ages)
-
-
 class Forecast:
     """Tensors on their own static memory, each with a ring of its last true values.
 
-    `rows` [tensors, slots + 1] float32, in the order of `names`, is where each tensor finds its `row` for a call. It
-    lies on the device, so that recorded work reads it anew.
+    `rows` [tensors, slots + 1] float32, in the order of `names`, is where each tensor finds its row for a call, see
+    `Forecaster.rows`. It lies on the device, so that recorded work reads it anew.
     """
 
     def __init__(self, forecaster: Forecaster, tensors: Mapping[str, "torch.Tensor"]) -> None:
         import torch
 
         self._forecaster = forecaster
-        self._computed_at: dict[str, list[int]] = {name: [] for name in tensors}
         self._pieces = {name: _with_rings(tensor, forecaster.slots) for name, tensor in tensors.items()}
         device = next(iter(tensors.values())).device
-        self.rows = torch.zeros(len(tensors), forecaster.slots + 1, dtype=torch.float32, device=device)
+        shape = len(tensors), forecaster.slots
+        self._ages = torch.full(shape, NEVER, dtype=torch.float32, device=device)
+        self._slots = torch.zeros(len(tensors), dtype=torch.float32, device=device)
+        self.rows = torch.zeros(shape[0], shape[1] + 1, dtype=torch.float32, device=device)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the tensors."""
         return tuple(self._pieces)
 
-    def prepare(self, call: int) -> None:
-        """Fill the rows for a call that the host starts by itself."""
-        import torch
-
-        if not any(self._computed_at.values()):
-            self.rows.zero_()  # which is what they are then, and needs no copy from the host
-            return
-        rows = [row(self._forecaster, calls, call) for calls in self._computed_at.values()]
-        self.rows.copy_(torch.from_numpy(np.stack(rows)))
-
-    def note(self, call: int, names: Collection[str]) -> None:
-        """Remember what a call that the host started has computed."""
-        for name in self._computed_at.keys() & names:
-            self._computed_at[name].append(call)
+    def prepare(self) -> None:
+        """Fill the rows for a call, the next one after that for which this was done last."""
+        self._ages.add_(1)
+        self.rows.copy_(self._forecaster.rows(self._ages, self._slots))
 
     def learn(self, names: Iterable[str]) -> None:
         """Take what the tensors hold for true: an engine has just computed them."""
         for name in names:
-            slot = self.rows[self.names.index(name), -1:].long()
+            number = self.names.index(name)
+            slot = self.rows[number, -1:].long()
             for values, ring in self._pieces[name]:
                 ring.index_copy_(0, slot, values[None])
+            self._ages[number].index_fill_(0, slot, 0)
+            self._slots[number].add_(1).remainder_(self._forecaster.slots)
 
     def extrapolate(self, names: Iterable[str]) -> None:
         """Give the tensors the values that are forecast for this call."""
@@ -130,8 +123,8 @@ class Forecast:
     def forget(self) -> None:
         """Nothing of one generation may reach another; what was not finite must not stay either."""
         self.rows.zero_()
-        for calls in self._computed_at.values():
-            calls.clear()
+        self._ages.fill_(NEVER)
+        self._slots.zero_()
         for pieces in self._pieces.values():
             for _, ring in pieces:
                 ring.zero_()

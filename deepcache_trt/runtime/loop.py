@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from deepcache_trt.runtime.cuda_graph import Unit
 from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import WINDOW, Known, LoopState, Rings
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
+from deepcache_trt.runtime.switch import Step, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -143,15 +143,33 @@ def _decide(
     on_step: Callable[[int], None],
     is_stopped: Callable[[], bool],
 ) -> int:
-    """As `_run`, where a rule decides what each call runs: on a GPU one number is read before each."""
+    """As `_run`, where a rule decides what each call runs; a GPU follows it by itself if it can."""
+    graphs = session.shape.graphs
+    if graphs is not None and graphs.launch(_deciding(session, plan, state, calls)):
+        reached = _wait(state, calls, on_step)
+        session.told(min(calls.stop + 1, len(plan)) - calls.start - 1)
+        return reached
     for call in calls:
         session.execute([state.update])
         on_step(call + 1)
         if is_stopped():
             return call + 1
         if call + 1 < len(plan):
-            session.call(session.decide(), call + 1)
+            session.call(session.decide())
+    if state.is_on_gpu:
+        session.execute([state.tell])  # a graph of the whole needs it recorded
     return calls.stop
+
+
+def _deciding(session: Session, plan: Plan, state: LoopState, calls: range) -> list[Step]:
+    """The calls of a window, decided where they run."""
+    steps: list[Step] = []
+    deciding = session.deciding()
+    for done, call in enumerate(calls):
+        steps += _after(state, done, len(calls))
+        if call + 1 < len(plan):
+            steps += deciding
+    return steps
 
 
 def _state_for(

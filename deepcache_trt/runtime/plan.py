@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcache_trt.runtime.decision import Rule
-from deepcache_trt.runtime.forecast import FORECASTERS, row
+from deepcache_trt.runtime.forecast import FORECASTERS, NEVER
 
 FULL = "full"  # computes everything, and each tap that another variant consumes
 SKIP = "skip"  # no call of the model at all: its last prediction is used again
@@ -47,21 +47,27 @@ class Plan:
         return tuple(i for i, variant in enumerate(self.variants) if variant == FULL)
 
     def forecast_rows(self, computing: Sequence[Collection[str]]) -> NDArray[np.float64]:
-        """[n, m · columns]: the `forecast.row`s of m tensors at each call; no columns where nothing is forecast.
+        """[n, m · columns]: the `Forecaster.rows` of m tensors at each call; no columns where nothing is forecast.
 
         Args:
             computing: the variants that compute each of them.
         """
         if self.forecast is None:
             return np.zeros([len(self), 0])
-        computed_at: list[list[int]] = [[] for _ in computing]
-        rows = []
-        for call, variant in enumerate(self.variants):
-            rows.append([row(FORECASTERS[self.forecast], calls, call) for calls in computed_at])
-            for calls, variants in zip(computed_at, computing, strict=True):
+        import torch
+
+        forecaster = FORECASTERS[self.forecast]
+        shape = len(self), len(computing), forecaster.slots
+        ages, slots = np.full(shape, NEVER), np.zeros(shape[:2])
+        for number, variants in enumerate(computing):
+            of_slots, count = np.full(forecaster.slots, NEVER), 0
+            for call, variant in enumerate(self.variants):
+                ages[call, number], slots[call, number] = of_slots, count % forecaster.slots
                 if variant in variants:
-                    calls.append(call)
-        return np.reshape(rows, [len(self), -1])
+                    of_slots[count % forecaster.slots], count = 0, count + 1
+                of_slots += 1
+        rows = forecaster.rows(torch.from_numpy(ages), torch.from_numpy(slots))
+        return rows.flatten(1).numpy()
 
 
 def gain_in_words(plan: Plan) -> str:

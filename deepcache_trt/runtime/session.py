@@ -15,12 +15,13 @@ from deepcache_trt.engines.engine import SHAPES_KEPT, Engine
 from deepcache_trt.engines.profile import ShapeProfile, nearest
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.runtime.buffers import Buffers
-from deepcache_trt.runtime.cuda_graph import Recorded, Unit
+from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.decision import Decider, Decision, Rule
 from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.forecast import FORECASTERS, Forecast
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
+from deepcache_trt.runtime.switch import Step, Switch, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ class Session:
         return self.generation
 
     def run(
-        self, variant: str | None, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int], *, call: int = 0
+        self, variant: str | None, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int]
     ) -> dict[str, "torch.Tensor"]:
         """Run one variant.
 
@@ -104,7 +105,6 @@ class Session:
             variant: its name, or `SKIP`; None: what the rule decides.
             tensors: the inputs by name; those that the variant does not read are left alone.
             sizes: the size of each dynamic axis.
-            call: its index in the generation.
 
         Returns:
             The variant's outputs, in tensors that are the caller's to keep: multi-step samplers hold on to several.
@@ -122,7 +122,7 @@ class Session:
             assert self.holds(variant, sizes), "a cached step before what it reuses was computed"
             computed = self._computed(variant)
             self._held -= computed  # a run that fails may have written half of it
-            self.call(variant, call)
+            self.call(variant)
         self._held |= computed
         given = [name for name in self._outputs if variant == SKIP or name in computed]
         return {name: self.buffers[name].clone() for name in given}
@@ -156,8 +156,20 @@ class Session:
         """The variant for what lies in the buffers, by the rule; the decision is kept."""
         assert self.decider is not None
         self.execute([self.decider.decide])
-        self.decisions.append(self.decider.decision())
+        self.told(1)
         return self.decisions[-1].variant
+
+    def told(self, count: int) -> None:
+        """Keep the decisions about so many further calls, which the device has left."""
+        assert self.decider is not None
+        self.decisions += self.decider.decisions(count)
+
+    def deciding(self) -> list[Step]:
+        """What decides about one call and does it, without asking the host."""
+        assert self.decider is not None
+        branches = tuple(tuple(self.units(variant)) for variant in self.decider.rule.choices)
+        switch = Switch(address=self.decider.choice.data_ptr(), branches=branches)
+        return [self.decider.decide, *self._preparing, switch]
 
     def units(self, variant: str) -> list[Unit]:
         """What one call does, in order; the same functions each time for a shape, as far as they do the same."""
@@ -194,13 +206,9 @@ class Session:
         axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
         return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
 
-    def call(self, variant: str, call: int) -> None:
-        """Run a call that the host starts by itself, on what the buffers hold; `call` is its index."""
-        if self.forecast is not None:
-            self.forecast.prepare(call)
-        self.execute(self.units(variant))
-        if self.forecast is not None:
-            self.forecast.note(call, self._computed(variant))
+    def call(self, variant: str) -> None:
+        """Run a call that no plan says the forecasts of, on what the buffers hold."""
+        self.execute([*self._preparing, *self.units(variant)])
 
     def execute(self, units: Sequence[Unit]) -> None:
         """Run units in order, and record them for the next time; where they are recorded they are launched."""
@@ -225,6 +233,11 @@ class Session:
                 engine.close()
         self._buffers_for = self._workspace = None
         self._held = set()
+
+    @property
+    def _preparing(self) -> list[Unit]:
+        """What a call needs first that no plan says the forecasts of."""
+        return [] if self.forecast is None else [self.forecast.prepare]
 
     def _run_by(self, variant: str) -> Sequence[str]:
         return () if variant == SKIP else self.variants[variant]

@@ -83,7 +83,7 @@ def followed(decider: Decider, given: torch.Tensor, answer: torch.Tensor, path: 
         given.copy_(at)
         if call:
             decider.decide()
-            decisions.append(decider.decision())
+            decisions += decider.decisions(1)
         if not call or decisions[-1].variant != SKIP:
             answer.copy_(model(at))
             decider.note()

@@ -1,12 +1,13 @@
 """Forecasts: weights of true values by their ages, and rings that hold these."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from deepcache_trt.runtime.forecast import FORECASTERS, Forecast, Forecaster, row, through
+from deepcache_trt.runtime.forecast import FORECASTERS, NEVER, Forecast, Forecaster, through
 
 AGES = [(1,), (4, 1), (3, 2), (7, 5, 1), (10, 6, 3, 2)]
 TAYLOR1, PARABOLA = FORECASTERS["taylor1"], Forecaster(slots=3, weights=through)
@@ -17,26 +18,36 @@ def polynomial(degree: int) -> Callable[[int], float]:
     return np.polynomial.Polynomial([2.0, -3.0, 0.5, 0.25][: degree + 1])
 
 
+def weights(*ages: float) -> list[float]:
+    found: list[float] = through(torch.tensor(ages)).tolist()
+    return found
+
+
 @pytest.mark.parametrize("ages", AGES)
 def test_a_polynomial_through_all_values_is_met_exactly_at_any_distances(ages: tuple[int, ...]) -> None:
     value = polynomial(len(ages) - 1)
-    assert through(ages) @ [value(-age) for age in ages] == pytest.approx(value(0))
+    assert np.dot(weights(*ages), [value(-age) for age in ages]) == pytest.approx(value(0), rel=1e-4)
 
 
-@pytest.mark.parametrize("forecaster", EVERY.values(), ids=EVERY)
-def test_what_stands_still_is_forecast_to_stand_still(forecaster: Forecaster) -> None:
-    for count in range(1, 8):
-        *weights, slot = row(forecaster, [3 * call for call in range(count)], 3 * count)
-        assert sum(weights) == pytest.approx(1)
-        assert slot == count % forecaster.slots
+def test_weights_lie_where_the_values_do_and_there_are_none_of_what_was_never_computed() -> None:
+    assert weights(NEVER, NEVER) == [0, 0]
+    assert weights(5, NEVER) == [1, 0]
+    assert weights(4, 1) == pytest.approx([-1 / 3, 4 / 3])
+    assert weights(2, 3) == pytest.approx([3, -2])
+    for ages in AGES:
+        for order in itertools.permutations(range(len(ages))):
+            assert [weights(*ages)[i] for i in order] == pytest.approx(weights(*(ages[i] for i in order)), rel=1e-4)
+        assert weights(*ages, NEVER) == [*weights(*ages), 0]
+        assert sum(weights(*ages)) == pytest.approx(1, rel=1e-4)
 
 
-def test_a_row_has_the_weights_where_the_ring_has_the_values() -> None:
-    assert row(TAYLOR1, [], 5).tolist() == [0, 0, 0]
-    assert row(TAYLOR1, [5], 7).tolist() == [1, 0, 1]
-    assert row(TAYLOR1, [5, 8], 9).tolist() == pytest.approx([-1 / 3, 4 / 3, 0])
-    assert row(TAYLOR1, [5, 8, 9], 11).tolist() == pytest.approx([3, -2, 1]), "the oldest value has given way"
-    assert row(TAYLOR1, [1, 5, 8, 9], 11).tolist() == pytest.approx([-2, 3, 0]), "whatever was before the last two"
+def test_the_rows_of_many_are_the_rows_of_each() -> None:
+    ages = torch.tensor([[[3.0, 1.0], [2.0, 5.0]], [[NEVER, NEVER], [4.0, NEVER]]])
+    slots = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    rows = TAYLOR1.rows(ages, slots)
+    assert rows.shape == (2, 2, 3)
+    for i, j in itertools.product(range(2), repeat=2):
+        assert rows[i, j].tolist() == [*weights(*ages[i, j].tolist()), j]
 
 
 # On tensors.
@@ -47,11 +58,10 @@ def generation(forecaster: Forecaster, full: set[int], calls: int, value: Callab
     tap, found = torch.full((2, 3), torch.nan), []
     forecast = Forecast(forecaster, {"noise_pred": torch.zeros(2), "tap_0": tap})
     for call in range(calls):
-        forecast.prepare(call)
+        forecast.prepare()
         if call in full:
             tap.fill_(value(call))
             forecast.learn(["tap_0"])
-            forecast.note(call, ["tap_0", "of no forecast"])
         else:
             forecast.extrapolate(["tap_0"])
         (one,) = tap.unique().tolist()
@@ -89,12 +99,12 @@ def test_calls_that_extrapolate_something_else_leave_no_lag() -> None:
     """As a skipped call does, which moves the prediction alone."""
     tap = torch.zeros(4)
     forecast = Forecast(TAYLOR1, {"tap_0": tap})
-    for call, value in ((0, 0.0), (1, 1.0)):
-        forecast.prepare(call)
+    for value in (0.0, 1.0):
+        forecast.prepare()
         tap.fill_(value)
         forecast.learn(["tap_0"])
-        forecast.note(call, ["tap_0"])
-    forecast.prepare(4)
+    for _ in range(3):
+        forecast.prepare()
     forecast.extrapolate(["tap_0"])
     assert tap.tolist() == pytest.approx([4] * 4)
 
@@ -104,17 +114,15 @@ def test_nothing_is_left_after_forgetting_not_even_what_was_not_finite(forecaste
     tap = torch.zeros(2)
     forecast = Forecast(forecaster, {"tap_0": tap})
     for _ in range(2):
-        for call in range(forecaster.slots):
-            forecast.prepare(call)
+        for _ in range(forecaster.slots):
+            forecast.prepare()
             tap.fill_(torch.nan)
             forecast.learn(["tap_0"])
-            forecast.note(call, ["tap_0"])
         forecast.forget()
-        forecast.prepare(0)
+        forecast.prepare()
         tap.fill_(2)
         forecast.learn(["tap_0"])
-        forecast.note(0, ["tap_0"])
-        forecast.prepare(1)
+        forecast.prepare()
         forecast.extrapolate(["tap_0"])
         assert tap.tolist() == [2, 2]
         forecast.forget()
@@ -125,11 +133,10 @@ def test_half_precision_is_rounded_once_at_the_end(dtype: torch.dtype) -> None:
     """Weights in half precision would not sum to one, and large values would move by that alone."""
     tap = torch.full((3,), 1000.0, dtype=dtype)
     forecast = Forecast(PARABOLA, {"tap_0": tap})
-    for call in (0, 3, 7):
-        forecast.prepare(call)
-        forecast.learn(["tap_0"])
-        forecast.note(call, ["tap_0"])
-    forecast.prepare(9)
+    for call in range(10):
+        forecast.prepare()
+        if call in (0, 3, 7):
+            forecast.learn(["tap_0"])
     forecast.extrapolate(["tap_0"])
     assert torch.equal(tap, torch.full((3,), 1000.0, dtype=dtype))
 
@@ -139,11 +146,11 @@ def test_large_tensors_are_worked_on_in_pieces_in_their_own_memory() -> None:
     address, start = tap.data_ptr(), tap.clone()
     forecast = Forecast(TAYLOR1, {"tap_0": tap})
     for call in range(2):
-        forecast.prepare(call)
+        forecast.prepare()
         tap.copy_((1 + call) * start)
         forecast.learn(["tap_0"])
-        forecast.note(call, ["tap_0"])
-    forecast.prepare(4)
+    for _ in range(3):
+        forecast.prepare()
     forecast.extrapolate(["tap_0"])
     torch.testing.assert_close(tap, 5 * start)
     assert tap.data_ptr() == address

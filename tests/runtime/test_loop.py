@@ -160,7 +160,7 @@ def stepped(
     samples, outputs = [latents], []
     for call, variant in enumerate(plan.variants):
         given = {"sample": float(table.input_scales[call]) * samples[-1], "timestep": timesteps[call, None].float()}
-        outputs.append(session.run(variant, given, sizes, call=call)["noise_pred"])
+        outputs.append(session.run(variant, given, sizes)["noise_pred"])
         samples.append(table.next_sample(call, samples, outputs, [torch.zeros_like(latents)] * len(outputs)))
     return samples[-1]
 
@@ -184,7 +184,7 @@ def test_after_a_skipped_call_what_a_cached_one_reuses_is_forecast_for_that_call
     given = {"sample": torch.zeros(1, 4, 4, 4)}  # the tap is then the timestep over 1000
     session.begin(forecast="taylor1")
     for call, variant in enumerate((FULL, FULL, SKIP, SKIP, SHALLOW)):
-        found = session.run(variant, {**given, "timestep": torch.full((1,), 1000.0 * call)}, sizes, call=call)
+        found = session.run(variant, {**given, "timestep": torch.full((1,), 1000.0 * call)}, sizes)
     torch.testing.assert_close(session.buffers["tap_0"], torch.full((1, 4, 4, 4), 4.0))
     torch.testing.assert_close(found["noise_pred"], torch.full((1, 4, 4, 4), 2.0))
 

@@ -4,17 +4,36 @@ A capture that is not ended for torch's allocator makes its next `empty_cache` a
 inside a capture breaks it; nothing is captured on the default stream.
 """
 
+import ctypes
 import inspect
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 
+@dataclass(frozen=True)
+class Branches:
+    """A conditional node: what is run is one of these, by the value of an int32 at an address."""
+
+    address: int
+    bodies: tuple[int, ...]  # graphs
+
+
 class Runtime:
-    """Hands out numbers for graphs and keeps what each is made of."""
+    """Hands out numbers for graphs, keeps what each is made of and runs through it.
+
+    The selector of a branch is read from memory when a graph is launched.
+    """
+
+    cudaGraphNodeType = SimpleNamespace(cudaGraphNodeTypeConditional=13)  # noqa: N815 - the names are CUDA's
+    cudaGraphConditionalNodeType = SimpleNamespace(cudaGraphCondTypeSwitch=2)  # noqa: N815
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.nodes: dict[int, list[tuple[list[int], int]]] = {}  # of each graph: dependencies and child
-        self.executable: dict[int, list[int]] = {}  # the children in order
+        self.nodes: dict[int, list[tuple[list[int], Any]]] = {}  # of each graph: dependencies, and child or branches
+        self.executable: dict[int, list[Any]] = {}  # the children in order; of branches, a tuple of such lists
+        self._selectors: dict[int, int] = {}  # addresses, by the handle
+        self.libraries: list[int] = []
         self.launched: list[tuple[list[int], int]] = []
         self.fails_in = ""
         self._next = 100
@@ -47,20 +66,95 @@ class Runtime:
         return self._result(1000 * graph + len(self.nodes[graph]))
 
     def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
-        executable = self._number()
-        self.executable[executable] = [child for _, child in self.nodes[graph]]
-        return self._result(executable)
+        error, executable = self._result(self._number())
+        self.executable |= {} if error else {executable: self._contents(graph)}
+        return error, executable
+
+    def _contents(self, graph: int) -> list[Any]:
+        def content(child: Any) -> Any:
+            if isinstance(child, Branches):
+                return child.address, [self._contents(body) for body in child.bodies]
+            return child
+
+        return [content(child) for _, child in self.nodes[graph] if child is not None]
 
     def cudaGraphLaunch(self, executable: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        self.launched.append((self.executable[executable], stream))
+        (error,) = self._result()
+        self.launched += [] if error else [(self._taken(self.executable[executable]), stream)]
+        return (error,)
+
+    def _taken(self, contents: list[Any]) -> list[int]:
+        taken: list[int] = []
+        for child in contents:
+            if isinstance(child, tuple):
+                address, bodies = child
+                choice = ctypes.c_int32.from_address(address).value
+                taken += self._taken(bodies[choice]) if choice < len(bodies) else []
+            else:
+                taken.append(child)
+        return taken
+
+    def cudaLibraryLoadData(  # noqa: N802
+        self, code: bytes, jit: Any, jit_values: Any, jits: int, options: Any, values: Any, count: int
+    ) -> tuple[Any, ...]:
+        assert code[:4] == b"\x7fELF"
+        error, library = self._result(self._number())
+        self.libraries += [] if error else [library]
+        return error, library
+
+    def cudaLibraryGetKernel(self, library: int, name: bytes) -> tuple[Any, ...]:  # noqa: N802
+        assert library in self.libraries
+        return self._result(10 * library)
+
+    def cudaLibraryUnload(self, library: int) -> tuple[Any, ...]:  # noqa: N802
+        assert not self.executable, "graphs run its kernel"
+        self.libraries.remove(library)
         return self._result()
+
+    def cudaGraphConditionalHandleCreate(self, graph: int, default: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        return self._result(self._number())
+
+    def cudaGraphAddKernelNode(  # noqa: N802
+        self, graph: int, dependencies: list[int], count: int, params: Any
+    ) -> tuple[Any, ...]:
+        assert len(dependencies) == count
+        assert params.func // 10 in self.libraries
+        (handle, address), types = params.kernelParams
+        assert types == (ctypes.c_ulonglong, ctypes.c_void_p)
+        assert (params.gridDim.x, params.blockDim.z) == (1, 1)
+        self._selectors[handle] = address
+        self.nodes[graph].append((list(dependencies), None))
+        return self._result(1000 * graph + len(self.nodes[graph]))
+
+    def cudaGraphAddNode(  # noqa: N802
+        self, graph: int, dependencies: list[int], edges: None, count: int, params: Any
+    ) -> tuple[Any, ...]:
+        assert len(dependencies) == count
+        assert (params.type, params.conditional.type) == (13, 2)
+        bodies = [self._number() for _ in range(params.conditional.size)]
+        self.nodes |= {body: [] for body in bodies}
+        params.conditional.phGraph_out = bodies
+        branches = Branches(self._selectors[params.conditional.handle], tuple(bodies))
+        self.nodes[graph].append((list(dependencies), branches))
+        return self._result(1000 * graph + len(self.nodes[graph]))
+
+    def cudaKernelNodeParams(self) -> Any:  # noqa: N802
+        return SimpleNamespace()
+
+    def cudaGraphNodeParams(self) -> Any:  # noqa: N802
+        return SimpleNamespace(conditional=SimpleNamespace())
+
+    def dim3(self) -> Any:
+        return SimpleNamespace()
 
     def cudaGraphExecDestroy(self, executable: int) -> tuple[Any, ...]:  # noqa: N802
         del self.executable[executable]
         return self._result()
 
     def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:  # noqa: N802
-        del self.nodes[graph]
+        for _, child in self.nodes.pop(graph):
+            for body in child.bodies if isinstance(child, Branches) else ():
+                self.cudaGraphDestroy(body)
         return self._result()
 
 

@@ -1,42 +1,57 @@
 """What a generation on a GPU waits for: nothing in the loop, and a stated handful before it, however many steps."""
 
+import ctypes
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from deepcache_trt.pipelines import takeover
 from deepcache_trt.runtime import buffers as buffers_module
 from deepcache_trt.runtime import loop_state
 from deepcache_trt.runtime.cuda_graph import Recorded
+from deepcache_trt.runtime.decision import Decision
 from deepcache_trt.runtime.guidance import Guidance
-from deepcache_trt.runtime.loop_state import Known
+from deepcache_trt.runtime.loop_state import WINDOW, Known
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import Adaptive, Policy
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
 from deepcache_trt.runtime.sampler.probe import state_key
 from deepcache_trt.runtime.session import Session
+from deepcache_trt.runtime.switch import Step, Switch, units_of
 from tests.runtime.gpu.pretend_cuda import pretended_gpu
-from tests.runtime.small_model import PROFILE, Small, drawn, every, probed
+from tests.runtime.small_model import PROFILE, Small, drawn, every, probed, starting
 
 
 class Launched:
-    """Recorded graphs: what was run once is launched as one from then on."""
+    """Recorded graphs: what was run once is launched as one from then on, its switches included if CUDA has them."""
 
     recorded = Recorded(units=0, plans=0, seconds=0)
+    has_switches = True
 
     def __init__(self, device: torch.device) -> None:
         self._units: set[Any] = set()
 
-    def launch(self, units: Any) -> bool:
-        if not set(units) <= self._units:
+    def launch(self, steps: Sequence[Step]) -> bool:
+        has_switch = any(isinstance(step, Switch) for step in steps)
+        if not set(units_of(steps)) <= self._units or (has_switch and not self.has_switches):
             return False
-        for unit in units:
-            unit()
+        for step in steps:
+            if isinstance(step, Switch):
+                for unit in step.branches[ctypes.c_int32.from_address(step.address).value]:
+                    unit()
+            else:
+                step()
         return True
 
     def record(self, units: Any) -> None:
@@ -81,7 +96,7 @@ def counted(
     plan: Plan = replace(every(3, len(timesteps)), forecast=forecast)
     plan = plan if policy is None else policy.plan(len(timesteps))
     with pretended_gpu() as counts:
-        latents = torch.zeros(2, 4, 4, 4, device="cuda")
+        latents = starting().cuda()
         there = timesteps.cuda()
         kept = None
         if known:
@@ -129,12 +144,57 @@ def test_noise_that_is_drawn_on_the_gpu_stays_there() -> None:
     assert counts["from the host, without waiting"] == 0
 
 
+# From here on the counts of a rule, which decides about all calls but the first.
+RULES = [Adaptive(threshold=0.3), Adaptive(threshold=0.3, forecast="taylor1")]
+
+
+@pytest.mark.parametrize("policy", RULES, ids=["reused", "forecast"])
 @pytest.mark.parametrize("steps", [10, 40])
-def test_a_rule_reads_one_number_a_call(steps: int) -> None:
-    counts = counted(DDIMScheduler(clip_sample=False), steps, policy=Adaptive(threshold=0.3))
+def test_a_rule_that_the_gpu_follows_is_asked_once_for_all_that_it_decided(steps: int, policy: Policy) -> None:
+    counts = counted(DDIMScheduler(clip_sample=False), steps, policy=policy)
     waited = {name: count for name, count in counts.items() if "without" not in name}
-    decided = steps - 1  # the first call is full anyway
-    assert waited == {"to the host": 1, "from the host": 1, "waits for values": decided}
+    assert waited == {"to the host": 1, "from the host": 1, "waits for values": 1}
+
+
+@pytest.mark.parametrize("policy", RULES, ids=["reused", "forecast"])
+@pytest.mark.parametrize("steps", [10, 40])
+def test_a_rule_that_it_cannot_follow_is_asked_once_a_call(
+    steps: int, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Launched, "has_switches", False)
+    counts = counted(DDIMScheduler(clip_sample=False), steps, policy=policy)
+    waited = {name: count for name, count in counts.items() if "without" not in name}
+    assert waited == {"to the host": 1, "from the host": 1, "waits for values": steps - 1}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *RULES,
+        Adaptive(threshold=0.6, skip_threshold=0.06, max_consecutive=5),
+        Adaptive(threshold=0.3, criterion="curvature", skip_threshold=0.02, forecast="taylor1"),
+    ],
+    ids=["reused", "forecast", "skipped", "skipped and forecast"],
+)
+@pytest.mark.parametrize("steps", [20, WINDOW + 6])
+def test_what_the_gpu_decides_and_draws_is_what_the_host_decides_and_draws(policy: Policy, steps: int) -> None:
+    scheduler: Any = DPMSolverMultistepScheduler()
+    table, timesteps = probed(scheduler, steps)
+    plan = policy.plan(len(timesteps))
+    found: list[tuple[torch.Tensor, list[Decision]]] = []
+    with pretended_gpu():
+        engines = {FULL: Small(cached=False), SHALLOW: Small(cached=True)}
+        made = Session(engines, outputs=["noise_pred"], profiles=[PROFILE])
+        latents, there = starting().cuda(), timesteps.cuda()
+        for _ in range(3):  # the first one is decided on the host, and recorded
+            image = drawn(made, plan, table, there, Guidance(scale=5.0), latents)
+            found.append((image.cpu(), list(made.decisions)))
+    (image, decisions), *others = found
+    assert len({decision.variant for decision in decisions}) > 1
+    for another, decided in others:
+        assert torch.equal(another, image)
+        assert decided == decisions
+    assert len(decisions) == steps
 
 
 def _linear(scheduler: Any) -> dict[str, Any]:

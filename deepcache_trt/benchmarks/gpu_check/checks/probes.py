@@ -15,7 +15,8 @@ from deepcache_trt.benchmarks.gpu_check.rows import FAIL, MISSING, SKIPPED, Row
 from deepcache_trt.benchmarks.gpu_check.schedule import MORE_TIME
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime import cuda_graph
-from deepcache_trt.runtime.cuda_graph import CudaGraphs, Unit
+from deepcache_trt.runtime.cuda_graph import CudaGraphs
+from deepcache_trt.runtime.switch import Unit
 
 _STEPS = 4
 
