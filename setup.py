@@ -61,6 +61,7 @@ setup(
             "hypothesis>=6",
             "matplotlib>=3.9",
             "mypy>=1.11",
+            "nvidia-cuda-nvrtc>=13",  # compiles without a GPU
             "peft>=0.18",
             "pytest>=8",
             "pytest-timeout>=2.3.1",

@@ -18,8 +18,10 @@ WORKS, WHOLE = "works here", "phase"
 PROBES = {
     "record": "a recorded unit computes with what is in memory now",
     "compose": "recorded units in three orders compute what they compute one by one",
+    "switch": "a number on the GPU says which branch of a graph runs",
     "failed capture": "after a capture that fails, memory can be given back and recorded in again",
     "updates": "nine combinations of sizes, schedulers and guidance in one process",
+    "rule": "images by a rule, decided on the GPU as they were by the host",
     "moved weights": "weights that move between images are followed",
 }
 

@@ -1,6 +1,7 @@
 """The checks of the runtime under the engines: what was tried on doubles of CUDA, on the GPU at hand."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,12 @@ from deepcache_trt.benchmarks.gpu_check.schedule import MORE_TIME
 from deepcache_trt.builder.trust import TOLERANCE, relative_error
 from deepcache_trt.runtime import cuda_graph
 from deepcache_trt.runtime.cuda_graph import CudaGraphs
-from deepcache_trt.runtime.switch import Unit
+from deepcache_trt.runtime.decision import Decision
+from deepcache_trt.runtime.policies import Adaptive
+from deepcache_trt.runtime.switch import Step, Switch, Unit
 
 _STEPS = 4
+_RULED_STEPS = 20
 
 # A combination is not begun with less time than this, in which its update is compiled.
 _COMPILE_SECONDS = 10
@@ -56,7 +60,7 @@ class _Counter:
             unit()
         return float(self.number)
 
-    def launch(self, graphs: CudaGraphs, units: Sequence[Unit], start: float) -> float | None:
+    def launch(self, graphs: CudaGraphs, units: Sequence[Step], start: float) -> float | None:
         """As recorded; None where they are not."""
         self.number.fill_(start)
         return float(self.number) if graphs.launch(units) else None
@@ -100,6 +104,27 @@ def compose(subject: Subject) -> list[Row]:
     expected = [counter.run(order, 5.0) for order in orders]
     how = f"{plans} plans composed" if plans else "launched one by one: cuda-bindings is not installed"
     return [subject.row("compose", found == expected, f"{found}, one by one {expected}; {how}", plans=plans)]
+
+
+def switch(subject: Subject) -> list[Row]:
+    """A graph runs the branch that a number on the GPU says when it is launched, and none where that is too large."""
+    if not subject.on_gpu:
+        return [subject.row("switch", MISSING, "no GPU")]
+    counter, choice = _Counter(), torch.zeros(1, dtype=torch.int32, device="cuda")
+    double, increment, negate = counter.units
+    branches = ((double,), (negate, increment), ())
+    order: list[Step] = [increment, Switch(address=choice.data_ptr(), branches=branches), increment]
+    found = []
+    with _warnings() as said, _graphs() as graphs:
+        counter.run(counter.units, 0.0)
+        graphs.record(counter.units)
+        for number in range(len(branches) + 1):
+            choice.fill_(number)
+            found.append(counter.launch(graphs, order, 5.0))
+    expected = [counter.run([increment, *branch, increment], 5.0) for branch in (*branches, ())]
+    if not any(found):
+        return [subject.row("switch", MISSING, said[0] if said else "cuda-bindings is not installed")]
+    return [subject.row("switch", found == expected, f"{found}, one by one {expected}")]
 
 
 def failed_capture(subject: Subject) -> list[Row]:
@@ -164,6 +189,29 @@ def updates(subject: Subject) -> list[Row]:
         return [subject.row("updates", SKIPPED, f"{max(subject.seconds_left, 0):.0f} s left; {MORE_TIME}")]
     row = _compared(subject, "updates", errors, f"{len(errors)} of {len(combinations)} combinations")
     return [row if len(errors) == len(combinations) or row.status == FAIL else replace(row, status=SKIPPED)]
+
+
+def rule(subject: Subject) -> list[Row]:
+    """Images by a rule that is followed on the GPU are those of the first one, which the host asked about each call."""
+    pipe, found = _cached(subject), list[tuple[torch.Tensor, Sequence[Decision]]]()
+    try:
+        pipe.set_cache_params(policy=Adaptive(threshold=0.2, skip_threshold=0.01, forecast="taylor1"))
+        for _ in range(3):
+            latents = _latents(subject, pipe, num_inference_steps=_RULED_STEPS)
+            found.append((latents, pipe.last_run.decisions))
+        plans = pipe.last_run.recorded.plans if pipe.last_run.recorded is not None else 0
+    finally:
+        pipe.disable_cache()
+    (first, decisions), *others = found
+    errors = [relative_error(latents, first) for latents, _ in others]
+    are_same = all(tuple(decided) == tuple(decisions) for _, decided in others)
+    ran = Counter(decision.variant for decision in decisions)
+    detail = f"{', '.join(f'{count} {name}' for name, count in ran.items())}; {plans} graphs composed; "
+    detail += (
+        f"at most {max(errors):.1e} of the norm from the first image, decided {'alike' if are_same else 'otherwise'}"
+    )
+    passed = are_same and all(error <= TOLERANCE[subject.dtype] for error in errors)
+    return [subject.row("rule", passed, detail, relative_error=errors, decided=dict(ran))]
 
 
 def moved_weights(subject: Subject) -> list[Row]:

@@ -28,8 +28,10 @@ _LEAST_SECONDS = 5
 _RUN: dict[str, Callable[[Subject], Iterable[Row]]] = {
     "record": probes.record,
     "compose": probes.compose,
+    "switch": probes.switch,
     "failed capture": probes.failed_capture,
     "updates": probes.updates,
+    "rule": probes.rule,
     "moved weights": probes.moved_weights,
     BUILD: engine_checks.build,
     "parity": engine_checks.parity,
