@@ -9,7 +9,8 @@ from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.weights import seeded
-from deepcache_trt.models.catalogue import CATALOGUE, ModelConfig, resolve
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.entries.entry import ModelConfig
 from deepcache_trt.models.fresh import config_of, empty_model
 from deepcache_trt.models.registry import part_dtype
 from deepcache_trt.tensors import PROMPT_TOKENS

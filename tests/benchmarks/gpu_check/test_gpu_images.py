@@ -21,7 +21,8 @@ from deepcache_trt.benchmarks.timing.seeded import drawn_pipeline
 from deepcache_trt.builder.component import from_architecture, from_model
 from deepcache_trt.builder.graphs import graph_key
 from deepcache_trt.engines.store import Store
-from deepcache_trt.models.catalogue import CATALOGUE, Entry, ModelConfig
+from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.entries.entry import Entry, ModelConfig
 from deepcache_trt.models.registry import family_of
 from tests import tiny
 

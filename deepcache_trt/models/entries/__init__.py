@@ -1,0 +1,1 @@
+"""The models of the catalogue, a file for each kind."""
