@@ -4,7 +4,10 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 # Axes that most families share: pixels of an image for each element of a latent's height and width, and the tokens of
 # one prompt, as every CLIP text encoder gives them.
@@ -92,3 +95,12 @@ def axis_sizes(specs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, 
             if isinstance(dim, str) and dim.isidentifier():
                 sizes.setdefault(dim, size)
     return sizes
+
+
+def channels_of(tensor: "torch.Tensor", latents: "torch.Tensor") -> "torch.Tensor":
+    """The first channels of what a model was given or predicted, as many as latents [B, C, …] have.
+
+    A model may take further ones, such as a mask, and give further ones, such as a learned variance.
+    """
+    axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
+    return tensor.narrow(axis, 0, latents.shape[axis])

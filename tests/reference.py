@@ -11,6 +11,7 @@ from typing import Any
 import DeepCache
 
 from deepcache_trt.models.families.unet import unet_taps
+from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies import Policy
 
@@ -46,12 +47,12 @@ def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 
 
 
 @contextmanager
-def cached_by_policy(unet: Any, policy: Policy, calls: int) -> Iterator[None]:
-    """For one generation of so many calls, none of them skipped: every call computes all of `unet`.
+def cached_by_policy(model: Any, policy: Policy, calls: int) -> Iterator[None]:
+    """For one generation of so many calls, none of them skipped: every call computes all of a denoiser.
 
     But what its variant consumes is replaced by what was last kept, and what it emits is kept.
     """
-    taps = unet_taps(unet)
+    taps = architecture_of(model, dtype="float32").taps
     variants = {variant.name: variant for variant in policy.variants([tap.name for tap in taps])}
     plan = iter(policy.plan(calls).variants)
     variant, kept = variants[FULL], dict[str, Any]()
@@ -67,8 +68,8 @@ def cached_by_policy(unet: Any, policy: Policy, calls: int) -> Iterator[None]:
             kept[name] = output
         return None
 
-    handles = [unet.register_forward_pre_hook(begin)]
-    handles += [unet.get_submodule(tap.path).register_forward_hook(partial(keep_or_replace, tap.name)) for tap in taps]
+    handles = [model.register_forward_pre_hook(begin)]
+    handles += [model.get_submodule(tap.path).register_forward_hook(partial(keep_or_replace, tap.name)) for tap in taps]
     try:
         yield
     finally:

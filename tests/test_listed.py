@@ -14,12 +14,15 @@ from deepcache_trt.builder.model_source import ModelSource, find_components, ran
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import BackendError, UnsupportedError
+from deepcache_trt.models.architecture import TAP_PREFIX
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.registry import COVERED, FAMILIES, covered_models
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.runtime.policies import Policy, Uncached
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 from tests import tiny
-from tests.pipelines import micro_parts
+from tests.pipelines import dits, micro_parts
+from tests.pipelines.coverage.rows import TRANSFORMERS
 from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
 from tests.runtime.schedulers import FALLBACKS, TABLES, WARNINGS, Case
 
@@ -32,6 +35,7 @@ PIPELINES: dict[str, tuple[str, str]] = {
     "UNet2DConditionModel": ("text", "unet"),
     "UNet2DModel": ("ddpm", "unet"),
     "UNetSpatioTemporalConditionModel": ("svd", "unet"),
+    "DiTTransformer2DModel": ("dit", "transformer"),
     "ControlNetModel": ("sd controlnet", "controlnet"),
     "AutoencoderKL": ("text", "vae"),
     "AutoencoderKLTemporalDecoder": ("svd", "vae"),
@@ -46,6 +50,8 @@ def new(name: str) -> Any:
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
     if name == "xl":
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
+    if name == "dit":
+        return DeepCachePipeline.from_pipe(dits.plain(), policy=Uncached())
     if name == "tiny vae":
         return DeepCachePipeline.from_pipe(MICROS["sd"].new(vae=micro_parts.tiny_vae()), cache_interval=2)
     return cached(MICROS[name], cache_interval=2, components=None)
@@ -54,6 +60,9 @@ def new(name: str) -> Any:
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
+    if name == "dit":
+        image: torch.Tensor = pipe([3], num_inference_steps=3, output_type="pt").images
+        return image
     decoded: dict[str, Any] = {"output_type": "pt"} if name in ("svd", "tiny vae") else {}
     return draw(pipe, MICROS["sd" if name == "tiny vae" else name], num_inference_steps=3, **decoded)
 
@@ -66,34 +75,39 @@ def test_every_covered_class_draws(kind: str) -> None:
     assert kind in {family.class_name for family in models.values()}
     assert drawn(name, pipe).isfinite().all()
     assert pipe.last_run.seconds[part] > 0, "its calls went to engines"
-    assert SHALLOW in pipe.last_run.plan.variants
+    assert SHALLOW in pipe.last_run.plan.variants or pipe.policy == Uncached()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.class_name)
-def test_a_family_that_is_not_covered_is_refused_by_name_wherever_it_is_given_over(family: Any) -> None:
-    if family.is_covered:
-        assert family.class_name in PIPELINES
-        return
-    assert family.class_name == "DiTTransformer2DModel", "another one wants a pipeline here"
-    pipe: Any = diffusers.DiTPipeline(tiny.denoiser("dit"), tiny.part("vae"), diffusers.DDIMScheduler())
-    with pytest.raises(UnsupportedError, match="DiTTransformer2DModel, the transformer of DiTPipeline, is not covered"):
+def prior() -> Any:
+    """A denoiser of a class that has no family."""
+    return diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=4, num_layers=1, embedding_dim=8)
+
+
+def test_a_class_that_is_not_covered_is_refused_by_name_wherever_it_is_given_over() -> None:
+    pipe = dits.plain()
+    pipe.register_modules(transformer=prior())
+    with pytest.raises(UnsupportedError, match="PriorTransformer, the transformer of DiTPipeline, is not covered"):
         DeepCachePipeline.from_pipe(pipe)
     with pytest.raises(UnsupportedError, match="is not covered"):
         denoiser_of(pipe)
 
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
-def test_a_saved_family_that_is_not_covered_is_refused_by_name_whatever_its_files(
+def test_a_saved_class_that_is_not_covered_is_refused_by_name_whatever_its_files(
     tmp_path: Path, allow_pickle: bool
 ) -> None:
-    tiny.denoiser("dit").save_pretrained(tmp_path / "transformer", safe_serialization=not allow_pickle)
-    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "DiTTransformer2DModel"]}')
-    with pytest.raises(UnsupportedError, match="DiTTransformer2DModel is not covered"):
+    prior().save_pretrained(tmp_path / "transformer", safe_serialization=not allow_pickle)
+    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "PriorTransformer"]}')
+    with pytest.raises(UnsupportedError, match="PriorTransformer is not covered"):
         find_components(ModelSource(model=str(tmp_path), allow_pickle=allow_pickle), dtype="float32")
 
 
 @pytest.mark.parametrize("name", sorted({name for family in FAMILIES for name in family.straight}))
 def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -> None:
+    if name in TRANSFORMERS.values():
+        assert drawn("dit", pipe := new("dit")).isfinite().all()
+        assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
+        return
     [micro, *_] = [key for key, micro in MICROS.items() if micro.pipeline == name]
     pipe = cached(MICROS[micro], cache_interval=2)
     assert draw(pipe, MICROS[micro], num_inference_steps=4).isfinite().all()
@@ -156,8 +170,12 @@ def test_every_name_of_the_catalogue_has_graphs_with_the_taps_that_its_variants_
         architecture = component.architecture
         taps = {tap.name for tap in architecture.taps}
         outputs = {spec.name for spec in architecture.outputs}
-        for branch in range(max(1, len(taps) if architecture.is_denoiser else 1)):
-            for variant in variants_of(component.architecture, DeepCache(cache_branch_id=branch), component.name):
+        if not any(tap.removeprefix(TAP_PREFIX).isdigit() for tap in taps):
+            policies: list[Policy] = [Uncached()]
+        else:
+            policies = [DeepCache(cache_branch_id=branch) for branch in range(len(taps))]
+        for policy in policies:
+            for variant in variants_of(component.architecture, policy, component.name):
                 assert {*variant.consumes, *variant.emits} <= taps, component.title
                 assert set(variant.outputs or ()) <= outputs, component.title
 

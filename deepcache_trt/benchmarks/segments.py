@@ -23,7 +23,7 @@ import torch
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.benchmarks.report import markdown_table
 from deepcache_trt.benchmarks.timing.in_process import in_turn
-from deepcache_trt.builder.component import Component, from_architecture
+from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.target import Target
@@ -36,22 +36,6 @@ from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import PROMPT_TOKENS
-
-# DiT-XL/2 at 256² (Peebles and Xie 2023, table 1).
-_DIT = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": 8,
-    "num_layers": 28,
-    "sample_size": 32,
-    "patch_size": 2,
-    "activation_fn": "gelu-approximate",
-    "num_embeds_ada_norm": 1000,
-    "norm_type": "ada_norm_zero",
-    "norm_elementwise_affine": False,
-    "attention_bias": True,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +76,12 @@ class Subject:
 
 def subjects(dtype: str) -> dict[str, Subject]:
     """SD1.5 at 256² and DiT-XL/2 at 256², one guided image."""
-    import diffusers
-
     (unet,) = random_components("sd15", dtype=dtype, parts=["unet"])
-    dit = from_architecture(
-        diffusers.DiTTransformer2DModel, _DIT, name="dit-xl-2", part="transformer", dtype=dtype, seed=0
-    )
+    (dit,) = random_components("dit-xl-2-256", dtype=dtype, parts=["transformer"])
     side = {"batch": 2, "height": 32, "width": 32, "sequence": PROMPT_TOKENS}
     return {
         "sd15": Subject(component=unet, policy=DeepCache(), sizes=side),
-        "dit-xl-2": Subject(component=dit, policy=RandomMask(), sizes={"batch": 2}),
+        "dit-xl-2-256": Subject(component=dit, policy=RandomMask(), sizes={"batch": 2}),
     }
 
 
@@ -160,7 +140,7 @@ def _targets(backend: str, store: Path) -> dict[str, Target]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What segments cost against whole variants.")
-    parser.add_argument("--models", nargs="+", default=["sd15", "dit-xl-2"], help="which")
+    parser.add_argument("--models", nargs="+", default=["sd15", "dit-xl-2-256"], help="which")
     parser.add_argument("--backend", default="openvino", help="which engines")
     parser.add_argument("--dtype", default="bfloat16", help="of the weights")
     parser.add_argument("--rounds", type=int, default=10, help="how often each variant is timed in each form")

@@ -14,7 +14,7 @@ from deepcache_trt.export import weights
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
 from deepcache_trt.models.copies import meta_copy
 from deepcache_trt.models.fresh import config_of, dtype_of, empty_model, fake_model
-from deepcache_trt.models.registry import architecture_of, check_covered, family_of, part_dtype
+from deepcache_trt.models.registry import architecture_of, family_of, part_dtype
 from deepcache_trt.models.structure import changed_buffers, structure_of
 
 # The names under which pipelines keep their denoiser.
@@ -177,7 +177,7 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
     """
     files = checkpoint_files(folder, variant=variant)
     model_class, config = read_config(folder)
-    check_covered(model_class.__name__)
+    family_of(model_class.__name__)
     own = part_dtype(config, dtype)
     fake: Any = fake_model(model_class, config, own)
     stored = weights.under_names(weights.locate(files), fake.state_dict())

@@ -12,7 +12,7 @@ from deepcache_trt.builder.plain_pipeline import config_folder, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.fresh import config_of
-from deepcache_trt.models.registry import COVERED, check_covered, part_dtype
+from deepcache_trt.models.registry import COVERED, family_of, part_dtype
 from deepcache_trt.models.single_file import is_single_file
 
 # Folders of a repository that can hold a covered component.
@@ -114,7 +114,7 @@ def _components_of_file(source: ModelSource, dtype: str, parts: Sequence[str]) -
             model = model.to(getattr(torch, part_dtype(config_of(model), dtype))).eval()
             components.append(component.from_model(model, name=source.model, part=part))
         elif part in (*parts, *DENOISERS):
-            check_covered(type(model).__name__)
+            family_of(type(model).__name__)
     return components
 
 
@@ -140,7 +140,7 @@ def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
     import torch
 
     kind, config = component.read_config(folder)
-    check_covered(kind.__name__)
+    family_of(kind.__name__)
     model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
     model = model.to(getattr(torch, part_dtype(config, dtype)))
     return component.from_model(model.eval(), name=source.model, part=folder.name)

@@ -116,3 +116,13 @@ def _as_checkpoint_error(model: Any, cure: str, *, is_safe: bool = False) -> Ite
         if is_safe and "safetensors" in reason:
             cure = _UNSAFE
         raise CheckpointError(f"diffusers cannot load {str(model)!r}: {reason}; {cure}") from error
+
+
+def load_component(model_class: Any, source: str, cure: str) -> Any:
+    """A model by itself, from its folder or the hub.
+
+    Raises:
+        CheckpointError: it cannot be had; the message ends with `cure`.
+    """
+    with _as_checkpoint_error(source, cure):
+        return model_class.from_pretrained(source)

@@ -6,12 +6,13 @@ from typing import Any
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean
 from deepcache_trt.models.entries.ddpm import DDPM
 from deepcache_trt.models.entries.digits import DIGITS
+from deepcache_trt.models.entries.dit import DIT
 from deepcache_trt.models.entries.entry import Entry
 from deepcache_trt.models.entries.ldm import LDM
 from deepcache_trt.models.entries.stable_diffusion import STABLE_DIFFUSION
 from deepcache_trt.models.single_file import is_single_file
 
-CATALOGUE: dict[str, Entry] = {**DIGITS, **STABLE_DIFFUSION, **LDM, **DDPM}
+CATALOGUE: dict[str, Entry] = {**DIGITS, **STABLE_DIFFUSION, **LDM, **DDPM, **DIT}
 
 
 def resolve(model: Any) -> Any:

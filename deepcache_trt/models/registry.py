@@ -33,29 +33,19 @@ FAMILIES: tuple[Family, ...] = (
 _BY_CLASS = {family.class_name: family for family in FAMILIES}
 
 # The classes of models that pipelines run on engines.
-COVERED = tuple(family.class_name for family in FAMILIES if family.is_covered)
-COVERED_DENOISERS = tuple(family.class_name for family in FAMILIES if family.is_covered and family.is_denoiser)
+COVERED = tuple(_BY_CLASS)
+COVERED_DENOISERS = tuple(family.class_name for family in FAMILIES if family.is_denoiser)
 
 
 def family_of(class_name: str) -> Family:
-    """The family of a class, whether pipelines run it on engines or not.
+    """The family of a class.
 
     Raises:
         UnsupportedError: there is none.
     """
     if class_name not in _BY_CLASS:
-        raise _not_covered(class_name)
+        raise UnsupportedError(f"{class_name} is not covered; covered are {', '.join(COVERED)}")
     return _BY_CLASS[class_name]
-
-
-def check_covered(class_name: str) -> None:
-    """Raise UnsupportedError unless pipelines run models of this class on engines."""
-    if class_name not in COVERED:
-        raise _not_covered(class_name)
-
-
-def _not_covered(class_name: str) -> UnsupportedError:
-    return UnsupportedError(f"{class_name} is not covered; covered are {', '.join(COVERED)}")
 
 
 def architecture_of(model: Any, *, dtype: str, form: CallForm = AS_CONFIGURED) -> Architecture:

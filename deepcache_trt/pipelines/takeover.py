@@ -5,6 +5,8 @@ model's output, the scaled latents with what the denoiser was given. Only where 
 """
 
 import inspect
+import itertools
+import operator
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler.probe import probe, state_key
 from deepcache_trt.runtime.sampler.table import NoTable, SamplerTable
 from deepcache_trt.runtime.session import Session
+from deepcache_trt.tensors import channels_of
 
 # How far the pipeline's own arithmetic may be from ours, by the dtype of the latents.
 _ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -103,14 +106,16 @@ def ask(
         return Refused(f"{sampler}: {known.reason}")
     if known is not None and not table.takes_edited_samples:
         return Refused(f"{sampler}: it goes on from samples that nothing was pasted into")
-    guidance = _guidance_of(pipe, call, generation.prediction, step.latents)
-    if guidance is None:
+    ways = _ways_to_guide(pipe, call, generation.prediction, step.latents)
+    if not ways:
         return Refused(_OWN_GUIDANCE)
     session = generation.session
-    scaled = torch.cat([step.latents * table.input_scales[0]] * guidance.copies)
-    compared = (guidance(generation.prediction), step.output), (session.latents_like(step.latents), scaled)
-    is_guided, is_scaled = _agree(compared)
-    if not is_guided:
+    predicted = channels_of(generation.prediction, step.latents)
+    scaled = torch.cat([step.latents * table.input_scales[0]] * ways[0].copies)
+    compared = [(guidance(predicted), step.output) for guidance in ways]
+    is_scaled, *agree = _agree([(channels_of(session.buffers["sample"], step.latents), scaled), *compared])
+    guidance = next(itertools.compress(ways, agree), None)
+    if guidance is None:
         return Refused(_OWN_GUIDANCE)
     if not is_scaled:
         return Refused("the denoiser is not given the scaled latents")
@@ -144,26 +149,31 @@ def _timesteps_from(scheduler: Scheduler, first: Any, calls: int) -> list[torch.
     return None
 
 
-def _guidance_of(
+def _ways_to_guide(
     pipe: Pipeline, arguments: Mapping[str, Any], prediction: torch.Tensor, latents: torch.Tensor
-) -> Guidance | None:
+) -> Sequence[Guidance]:
+    """What the pipeline may have made of the prediction, by the shapes; all take as many copies of the latents."""
     copies, rest = divmod(len(prediction), len(latents))
-    if rest or copies > 3 or prediction.shape[1:] != latents.shape[1:]:
-        return None
+    fits = prediction.ndim == latents.ndim and all(map(operator.ge, prediction.shape[1:], latents.shape[1:]))
+    if rest or copies > 3 or not fits or prediction.shape[-2:] != latents.shape[-2:]:
+        return []
     if copies == 1:
-        return Guidance(scale=None)
+        plain = Guidance(scale=None)
+        if len(latents) % 2:
+            return [plain]
+        return [plain, Guidance(scale=_guidance_scale(pipe, arguments), is_paired=True)]
     scale = _guidance_scale(pipe, arguments)
     if copies == 3:
-        return Guidance(scale=scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))
-    return Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))
+        return [Guidance(scale=scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))]
+    return [Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))]
 
 
 def _guidance_scale(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:
     """What the pipeline says now; an upscaler has it as an argument only."""
     if hasattr(pipe, "guidance_scale"):
         return pipe.guidance_scale
-    default = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
-    return arguments.get("guidance_scale", default)
+    parameter = inspect.signature(type(pipe).__call__).parameters.get("guidance_scale")
+    return arguments.get("guidance_scale", None if parameter is None else parameter.default)
 
 
 def _agree(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[bool]:

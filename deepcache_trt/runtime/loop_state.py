@@ -25,6 +25,7 @@ from deepcache_trt.runtime.guidance import Guidance, guided
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.sampler.table import SamplerTable
 from deepcache_trt.runtime.session import Session
+from deepcache_trt.tensors import channels_of
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,7 @@ class Memory:
         scale: of the guidance; this and the next two are None where the guidance has no such number.
         rescale: of the guidance.
         image_scale: of the guidance.
+        is_paired: whether the latents have two halves, the second a copy of the first.
         known: [3, B·C·…], the mask, latents and noise of an image that is kept in part; None: there is none.
         history: [slots, B·C·…], the last few x, ε and z, each kind in its ring.
         rows: [WINDOW, slots + 7 + tensors · columns], see `_COLUMNS`.
@@ -101,6 +103,7 @@ class Memory:
     scale: "torch.Tensor | None"
     rescale: "torch.Tensor | None"
     image_scale: "torch.Tensor | None"
+    is_paired: bool
     known: "torch.Tensor | None"
     history: "torch.Tensor"
     rows: "torch.Tensor"
@@ -115,7 +118,7 @@ def advance(memory: Memory) -> None:
     columns = len(history), *_COLUMNS, memory.forecast.numel()
     weights, slots, scale, timestep, of_known, forecast = row.split(columns)
     output_slot, noise_slot, sample_slot = slots.long().split(1)
-    epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale)
+    epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale, memory.is_paired)
     history.index_copy_(0, output_slot, epsilon.reshape(1, -1))
     if len(memory.noise):
         history.index_copy_(0, noise_slot, memory.noise.index_select(0, call))
@@ -123,6 +126,8 @@ def advance(memory: Memory) -> None:
     if memory.known is not None:
         mask, kept = memory.known[:1], _product(of_known[None], memory.known[1:])
         sample = mask * sample + (1 - mask) * kept
+    if memory.is_paired:  # noise is drawn for both halves, and only that of the first one counts
+        sample = sample.view(2, -1)[:1].repeat(1, 2)
     history.index_copy_(0, sample_slot, sample)
     memory.model_input.copy_((sample * scale).view(memory.model_input.shape[1:]))
     memory.timestep.copy_(timestep)  # of all images, or of each
@@ -156,13 +161,14 @@ class LoopState:
         self._shape = latents.shape
         forecast = tensor(0) if session.forecast is None else session.forecast.rows
         self._memory = Memory(
-            prediction=session.prediction,
-            model_input=session.latents_like(latents).unflatten(0, (guidance.copies, -1)),
+            prediction=channels_of(session.prediction, latents),
+            model_input=channels_of(session.buffers["sample"], latents).unflatten(0, (guidance.copies, -1)),
             timestep=session.buffers["timestep"],
             forecast=forecast,
             scale=_constant(guidance.scale, latents.device),
             rescale=_constant(guidance.rescale or None, latents.device),
             image_scale=_constant(guidance.image_scale, latents.device),
+            is_paired=guidance.is_paired,
             known=None if known is None else tensor(3, latents.numel()),
             history=tensor(sum(rings), latents.numel()),
             rows=tensor(WINDOW, sum(rings) + sum(_COLUMNS) + forecast.numel()),

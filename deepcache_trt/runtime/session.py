@@ -198,14 +198,6 @@ class Session:
         graphs = self.shape.graphs if self._shapes else None
         return graphs.recorded if graphs is not None and graphs.recorded.units else None
 
-    def latents_like(self, latents: "torch.Tensor") -> "torch.Tensor":
-        """The part of the model's input that holds latents [B, C, …], as they were fed: [copies · B, C, …].
-
-        Where the model takes further channels, such as a mask, those are left out.
-        """
-        axis = latents.ndim - 3  # the channels are axis 1 of an image and 2 of a video
-        return self.buffers["sample"].narrow(axis, 0, latents.shape[axis])
-
     def call(self, variant: str) -> None:
         """Run a call that no plan says the forecasts of, on what the buffers hold."""
         self.execute([*self._preparing, *self.units(variant)])

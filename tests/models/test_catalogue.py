@@ -33,6 +33,11 @@ PARAMETERS = {
     ("bk-sdm-small", "unet"): 482_346_884,
     ("bk-sdm-tiny", "unet"): 323_384_964,
 }
+# The paper's 675,129,632 have one embedding of timestep and label, and a table of positions; diffusers has one in each
+# of 28 blocks, and no table.
+PARAMETERS |= {(f"dit-xl-2-{side}", "transformer"): 675_129_632 - 256 * 1152 + 27 * 2_777_472 for side in (256, 512)}
+PARAMETERS["dit-l-2-256", "transformer"] = 458_102_816 - 256 * 1024 + 23 * 2_337_792
+PARAMETERS |= {(name, "vae"): PARAMETERS["sd15", "vae"] for name in CATALOGUE if name.startswith("dit-")}
 # What BK-SDM leaves as it is in SD1.5.
 PARAMETERS |= {
     (f"bk-sdm-{size}", part): PARAMETERS["sd15", part]

@@ -24,6 +24,7 @@ def memory_of(
     known: bool = False,
     noisy: bool = True,
     forecast: bool = False,
+    paired: bool = False,
 ) -> Memory:
     """Of two images, with numbers that every part of the update changes."""
     generator = torch.Generator().manual_seed(side)
@@ -31,7 +32,7 @@ def memory_of(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    copies, size = 2 if guided else 1, 2 * 4 * side * side
+    copies, size = 2 if guided and not paired else 1, 2 * 4 * side * side
     slots = torch.tensor([2.0, 4.0, 1.0]).expand(WINDOW, 3)
     return Memory(
         prediction=random(2 * copies, 4, side, side).to(dtype),
@@ -41,6 +42,7 @@ def memory_of(
         scale=torch.tensor(5.0) if guided else None,
         rescale=torch.tensor(0.7) if rescaled else None,
         image_scale=None,
+        is_paired=paired,
         known=random(3, size) if known else None,
         history=random(6, size),
         rows=torch.cat([random(WINDOW, 6), slots, 100 * random(WINDOW, 4 + 2 * 3 if forecast else 4)], dim=1),
@@ -55,13 +57,17 @@ def copied(memory: Memory) -> Memory:
 
 def restore(memory: Memory, origin: Memory) -> None:
     for field in fields(memory):
-        if getattr(memory, field.name) is not None:
+        if isinstance(getattr(memory, field.name), torch.Tensor):
             getattr(memory, field.name).copy_(getattr(origin, field.name))
 
 
 def assert_same(ours: Memory, expected: Memory) -> None:
     for field in fields(ours):
-        torch.testing.assert_close(getattr(ours, field.name), getattr(expected, field.name), rtol=1e-4, atol=1e-4)
+        found, wanted = getattr(ours, field.name), getattr(expected, field.name)
+        if isinstance(wanted, torch.Tensor):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        else:
+            assert found == wanted
 
 
 # More than torch compiles of one function before it gives up on it.
@@ -72,6 +78,7 @@ STATES = [
     memory_of(4, known=True),
     memory_of(4, noisy=False),
     memory_of(4, forecast=True),
+    memory_of(4, paired=True),
 ]
 
 

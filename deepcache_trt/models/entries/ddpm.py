@@ -2,6 +2,7 @@
 
 from deepcache_trt.models.entries.entry import Config, Entry, ModelConfig
 from deepcache_trt.models.families.unet_2d import UNET_2D
+from deepcache_trt.models.originals.ddim import DDIM
 
 _DDPM: Config = {
     "in_channels": 3,
@@ -22,25 +23,21 @@ _DDPM_256: Config = {
 }
 
 
-def _unet(config: Config) -> ModelConfig:
-    return ModelConfig(family=UNET_2D, config=config)
+def _ddpm(source: str, unet: Config) -> Entry:
+    return Entry(source=source, parts={"unet": ModelConfig(family=UNET_2D, config=unet)}, original=DDIM)
 
 
 DDPM: dict[str, Entry] = {
-    "ddpm-cifar10": Entry(
-        source="google/ddpm-cifar10-32",
-        parts={
-            "unet": _unet(
-                {
-                    **_DDPM,
-                    "sample_size": 32,
-                    "block_out_channels": (128, 256, 256, 256),
-                    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-                    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-                },
-            ),
+    "ddpm-cifar10": _ddpm(
+        "google/ddpm-cifar10-32",
+        {
+            **_DDPM,
+            "sample_size": 32,
+            "block_out_channels": (128, 256, 256, 256),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         },
     ),
-    "ddpm-bedroom": Entry(source="google/ddpm-bedroom-256", parts={"unet": _unet(_DDPM_256)}),
-    "ddpm-church": Entry(source="google/ddpm-church-256", parts={"unet": _unet(_DDPM_256)}),
+    "ddpm-bedroom": _ddpm("google/ddpm-bedroom-256", _DDPM_256),
+    "ddpm-church": _ddpm("google/ddpm-church-256", _DDPM_256),
 }

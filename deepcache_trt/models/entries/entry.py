@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.originals.original import Original
 
 # A config names the architecture as its checkpoint publishes it; the classes' own defaults are left out.
 Config = Mapping[str, Any]
@@ -34,7 +35,9 @@ class Entry:
     Attributes:
         source: a hub id or a folder; None: published, but not in the form of diffusers.
         parts: the components that engines are built of, by their folder's name; none: read them from the folder.
+        original: how the model's first checkpoints are laid out, where they can be converted.
     """
 
     source: str | None
     parts: Mapping[str, ModelConfig]
+    original: Original | None = None

@@ -64,7 +64,8 @@ def _unet(config: Config, family: Family = UNET_2D_CONDITION) -> ModelConfig:
     return ModelConfig(family=family, config=config)
 
 
-def _vae(config: Config) -> ModelConfig:
+def vae(config: Config) -> ModelConfig:
+    """The VAE of Stable Diffusion, which other models take over."""
     return ModelConfig(family=AUTOENCODER_KL, config={**_VAE, **config})
 
 
@@ -74,7 +75,7 @@ def _text_encoder(config: Config, family: Family = CLIP_TEXT) -> ModelConfig:
 
 def _sd15(source: str, unet: Config) -> Entry:
     """SD1.5 with this U-Net."""
-    parts = {"unet": _unet(unet), "vae": _vae({"sample_size": 512}), "text_encoder": _text_encoder(_CLIP_VIT_L)}
+    parts = {"unet": _unet(unet), "vae": vae({"sample_size": 512}), "text_encoder": _text_encoder(_CLIP_VIT_L)}
     return Entry(source=source, parts=parts)
 
 
@@ -93,7 +94,7 @@ STABLE_DIFFUSION: dict[str, Entry] = {
                     "upcast_attention": True,
                 }
             ),
-            "vae": _vae({"sample_size": 768}),
+            "vae": vae({"sample_size": 768}),
             "text_encoder": _text_encoder(
                 {
                     **_CLIP,
@@ -126,7 +127,7 @@ STABLE_DIFFUSION: dict[str, Entry] = {
                     "projection_class_embeddings_input_dim": 2816,
                 }
             ),
-            "vae": _vae({"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}),
+            "vae": vae({"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}),
             "text_encoder": _text_encoder(_CLIP_VIT_L),
             "text_encoder_2": _text_encoder(
                 {

@@ -1,4 +1,4 @@
-"""DiTTransformer2DModel (Peebles and Xie 2023): exported with its taps, but no policy says how to cache them."""
+"""DiTTransformer2DModel (Peebles and Xie 2023): made for one size; masks of its sublayers are cached, not branches."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
     return Architecture(
         inputs=(
             TensorSpec(name="sample", dtype=dtype, shape=("batch", config.in_channels, size, size)),
-            TensorSpec(name="timestep", dtype="int64", shape=("batch",)),
+            # Whole numbers as a rule, but not with every scheduler; the model embeds them as float32.
+            TensorSpec(name="timestep", dtype="float32", shape=("batch",)),
             TensorSpec(name="class_labels", dtype="int64", shape=("batch",)),
         ),
         outputs=prediction(dtype, config.out_channels or config.in_channels, size, size),
@@ -55,4 +56,10 @@ def _call(model: Any, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch
     return {OUTPUT: predicted}
 
 
-DIT = Family(library="diffusers", class_name="DiTTransformer2DModel", describe=_describe, is_covered=False)
+DIT = Family(
+    library="diffusers",
+    class_name="DiTTransformer2DModel",
+    describe=_describe,
+    is_denoiser=True,
+    straight=frozenset({"DiTPipeline"}),
+)

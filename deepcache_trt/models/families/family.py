@@ -34,7 +34,6 @@ class Family:
         class_name: of its class there.
         describe: gives a model of this class, in a precision and a form of call, as a graph; the model may be on fake
             tensors. Raises UnsupportedError for a kind that is not covered.
-        is_covered: whether pipelines run it on engines; otherwise it can be exported and cut, and no more.
         is_denoiser: whether a pipeline calls it at every step, with caches to choose from.
         is_controllable: whether ControlNets can add residuals to its own.
         module: path of the sub-module whose `forward` engines stand for; "" is the model itself.
@@ -49,7 +48,6 @@ class Family:
     library: str
     class_name: str
     describe: Callable[[Any, str, CallForm], Architecture]
-    is_covered: bool = True
     is_denoiser: bool = False
     is_controllable: bool = False
     module: str = ""

@@ -87,9 +87,14 @@ class DeepCache(Policy):
         Raises:
             UnknownNameError: the model has no such branch.
         """
+        if self == DeepCache(cache_interval=1) and not any(name.removeprefix("tap_").isdigit() for name in taps):
+            return (Variant(name=FULL),)
         tap, count = f"tap_{self.cache_branch_id}", sum(name.removeprefix("tap_").isdigit() for name in taps)
         if not count:
-            raise UnknownNameError(f"policy {self.kind!r} caches at skip connections, and there are none")
+            raise UnknownNameError(
+                f"policy {self.kind!r} caches at skip connections, and there are none; give another, as "
+                f"policy=Uncached()"
+            )
         if tap not in taps:
             raise UnknownNameError(
                 f"cache_branch_id={self.cache_branch_id} is outside 0…{count - 1}: there are {count} skip connections"

@@ -48,5 +48,7 @@ EVERY = SOME + [
 
 # Those that the DeepCache package knows.
 WITH_PACKAGE = [name for name in MICROS if MICROS[name].shares != "ddpm"]
+# Tests of their own say what is drawn with these.
+TRANSFORMERS = {"dit, masks of its sublayers; DDIM, DDPM, DPM-Solver++, PNDM and UniPC": "DiTPipeline"}
 # Text2Video-Zero, of which each frame is an image.
 VIDEOS_OF_IMAGES = {"sd": "TextToVideoZeroPipeline", "sdxl": "TextToVideoZeroSDXLPipeline"}

@@ -93,8 +93,8 @@ def test_a_pipeline_with_guidance_of_its_own_is_noticed(monkeypatch: pytest.Monk
         type(pipe)._asked = True  # what the loop reads is not what the pipeline used
         return guidance_of(*args)
 
-    guidance_of = takeover._guidance_of
-    monkeypatch.setattr(takeover, "_guidance_of", asks_again)
+    guidance_of = takeover._ways_to_guide
+    monkeypatch.setattr(takeover, "_ways_to_guide", asks_again)
     draw(pipe)
     assert pipe.last_run.reason == "the pipeline combines predictions in a way of its own"
     assert expected.isfinite().all()
