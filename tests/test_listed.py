@@ -36,6 +36,7 @@ PIPELINES: dict[str, tuple[str, str]] = {
     "UNet2DModel": ("ddpm", "unet"),
     "UNetSpatioTemporalConditionModel": ("svd", "unet"),
     "DiTTransformer2DModel": ("dit", "transformer"),
+    "UViT": ("uvit", "transformer"),
     "ControlNetModel": ("sd controlnet", "controlnet"),
     "AutoencoderKL": ("text", "vae"),
     "AutoencoderKLTemporalDecoder": ("svd", "vae"),
@@ -50,8 +51,8 @@ def new(name: str) -> Any:
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
     if name == "xl":
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
-    if name == "dit":
-        return DeepCachePipeline.from_pipe(dits.plain(), policy=Uncached())
+    if name in ("dit", "uvit"):
+        return DeepCachePipeline.from_pipe(dits.plain(kind=name), policy=Uncached())
     if name == "tiny vae":
         return DeepCachePipeline.from_pipe(MICROS["sd"].new(vae=micro_parts.tiny_vae()), cache_interval=2)
     return cached(MICROS[name], cache_interval=2, components=None)
@@ -60,7 +61,7 @@ def new(name: str) -> Any:
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
-    if name == "dit":
+    if name in ("dit", "uvit"):
         image: torch.Tensor = pipe([3], num_inference_steps=3, output_type="pt").images
         return image
     decoded: dict[str, Any] = {"output_type": "pt"} if name in ("svd", "tiny vae") else {}

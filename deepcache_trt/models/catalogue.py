@@ -10,9 +10,10 @@ from deepcache_trt.models.entries.dit import DIT
 from deepcache_trt.models.entries.entry import Entry
 from deepcache_trt.models.entries.ldm import LDM
 from deepcache_trt.models.entries.stable_diffusion import STABLE_DIFFUSION
+from deepcache_trt.models.entries.uvit import UVIT
 from deepcache_trt.models.single_file import is_single_file
 
-CATALOGUE: dict[str, Entry] = {**DIGITS, **STABLE_DIFFUSION, **LDM, **DDPM, **DIT}
+CATALOGUE: dict[str, Entry] = {**DIGITS, **STABLE_DIFFUSION, **LDM, **DDPM, **DIT, **UVIT}
 
 
 def resolve(model: Any) -> Any:

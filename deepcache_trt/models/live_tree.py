@@ -19,7 +19,7 @@ from torch.nn.modules import module as torch_module
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.fresh import config_of, empty_model
 
-_LIBRARIES = {"torch", "diffusers", "transformers"}
+_LIBRARIES = {"torch", "diffusers", "transformers", "deepcache_trt"}
 # They wrap methods of models and compute nothing; of ours are those of a model whose weights are dropped.
 _WRAPPERS = {"accelerate", "huggingface_hub", "functools", "typing", "deepcache_trt"}
 # Where torch keeps modules whose weights are made of others, or quantized.

@@ -16,12 +16,14 @@ from deepcache_trt.models.families.family import Family, upcast_if_stated
 from deepcache_trt.models.families.unet_2d import UNET_2D
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION
 from deepcache_trt.models.families.unet_spatio_temporal import UNET_SPATIO_TEMPORAL
+from deepcache_trt.models.families.uvit import UVIT
 
 FAMILIES: tuple[Family, ...] = (
     UNET_2D_CONDITION,
     UNET_2D,
     UNET_SPATIO_TEMPORAL,
     DIT,
+    UVIT,
     CONTROLNET,
     AUTOENCODER_KL,
     AUTOENCODER_KL_TEMPORAL,

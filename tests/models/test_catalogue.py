@@ -37,7 +37,9 @@ PARAMETERS = {
 # of 28 blocks, and no table.
 PARAMETERS |= {(f"dit-xl-2-{side}", "transformer"): 675_129_632 - 256 * 1152 + 27 * 2_777_472 for side in (256, 512)}
 PARAMETERS["dit-l-2-256", "transformer"] = 458_102_816 - 256 * 1024 + 23 * 2_337_792
-PARAMETERS |= {(name, "vae"): PARAMETERS["sd15", "vae"] for name in CATALOGUE if name.startswith("dit-")}
+PARAMETERS["uvit-h-2-256", "transformer"] = 500_832_164  # the paper says 501 M
+PARAMETERS["uvit-h-4-512", "transformer"] = 500_832_164 + 12 * 4 * (2 * 1152 + 1)  # larger patches, to both sides
+PARAMETERS |= {(name, "vae"): PARAMETERS["sd15", "vae"] for name in CATALOGUE if name.startswith(("dit-", "uvit-"))}
 # What BK-SDM leaves as it is in SD1.5.
 PARAMETERS |= {
     (f"bk-sdm-{size}", part): PARAMETERS["sd15", part]

@@ -1,4 +1,4 @@
-"""Pipelines around a tiny DiT."""
+"""Pipelines around tiny transformers of classes: a DiT, with a learned variance or without, and a U-ViT."""
 
 import functools
 from typing import Any
@@ -6,26 +6,29 @@ from typing import Any
 import diffusers
 import torch
 
+from deepcache_trt.models.definitions.uvit import UViT
 from tests import tiny
 
-# Where some schedulers clip what they take for a picture, and DiT's latents are none.
+KINDS = ("dit", "dit without variance", "uvit")
+
+# Where some schedulers clip what they take for a picture, and these latents are none.
 _UNCLIPPED = ("DDIMScheduler", "DDPMScheduler")
 
 
 @functools.cache
-def model(*, learns_variance: bool) -> Any:
+def model(kind: str) -> Any:
     """With a label for each class of ImageNet and one for none, as the pipeline has them."""
-    model_class, config = tiny.ARCHITECTURES["dit"]
     torch.manual_seed(0)
-    channels = {"out_channels": 8 if learns_variance else 4}
+    if kind == "uvit":
+        return UViT(sample_size=8, num_attention_heads=2, attention_head_dim=8, num_layers=4).eval()
+    model_class, config = tiny.ARCHITECTURES["dit"]
+    channels = {"out_channels": 8 if kind == "dit" else 4}
     return model_class(**config | channels | {"num_embeds_ada_norm": 1000}).eval()
 
 
-def plain(scheduler: str = "DDIMScheduler", *, learns_variance: bool = True) -> Any:
+def plain(scheduler: str = "DDIMScheduler", *, kind: str = "dit") -> Any:
     """A pipeline of diffusers."""
     options: dict[str, Any] = {"clip_sample": False} if scheduler in _UNCLIPPED else {}
-    pipe: Any = diffusers.DiTPipeline(
-        model(learns_variance=learns_variance), tiny.part("vae"), getattr(diffusers, scheduler)(**options)
-    )
+    pipe: Any = diffusers.DiTPipeline(model(kind), tiny.part("vae"), getattr(diffusers, scheduler)(**options))
     pipe.set_progress_bar_config(disable=True)
     return pipe

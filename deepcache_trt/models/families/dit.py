@@ -21,9 +21,10 @@ def dit_taps(model: Any) -> tuple[Tap, ...]:
     )
 
 
-def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
+def of_classes(model: Any, dtype: str, taps: tuple[Tap, ...]) -> Architecture:
+    """A transformer that is called as a DiT is: of noisy latents of one size, timesteps and labels of classes."""
     config = model.config
-    # The position table of a DiT is a constant of one size.
+    # The table of positions is a constant, or weights, of one size.
     size = config.sample_size
     return Architecture(
         inputs=(
@@ -36,13 +37,17 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         call=_call,
         answer=answer_as("Transformer2DModelOutput"),
         read=_read,
-        taps=dit_taps(model),
+        taps=taps,
         size_multiple=0,
         max_batch=MAX_IMAGES,
         fixed_size=size,
         pixels=LATENT_PIXELS,
         own_size=sides(size, LATENT_PIXELS),
     )
+
+
+def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
+    return of_classes(model, dtype, dit_taps(model))
 
 
 def _read(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:

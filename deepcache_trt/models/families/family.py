@@ -30,7 +30,7 @@ class Family:
     """One kind of model.
 
     Attributes:
-        library: that has its class: "diffusers" or "transformers".
+        library: that has its class: "diffusers", "transformers", or a module of ours.
         class_name: of its class there.
         describe: gives a model of this class, in a precision and a form of call, as a graph; the model may be on fake
             tensors. Raises UnsupportedError for a kind that is not covered.

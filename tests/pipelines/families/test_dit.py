@@ -1,7 +1,8 @@
-"""DiT: a pipeline that hands its latents on twice, a learned variance beside the prediction, masks of sublayers."""
+"""DiT and U-ViT: latents that a pipeline hands on twice, a learned variance beside the noise, masks of sublayers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from deepcache_trt.errors import ShapeError, UnknownNameError
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
-from tests.pipelines.dits import plain
+from tests.pipelines.dits import KINDS, plain
 from tests.reference import cached_by_policy
 
 STEPS = 6
@@ -73,29 +74,28 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("scale", [4.0, 1.0], ids=["guided", "unguided"])
-@pytest.mark.parametrize("learns_variance", [True, False], ids=["variance", "no variance"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_with_every_call_full_it_draws_what_plain_diffusers_draws(
-    scheduler: str, learns_variance: bool, scale: float
-) -> None:
-    expected = draw(plain(scheduler, learns_variance=learns_variance), scale=scale)
-    pipe = engines(plain(scheduler, learns_variance=learns_variance), Uncached())
+def test_with_every_call_full_it_draws_what_plain_diffusers_draws(scheduler: str, kind: str, scale: float) -> None:
+    expected = draw(plain(scheduler, kind=kind), scale=scale)
+    pipe = engines(plain(scheduler, kind=kind), Uncached())
     assert_same(draw(pipe, scale=scale), expected)
     assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
     assert_same(per_step(pipe, scale=scale), expected)
-    assert (draw(plain(scheduler, learns_variance=learns_variance), scale=scale + 1) - expected).abs().max() > 1e-3
+    assert (draw(plain(scheduler, kind=kind), scale=scale + 1) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["dit", "uvit"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_masks_of_its_sublayers_draw_what_hooks_on_the_model_draw(scheduler: str) -> None:
-    pipe, reference = engines(plain(scheduler), Masks()), plain(scheduler)
+def test_masks_of_its_sublayers_draw_what_hooks_on_the_model_draw(scheduler: str, kind: str) -> None:
+    pipe, reference = engines(plain(scheduler, kind=kind), Masks()), plain(scheduler, kind=kind)
     reference.scheduler.set_timesteps(STEPS)
     with cached_by_policy(reference.transformer, Masks(), len(reference.scheduler.timesteps)):
         expected = draw(reference)
     assert_same(draw(pipe), expected)
     assert pipe.last_run.way == "whole loop"
     assert_same(per_step(pipe), expected)
-    assert (draw(plain(scheduler)) - expected).abs().max() > 1e-3, "the masks do not reach the picture"
+    assert (draw(plain(scheduler, kind=kind)) - expected).abs().max() > 1e-3, "the masks do not reach the picture"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,14 @@ def test_a_scheduler_whose_input_is_scaled_is_stepped_from_that_by_diffusers_and
 def test_a_batch_too_large_for_the_graph_is_refused() -> None:
     with pytest.raises(ShapeError, match="a batch of 64"):
         draw(engines(plain(), Uncached()), classes=[1] * 32)
+
+
+def test_a_saved_uvit_is_loaded_and_drawn_with(tmp_path: Path) -> None:
+    plain(kind="uvit").save_pretrained(tmp_path)
+    pipe: Any = DeepCachePipeline.from_pretrained(tmp_path, policy=Uncached(), backend="onnxruntime")
+    pipe.set_progress_bar_config(disable=True)
+    assert_same(draw(pipe), draw(plain(kind="uvit")))
+    assert pipe.last_run.way == "whole loop"
 
 
 def test_there_are_no_skip_connections_to_cache_at() -> None:

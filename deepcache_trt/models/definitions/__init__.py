@@ -1,0 +1,1 @@
+"""Models that diffusers has no definition of, in its manner."""
