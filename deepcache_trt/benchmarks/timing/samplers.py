@@ -19,6 +19,7 @@ _SUFFIX = "Scheduler"
 # The first-order solver without noise, and steps of which it needs no more: one for each timestep of most models.
 _FINEST, _FINEST_STEPS = "DDIMScheduler", 1000
 
+# Enough for every solver to take a step of its own kind.
 _FEW_STEPS = 6
 
 

@@ -104,7 +104,7 @@ def cheapest(
     for attempt in range(1, _ATTEMPTS + 1):
         whole = _uncached(asked, everything, costs, loss, seeds)
         known = [result.candidate for result in whole] if truth is None else [truth]
-        near = {candidate.sampling for candidate in known}
+        near = dict.fromkeys(candidate.sampling for candidate in known)
         plans = [plan for plan in everything if plan.caches and plan.sampling in near]
         kinds = [kind for sampling in near for kind in rules[sampling]]
         passed = whole[:1]
@@ -138,10 +138,10 @@ def _saves(plan: Planned, costs: Costs) -> bool:
 
 
 def _uncached(bound: float, plans: Sequence[Planned], costs: Costs, loss: LossOf, seeds: Sequence[int]) -> list[Passed]:
-    """The uncached runs within the bound, the cheapest first."""
+    """The uncached runs within the bound, the cheapest first, and of those of one cost the nearest."""
     found = [(plan, _losses(bound, plan, loss, seeds)) for plan in plans if not plan.caches]
     passed = [Result(candidate=plan, cost=costs.share(plan), errors=losses) for plan, losses in found if losses]
-    return sorted(passed, key=lambda result: result.cost)
+    return sorted(passed, key=lambda result: (result.cost, result.error))
 
 
 def _least(passed: Sequence[Passed], costs: Costs, truth: Planned | None) -> float:

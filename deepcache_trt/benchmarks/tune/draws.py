@@ -183,7 +183,7 @@ class Drawer:
                 if number:  # the first one builds, and warms up
                     seconds.setdefault((branch, forecast is not None, variant), []).append(taken)
         loops = {key: statistics.median(taken) for key, taken in seconds.items()}
-        full = min(loop for (_, _, variant), loop in loops.items() if variant == FULL) / calls
+        full = loops[self._branches[0], False, FULL] / calls
         shares: dict[tuple[int, bool], dict[str, float]] = {}
         for (branch, forecasts, variant), loop in loops.items():
             each = loop / calls if variant == FULL else (loop - full) / max(1, calls - 1)  # one call of those is full

@@ -35,7 +35,7 @@ def _save(search: Search, path: Path, *, title: str, unit: str, truth: str) -> N
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 6.5 if truth else 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     reference = search.uncached[0].candidate.sampling
@@ -64,7 +64,10 @@ def _save(search: Search, path: Path, *, title: str, unit: str, truth: str) -> N
     )
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(which="major", color="#dddddd")
-    axes.legend(fontsize=9)
+    if truth:  # the names of samplers are long, and would hide what they tell
+        figure.legend(fontsize=9, loc="outside lower left")
+    else:
+        axes.legend(fontsize=9)
     figure.savefig(path, dpi=120)
 
 
@@ -76,7 +79,8 @@ def _plot_uncached(axes: Any, results: Sequence[Result[DeepCache]]) -> None:
         runs.sort(key=lambda result: result.cost)
         look = {"color": _COLORS[number % len(_COLORS)], "marker": "D", "linestyle": "-.", "linewidth": 1}
         _line(axes, runs, f"{sampler.name}, uncached by its steps", look)
-        _annotate(axes, runs, [str(result.candidate.sampling.steps) for result in runs])
+    lowest = _lowest(results)  # as many steps cost most samplers the same
+    _annotate(axes, lowest, [str(result.candidate.sampling.steps) for result in lowest])
 
 
 def _line(axes: Any, results: Sequence[Result[DeepCache]], label: str, look: dict[str, Any]) -> None:

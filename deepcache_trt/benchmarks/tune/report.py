@@ -40,7 +40,7 @@ def plan_file(tuned: Tuned, *, model: str) -> PlanFile:
 
 
 def _reference_in_words(tuned: Tuned) -> str:
-    return f"{tuned.checked[REFERENCE].candidate.in_words}" if tuned.truth else "the uncached image"
+    return tuned.checked[REFERENCE].candidate.in_words if tuned.truth else "the uncached image"
 
 
 def options(tuned: Tuned) -> list[str]:

@@ -1,11 +1,11 @@
 """A whole search, on the engines of a model: for a budget or a fidelity, and checked on seeds of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, solve
 from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
-from deepcache_trt.benchmarks.tune.candidates import DEFAULT, UNCACHED, AnyCandidate, Candidate, Sampling, uncached
+from deepcache_trt.benchmarks.tune.candidates import DEFAULT, UNCACHED, AnyCandidate, Candidate, Sampling
 from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
 from deepcache_trt.benchmarks.tune.costs import Budget, Costs
 from deepcache_trt.benchmarks.tune.draws import Checked, Drawer, check_converges, sampling_of
@@ -82,27 +82,31 @@ def tune(
         DeepCacheError: a sampler that cannot be compared, or nothing is cheap or near enough.
     """
     measure = asked.measure if isinstance(asked, Goal) else ERROR
-    truth = in_words(*finest(pipes.own_scheduler)) if space.solved else ""
-
-    def solution(seed: int) -> Drawn:
-        tell(f"the solution of seed {seed}: {truth}")
-        return solve(pipes.cached(UNCACHED), pipes.own_scheduler, scene, seed, decode=measure.decodes)
-
     samplings = _samplings(pipes, space, scene)
-    drawer = Drawer(
-        pipes, scene, space.branches, samplings[0], measure=measure, truth=solution if space.solved else None
-    )
+    reference, solution = samplings[0], _solution(pipes, scene, measure, tell) if space.solved else None
+    drawer = Drawer(pipes, scene, space.branches, reference, measure=measure, truth=solution)
     by_clock = isinstance(asked, Goal) or asked.by_clock
     tell("timing calls" if by_clock else "counting operations")
     costs = drawer.time_calls() if by_clock else drawer.count_macs()
+    default = Candidate(sampling=reference, policy=DEFAULT)
     found: Search | Cheapest
     if isinstance(asked, Goal):
-        found = _for_goal(asked, samplings, space, costs, drawer, seeds, unseen, tell)
+        found = cheapest(
+            measure.loss(asked.value),
+            samplings=samplings,
+            branches=space.branches,
+            costs=costs,
+            loss_of=drawer.loss,
+            took=drawer.took,
+            seeds=range(seeds),
+            unseen=lambda attempt: _fresh(attempt, unseen),
+            tell=tell,
+            truth=None if space.solved else drawer.reference,
+        )
         words, attempt = str(asked), found.attempts
     else:
-        budget = asked.share(costs, costs.share(Candidate(sampling=samplings[0], policy=DEFAULT)))
         found = search(
-            budget,
+            asked.share(costs, costs.share(default)),
             samplings=samplings,
             branches=space.branches,
             costs=costs,
@@ -110,21 +114,17 @@ def tune(
             seeds=range(seeds),
             tell=tell,
         )
-        words, attempt = f"{budget:.1%} of the uncached {costs.unit}", 1
+        words, attempt = f"{found.budget:.1%} of the uncached {costs.unit}", 1
     tell("checking what was found beside the others, in turn")
-    rows = {
-        REFERENCE: drawer.reference,
-        "default": Candidate(sampling=samplings[0], policy=DEFAULT),
-        **_rivals(found, solved=space.solved),
-        CHOSEN: found.best.candidate,
-    }
+    rivals = _rivals(found, solved=space.solved)
+    rows = {REFERENCE: drawer.reference, "default": default, **rivals, CHOSEN: found.best.candidate}
     return Tuned(
         found=found,
         asked=words,
         costs=costs,
         checked=drawer.check(rows, costs, _fresh(attempt, unseen)),
         measure=measure,
-        truth=truth,
+        truth=_truth(pipes) if space.solved else "",
         images=len(scene.prompts),
     )
 
@@ -138,28 +138,18 @@ def _samplings(pipes: Pipes, space: Space, scene: Scene) -> list[Sampling]:
     return [sampling_of(pipes, scene, sampler, steps) for sampler in space.samplers for steps in counts]
 
 
-def _for_goal(
-    goal: Goal,
-    samplings: Sequence[Sampling],
-    space: Space,
-    costs: Costs,
-    drawer: Drawer,
-    seeds: int,
-    unseen: int,
-    tell: Tell,
-) -> Cheapest:
-    return cheapest(
-        goal.measure.loss(goal.value),
-        samplings=samplings,
-        branches=space.branches,
-        costs=costs,
-        loss_of=drawer.loss,
-        took=drawer.took,
-        seeds=range(seeds),
-        unseen=lambda attempt: _fresh(attempt, unseen),
-        tell=tell,
-        truth=None if space.solved else uncached(samplings[0]),
-    )
+def _truth(pipes: Pipes) -> str:
+    return in_words(*finest(pipes.own_scheduler))
+
+
+def _solution(pipes: Pipes, scene: Scene, measure: Measure, tell: Tell) -> Callable[[int], Drawn]:
+    """What all samplers approximate, by the seed."""
+
+    def solution(seed: int) -> Drawn:
+        tell(f"the solution of seed {seed}: {_truth(pipes)}")
+        return solve(pipes.cached(UNCACHED), pipes.own_scheduler, scene, seed, decode=measure.decodes)
+
+    return solution
 
 
 def _fresh(attempt: int, count: int) -> range:
