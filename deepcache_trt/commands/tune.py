@@ -134,8 +134,9 @@ def _write(tuned: "Tuned", out: Path, facts: Mapping[str, object], *, title: str
     write_plan(out / "plan.json", report.plan_file(tuned, model=str(facts["model"])))
     header, lines = report.table(tuned)
     print_table(header, lines, title=f"{title}, on seeds that nothing was chosen by", words=header.index("plan") + 1)
-    if missing:
-        tell(f"no plot: {missing}")
+    for said in (report.pace(tuned), missing and f"no plot: {missing}"):
+        if said:
+            tell(said)
 
 
 def _check(given: Mapping[str, float | None], plot: str) -> None:

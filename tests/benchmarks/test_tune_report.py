@@ -76,6 +76,16 @@ def test_the_plan_file_says_what_it_was_found_for_and_what_was_measured(made_up:
     assert tune_report.options(made_up) == ["--steps", "8"]
 
 
+def test_another_pace_of_the_machine_is_told(made_up: Tuned) -> None:
+    """Checked were 3 s an uncached image."""
+    for timed, said in ((3.3, False), (2.7, False), (4.0, True), (2.0, True)):
+        tuned = replace(made_up, costs=replace(made_up.costs, unit=SECONDS, whole=timed))
+        assert (f"An uncached image took {timed:.3g} s when calls" in tune_report.pace(tuned)) == said
+        page = tune_report.page(tuned, title="Plans", command="tune", environment={}, plot=None)
+        assert ("had other work." in page) == said
+    assert tune_report.pace(made_up) == "", "operations have no pace"
+
+
 def test_of_several_samplers_each_row_says_which_and_what_caching_changed(of_samplers: Tuned) -> None:
     header, lines = tune_report.table(of_samplers)
     assert header == [

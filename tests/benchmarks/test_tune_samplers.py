@@ -185,6 +185,11 @@ def test_a_budget_is_a_share_of_what_the_reference_costs() -> None:
     assert Budget(speedup=4).share(COSTS, 0.4) == 0.25
     assert Budget(macs=0.3).share(COSTS, 0.4) == 0.3
     assert Budget().share(COSTS, 0.4) == 0.4
+    assert [Budget(seconds=0.25).in_words, Budget(speedup=4).in_words, Budget(macs=0.3).in_words] == [
+        "0.25 s an image",
+        "4 times as fast",
+        "",
+    ]
     assert [each.by_clock for each in (Budget(), Budget(macs=1), Budget(speedup=1), Budget(seconds=1))] == [
         False,
         False,

@@ -54,6 +54,13 @@ class Budget:
         """Whether calls have to be timed for it."""
         return self.speedup is not None or self.seconds is not None
 
+    @property
+    def in_words(self) -> str:
+        """What is given by the clock; "": nothing."""
+        if self.seconds is not None:
+            return f"{self.seconds:g} s an image"
+        return "" if self.speedup is None else f"{self.speedup:g} times as fast"
+
     def share(self, costs: Costs, default: float) -> float:
         """Over the cost of the reference; `default` where nothing is given."""
         if self.seconds is not None:

@@ -114,7 +114,8 @@ def tune(
             seeds=range(seeds),
             tell=tell,
         )
-        words, attempt = f"{found.budget:.1%} of the uncached {costs.unit}", 1
+        share = f"{found.budget:.1%} of the uncached {costs.unit}"
+        words, attempt = f"{asked.in_words}, {share}" if asked.by_clock else share, 1
     tell("checking what was found beside the others, in turn")
     rivals = _rivals(found, solved=space.solved)
     rows = {REFERENCE: drawer.reference, "default": default, **rivals, CHOSEN: found.best.candidate}
