@@ -172,7 +172,10 @@ class Drawer:
         )
 
     def time_calls(self) -> Costs:
-        """What calls take, their share of everything else in the loop included: medians, all kinds in turn."""
+        """What calls take, their share of everything else in the loop included: all kinds in turn.
+
+        Medians of the rounds' ratios: a slow moment of the machine falls on both sides of one.
+        """
         calls = self.reference.sampling.calls
         seconds: dict[tuple[int, bool, str], list[float]] = {}
         for number, branch, forecast in product(range(_TIMING_ROUNDS + 1), self._branches, FORECASTS):
@@ -182,14 +185,15 @@ class Drawer:
                 taken = self._draw_reference(policy).loop_seconds
                 if number:  # the first one builds, and warms up
                     seconds.setdefault((branch, forecast is not None, variant), []).append(taken)
-        loops = {key: statistics.median(taken) for key, taken in seconds.items()}
-        full = loops[self._branches[0], False, FULL] / calls
+        whole = seconds[self._branches[0], False, FULL]
         shares: dict[tuple[int, bool], dict[str, float]] = {}
-        for (branch, forecasts, variant), loop in loops.items():
-            each = loop / calls if variant == FULL else (loop - full) / max(1, calls - 1)  # one call of those is full
-            shares.setdefault((branch, forecasts), {})[variant] = max(0.0, each / full)
-        whole = full * calls / len(self._scene.prompts)
-        return Costs(unit=SECONDS, whole=whole, reference_calls=calls, calls=shares)
+        for (branch, forecasts, variant), loops in seconds.items():
+            share = statistics.median(ours / theirs for ours, theirs in zip(loops, whole, strict=True))
+            if variant != FULL:
+                share = (share * calls - 1) / max(1, calls - 1)  # one call of those is full
+            shares.setdefault((branch, forecasts), {})[variant] = max(0.0, share)
+        image = statistics.median(whole) / len(self._scene.prompts)
+        return Costs(unit=SECONDS, whole=image, reference_calls=calls, calls=shares)
 
     def _draw_reference(self, policy: DeepCache) -> Drawn:
         """With the reference's sampler, but another policy."""
