@@ -17,6 +17,7 @@ from deepcache_trt.commands.options import (
     Offline,
     Prompts,
     Revision,
+    Schedulers,
     StoreFolder,
     WeightsVariant,
 )
@@ -32,10 +33,7 @@ def eval(
     steps: Annotated[
         list[int] | None, typer.Option(min=1, help="Denoising steps; several are compared. [default: 50]")
     ] = None,
-    scheduler: Annotated[
-        list[str] | None,
-        typer.Option(help="Of diffusers, as unipc or ddim,timestep_spacing=trailing; repeatable: samplers compared."),
-    ] = None,
+    scheduler: Schedulers = None,
     seeds: Annotated[int, typer.Option(min=1, help="Batches that are drawn with each setting.")] = 4,
     prompt: Prompts = None,
     guidance: Guidance = None,

@@ -36,6 +36,10 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Of diffusers, as unipc or ddim,timestep_spacing=trailing. [default: the model's]"),
+    ] = None,
     plan: Plan = None,
     interval: Interval = None,
     branch: Annotated[
@@ -62,6 +66,7 @@ def generate(
     """
     import torch
 
+    from deepcache_trt.benchmarks.timing.samplers import parse_sampler
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
@@ -91,6 +96,8 @@ def generate(
         **{name: value for name, value in caching.items() if value is not None},
         **source.pretrained_arguments(),
     ).to(device)
+    if scheduler is not None:
+        pipe.scheduler = parse_sampler(scheduler, pipe.scheduler).scheduler(pipe.scheduler)
     pipe.set_progress_bar_config(disable=None)  # where stderr is no terminal
     sizes = {"height": height, "width": width, "guidance_scale": guidance}
     images = _draw(

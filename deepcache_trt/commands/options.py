@@ -38,6 +38,13 @@ SkipMode = Annotated[str | None, typer.Option(help="uniform, quad or quad_center
 SkipInterval = Annotated[
     int | None, typer.Option(help="Of the cached steps, leave each of this many out. [default: none]")
 ]
+Schedulers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scheduler",
+        help="Of diffusers, as unipc or ddim,timestep_spacing=trailing; repeatable: samplers compared.",
+    ),
+]
 RandomWeights = Annotated[
     bool, typer.Option("--random-weights", help="The real architecture with seeded weights: needs no download.")
 ]

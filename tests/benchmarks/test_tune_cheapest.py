@@ -1,51 +1,42 @@
-"""The search for the fastest plan of a fidelity: on made-up losses, and on the bundled model."""
+"""The search for the fastest plan of a fidelity, of one sampler: on made-up losses."""
 
 import itertools
-import json
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepcache_trt.benchmarks.fidelity.distances import Comparisons
-from deepcache_trt.benchmarks.timing.drawing import DIGITS, Drawn, Scene, load_pipes
+from deepcache_trt.benchmarks.timing.drawing import Drawn
 from deepcache_trt.benchmarks.tune import measures
-from deepcache_trt.benchmarks.tune import report as tune_report
+from deepcache_trt.benchmarks.tune.candidates import AnyCandidate, Candidate, candidates, uncached
 from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
-from deepcache_trt.benchmarks.tune.draws import Drawer
 from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, measure_of
-from deepcache_trt.benchmarks.tune.search import DEFAULT, UNCACHED, Costs, candidates
-from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.policies import Adaptive, DeepCache
+from deepcache_trt.runtime.policies import Adaptive
+from tests.benchmarks.made_up import costs, quiet, sampling
 
 STEPS = 20
+ONE = sampling(STEPS)
 ADAPTS_AT = 1e6  # times the threshold is the loss of a rule that decides at run time: none is near enough
-COSTS = Costs(
-    unit="seconds",
-    whole=1.0,
-    calls={
-        (branch, forecast): {"full": 1.0, "shallow": 0.1 + 0.2 * branch + 0.01 * forecast, "skip": 0.01 * forecast}
-        for branch in (0, 1)
-        for forecast in (False, True)
-    },
-)
+COSTS = costs(STEPS, unit="seconds", forecasting=0.01)
 
 
-def took(policy: Adaptive, seed: int) -> Plan:
-    """Made up: the larger the threshold, the fewer full calls."""
-    full = max(1, round(STEPS * (1 - 2 * policy.threshold)))
+def took(candidate: Candidate[Adaptive], seed: int) -> Plan:
+    """Made up: the larger the threshold, the fewer full calls, as far as the rule allows."""
+    least = STEPS // (candidate.policy.max_consecutive + 1)
+    full = max(least, round(STEPS * (1 - 2 * candidate.policy.threshold)))
     return Plan(variants=("full",) * full + ("shallow",) * (STEPS - full))
 
 
-def loss_of(policy: DeepCache | Adaptive, seed: int) -> float:
+def loss_of(candidate: AnyCandidate, seed: int) -> float:
     """Made up: the longer between full calls, the worse; seeds beyond the search's are worse by a tenth."""
+    policy = candidate.policy
     if isinstance(policy, Adaptive):
         return ADAPTS_AT * policy.threshold
-    full = len(policy.plan(STEPS).full_steps)
+    full = len(candidate.plan.full_steps)
     helped = 0.3 if policy.forecast else 1.0
     skipped = 2.0 if policy.skip_interval else 1.0
     return (STEPS / full - 1) ** 2 * helped * skipped * (1 - 0.1 * policy.cache_branch_id) * (1.1 if seed >= 100 else 1)
@@ -53,14 +44,15 @@ def loss_of(policy: DeepCache | Adaptive, seed: int) -> float:
 
 def find(bound: float, **changes: object) -> Cheapest:
     arguments = {
-        "steps": STEPS,
+        "samplings": [ONE],
         "branches": (0, 1),
         "costs": COSTS,
         "loss_of": loss_of,
         "took": took,
         "seeds": range(3),
         "unseen": lambda attempt: range(100 * attempt, 100 * attempt + 2),
-        "tell": lambda line: None,
+        "tell": quiet,
+        "truth": uncached(ONE),
     }
     return cheapest(bound, **{**arguments, **changes})  # type: ignore[arg-type]
 
@@ -68,11 +60,11 @@ def find(bound: float, **changes: object) -> Cheapest:
 @pytest.mark.parametrize("bound", [0.2, 0.5, 1.1, 4.0])
 def test_the_cheapest_that_is_near_enough_on_unseen_seeds_is_found_and_few_are_drawn(bound: float) -> None:
     found = find(bound)
-    near = [plan for plan in candidates(STEPS, (0, 1)) if loss_of(plan, 100) <= bound]
-    assert found.best.cost == pytest.approx(min(COSTS.share(plan, STEPS) for plan in near))
+    near = [one for one in candidates([ONE], (0, 1)) if loss_of(one, 100) <= bound]
+    assert found.best.cost == pytest.approx(min(COSTS.share(one) for one in near))
     assert all(loss <= bound for loss in found.checked)
-    costs = [result.cost for result in found.passed]
-    assert costs == sorted(costs, reverse=True)
+    spent = [result.cost for result in found.passed]
+    assert spent == sorted(spent, reverse=True)
     considered, drawn = found.considered
     assert drawn < considered / 2
 
@@ -81,12 +73,24 @@ def test_a_rule_that_decides_at_run_time_is_taken_where_it_is_cheaper(monkeypatc
     fixed = find(0.5).best
     monkeypatch.setitem(globals(), "ADAPTS_AT", 0.5)
     found = find(0.5).best
-    assert isinstance(found.policy, Adaptive)
-    assert found.policy.threshold == 0.4, "the largest that is near enough"
-    assert found.cost == pytest.approx(COSTS.of(found.policy, took(found.policy, 0)))
+    assert isinstance(found.candidate.policy, Adaptive)
+    assert found.candidate.policy.threshold == 0.4, "the largest that is near enough"
+    assert found.cost == pytest.approx(COSTS.of(found.candidate, took(found.candidate, 0)))  # type: ignore[arg-type]
     assert found.cost < fixed.cost
     monkeypatch.setitem(globals(), "ADAPTS_AT", 2.0)
     assert find(0.5).best == fixed, "those that are near enough compute more"
+
+
+def test_a_rule_that_cannot_be_cheap_enough_is_not_drawn() -> None:
+    """The cheapest plan that is near enough has two full calls of twenty; five in a row is one in six at least."""
+    drawn: list[AnyCandidate] = []
+
+    def counted(candidate: AnyCandidate, seed: int) -> float:
+        drawn.append(candidate)
+        return loss_of(candidate, seed)
+
+    assert find(100.0, loss_of=counted).best.cost < 0.2
+    assert not any(isinstance(candidate.policy, Adaptive) for candidate in drawn)
 
 
 def test_what_is_near_enough_on_its_own_seeds_only_is_not_taken() -> None:
@@ -98,16 +102,17 @@ def test_what_is_near_enough_on_its_own_seeds_only_is_not_taken() -> None:
 
 
 def test_each_check_has_seeds_of_its_own_and_no_candidate_is_drawn_twice_from_one() -> None:
-    drawn: list[tuple[DeepCache, int]] = []
+    drawn: list[tuple[AnyCandidate, int]] = []
 
-    def counted(policy: DeepCache, seed: int) -> float:
-        drawn.append((policy, seed))
-        return loss_of(policy, seed)
+    def counted(candidate: AnyCandidate, seed: int) -> float:
+        drawn.append((candidate, seed))
+        return loss_of(candidate, seed)
 
     found = find(0.31, loss_of=counted)
     assert max(Counter(drawn).values()) == 1
     assert {seed for _, seed in drawn if seed >= 100} == {100, 101, 200, 201}
-    assert len({policy for policy, _ in drawn}) == found.considered[1]
+    assert len({candidate for candidate, _ in drawn}) == found.considered[1]
+    assert uncached(ONE) not in {candidate for candidate, _ in drawn}, "it is the truth"
 
 
 def test_a_fidelity_that_nothing_has_is_refused_with_the_nearest() -> None:
@@ -120,7 +125,7 @@ def test_a_fidelity_that_nothing_has_is_refused_with_the_nearest() -> None:
 def test_seeds_that_disagree_without_end_are_given_up() -> None:
     endless = itertools.count(1)
     with pytest.raises(DeepCacheError, match="none is near enough on seeds that it was not chosen by"):
-        find(1.0, loss_of=lambda policy, seed: next(endless) if seed >= 100 else loss_of(policy, seed))
+        find(1.0, loss_of=lambda candidate, seed: next(endless) if seed >= 100 else loss_of(candidate, seed))
 
 
 # Figures.
@@ -149,25 +154,3 @@ def test_a_figure_that_cannot_be_had_is_refused_with_the_cure(monkeypatch: pytes
     monkeypatch.setattr(measures, "comparisons", lambda: Comparisons(functions={}, absent={"lpips": "no torchvision"}))
     with pytest.raises(DeepCacheError, match="no LPIPS: no torchvision; or ask for another figure, as --error"):
         measure_of("lpips")
-
-
-# On the bundled model.
-
-
-def test_on_digits_a_psnr_is_kept_and_told(store_root: Path) -> None:
-    goal = Goal(measure=measure_of("psnr"), value=27)
-    pipes = load_pipes(ModelSource(model="digits"), policies=[DEFAULT], backend="onnxruntime", store=store_root)
-    drawer = Drawer(pipes, Scene(prompts=DIGITS[:2], steps=6), (0,), goal.measure)
-    costs = drawer.count_macs()
-    found = find(-27.0, steps=6, branches=(0,), costs=costs, loss_of=drawer.loss, seeds=range(2))
-    assert 0.2 < found.best.cost < 1
-    assert sum(found.checked) / 2 <= -27
-    plans = drawer.check({"uncached": UNCACHED, "chosen": found.best.policy}, costs, (7, 8))
-    assert plans["uncached"].errors == (math.inf, math.inf)
-    assert 20 < plans["chosen"].errors[0] < 80
-    header, lines = tune_report.table(plans, costs.unit, goal.measure)
-    assert lines[0][header.index("PSNR, dB")] == "∞"
-    above, below = tune_report.of_goal(found, goal, costs.unit)
-    assert "Asked for: PSNR of at least 27 dB, against the uncached picture" in above
-    assert found.best.policy.in_words in below[-1]
-    json.loads(json.dumps(tune_report.record(found, costs, plans)), parse_constant=pytest.fail)

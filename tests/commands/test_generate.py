@@ -44,6 +44,20 @@ def test_a_plan_file_is_the_same_as_its_options(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("built")
+def test_another_scheduler_draws_another_picture(run: Run, tmp_path: Path) -> None:
+    drawn = {}
+    for name in ("", "ddim", "unipc,timestep_spacing=trailing"):
+        out = tmp_path / "image.png"
+        options = ["--scheduler", name] if name else []
+        assert run("generate", "two", "--steps", 4, *options, "--no-build", "--out", out).code == 0
+        drawn[name] = out.read_bytes()
+    assert drawn[""] == drawn["ddim"] != drawn["unipc,timestep_spacing=trailing"]
+    result = run("generate", "two", "--scheduler", "dim", "--no-build", "--out", tmp_path / "none.png")
+    assert_one_line(result)
+    assert "unknown scheduler 'dim' (did you mean 'ddim'?)" in result.err
+
+
+@pytest.mark.usefixtures("built")
 def test_several_prompts_give_several_files_and_count_the_seed_up(run: Run, tmp_path: Path) -> None:
     prompts, common = ["a handwritten two", "a handwritten five"], ["--steps", 4, "--no-build", "--out"]
     result = run("generate", *prompts, "--seed", 7, *common, tmp_path / "pair.png")

@@ -1,12 +1,13 @@
-"""`deepcache-trt tune`: the plan it writes, and a budget that nothing meets."""
+"""`deepcache-trt tune`: the plan it writes, how it says to draw with it, and what it refuses."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.commands.command_line import Run
+from tests.commands.command_line import Run, assert_one_line
 
 
 @pytest.mark.usefixtures("built")
@@ -44,4 +45,46 @@ def test_a_budget_that_nothing_meets_is_one_line_with_the_least(run: Run, tmp_pa
     result = run("tune", *options)
     assert result.code == 2
     assert re.search(r"error: a budget of 0\.1% of the uncached seconds is below", result.err.splitlines()[-1])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("built")
+def test_tune_searches_samplers_and_says_how_to_draw_what_it_found(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 20)
+    few = ["--seeds", 1, "--unseen", 1, "--prompt", "two", "--branch", 0, "--out", tmp_path, "--plot", "svg"]
+    samplers = ["--scheduler", "ddim", "--scheduler", "unipc,timestep_spacing=trailing", "--steps", 4, "--steps", 2]
+    result = run("tune", *few, *samplers, "--speedup", 1.6)
+    assert result.code == 0
+    about = json.loads((tmp_path / "plan.json").read_text())["about"]
+    assert about["scheduler"] in ("DDIM", "UniPCMultistep,timestep_spacing=trailing")
+    assert about["steps"] in (4, 2)
+    assert about["against"] == "DDIM, 20 steps"
+    assert about["seconds_an_image"] > 0
+    record = json.loads((tmp_path / "tune.json").read_text())
+    assert record["schedulers"] == ["DDIM", "UniPCMultistep,timestep_spacing=trailing"]
+    assert len(record["uncached"]) == 4
+    assert "DDIM 4" in result.out
+    last = result.err.splitlines()[-1]
+    command = shlex.split(last.removeprefix("draw with it: deepcache-trt "))
+    assert command[:2] == ["generate", "PROMPT"]
+    assert command[-4:] == ["--scheduler", about["scheduler"], "--steps", str(about["steps"])]
+    image = tmp_path / "two.png"
+    assert run("generate", "two", *command[2:], "--out", image).code == 0
+    assert image.is_file()
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("eulerancestral", "error: EulerAncestralDiscrete draws noise at its steps"),
+        ("unipcc", "error: unknown scheduler 'unipcc' (did you mean"),
+    ],
+)
+def test_a_sampler_that_cannot_be_searched_is_one_line(run: Run, tmp_path: Path, name: str, said: str) -> None:
+    result = run("tune", "--steps", 2, "--scheduler", name, "--out", tmp_path)
+    assert_one_line(result)
+    assert said in result.err
     assert not list(tmp_path.iterdir())

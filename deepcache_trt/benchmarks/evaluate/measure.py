@@ -18,7 +18,7 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.evaluate.contenders import ENGINES, Contender, contenders, grid, rivals
 from deepcache_trt.benchmarks.fidelity.distances import finite, relative_error
 from deepcache_trt.benchmarks.fidelity.judges import Judges
-from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
+from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw, solve
 from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy, Uncached
@@ -135,17 +135,14 @@ def evaluate_samplers(
     tell(f"warming up {len(everyone)} contenders")
     for contender in everyone:
         _draw(pipes, contender, scene, seeds[0])
-    scheduler, fine = finest(pipes.own_scheduler)
     scene = replace(scene, steps=max(steps))
-    truth = in_words(scheduler, fine)
+    truth = in_words(*finest(pipes.own_scheduler))
 
-    def solve(seed: int) -> Drawn:
+    def solution(seed: int) -> Drawn:
         tell(f"the solution of seed {seed}: {truth}")
-        pipe = pipes.cached(Uncached())
-        pipe.scheduler = scheduler
-        return draw(pipe, replace(scene, steps=fine), seed)
+        return solve(pipes.cached(Uncached()), pipes.own_scheduler, scene, seed)
 
-    return replace(_take_turns(pipes, everyone, scene, seeds, judges, tell, truth=solve), truth=truth)
+    return replace(_take_turns(pipes, everyone, scene, seeds, judges, tell, truth=solution), truth=truth)
 
 
 def _take_turns(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcache_trt.benchmarks.timing.samplers import finest
 from deepcache_trt.benchmarks.timing.systems import LoopClock, keep_latents
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.builder.pieces import variants_of
@@ -177,3 +178,17 @@ def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
     run = getattr(pipe, "last_run", None)
     plan = None if run is None else run.plan
     return Drawn(latents=latents, pictures=pictures, loop_seconds=clock.seconds, seconds=seconds, plan=plan)
+
+
+def solve(pipe: Any, own: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
+    """What all samplers approximate, from the noise of a seed; the scene's steps are not looked at.
+
+    Args:
+        pipe: that draws without a cache.
+        own: the scheduler that the model comes with.
+        scene: see `draw`.
+        seed: likewise.
+        decode: likewise.
+    """
+    pipe.scheduler, steps = finest(own)
+    return draw(pipe, replace(scene, steps=steps), seed, decode=decode)

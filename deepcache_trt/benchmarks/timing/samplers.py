@@ -3,11 +3,14 @@
 What a sampler approximates is the solution of one differential equation (Song et al. 2021), which a fine solve gives.
 """
 
+import copy
 import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean, first_line
 
@@ -15,6 +18,9 @@ _SUFFIX = "Scheduler"
 
 # The first-order solver without noise, and steps of which it needs no more: one for each timestep of most models.
 _FINEST, _FINEST_STEPS = "DDIMScheduler", 1000
+
+# Enough for every solver to take a step of its own kind.
+_FEW_STEPS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,31 @@ def finest(own: Any) -> tuple[Any, int]:
     return scheduler_class.from_config(
         own.config, timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=clip
     ), steps
+
+
+def draws_noise(scheduler: Any) -> bool:
+    """Whether where a scheduler leads depends on more than the first noise: it has no solution to be compared with.
+
+    Args:
+        scheduler: it stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        first, second = (_end(copy.deepcopy(scheduler), seed) for seed in (0, 1))
+    return not torch.allclose(first, second, equal_nan=True)
+
+
+def _end(scheduler: Any, seed: int) -> torch.Tensor:
+    """[1, 1, 8, 8]: where a few steps lead from ones, of a model that answers with half of what it is given."""
+    torch.manual_seed(seed)  # for those that draw past the generator
+    takes = inspect.signature(scheduler.step).parameters
+    generator = {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
+    scheduler.set_timesteps(_FEW_STEPS)
+    sample = torch.ones(1, 1, 8, 8) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scale = getattr(scheduler, "scale_model_input", lambda sample, t: sample)
+    for t in scheduler.timesteps:
+        answer = scale(sample, t) / 2
+        sample = scheduler.step(answer, t, sample, **generator).prev_sample
+    return sample
 
 
 def in_words(scheduler: Any, steps: int) -> str:

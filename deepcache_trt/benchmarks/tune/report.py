@@ -1,221 +1,188 @@
-"""What `deepcache-trt tune` leaves behind: a plan file, the figures as JSON, a page and a plot of the Pareto front."""
+"""What `deepcache-trt tune` leaves behind: a plan file, the figures as JSON, and a page."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from deepcache_trt.benchmarks.fidelity.distances import available, finite
+from deepcache_trt.benchmarks.fidelity.distances import finite
 from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.benchmarks.tune.candidates import AnyCandidate
 from deepcache_trt.benchmarks.tune.cheapest import Cheapest
+from deepcache_trt.benchmarks.tune.costs import SECONDS
 from deepcache_trt.benchmarks.tune.draws import Checked
-from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, Measure
-from deepcache_trt.benchmarks.tune.search import Costs, Result, Search
-from deepcache_trt.runtime.policies import Adaptive, DeepCache
+from deepcache_trt.benchmarks.tune.run import CHOSEN, REFERENCE, Tuned
+from deepcache_trt.benchmarks.tune.search import Search
 from deepcache_trt.runtime.policies.plan_file import PlanFile
 
-PLOT = "plot"
+_UNCACHED = "the uncached run"
 
-# Plans that are checked, by the names of their rows.
-UNCACHED, CHOSEN = "uncached", "chosen"
+# Times whose ratio is within this are those of one pace of the machine.
+_SAME_PACE = 1.2
 
 
-def plan_file(
-    best: Result[DeepCache] | Result[DeepCache | Adaptive],
-    checked: Mapping[str, Checked],
-    *,
-    model: str,
-    steps: int,
-    asked: str,
-    unit: str,
-    measure: Measure = ERROR,
-) -> PlanFile:
-    """The best plan, what was asked for, and what it was like on the seeds that nothing was chosen by.
-
-    Args:
-        best: the plan.
-        checked: it and the uncached one among others.
-        model: by its name.
-        steps: of denoising.
-        asked: the budget, or the goal.
-        unit: of the costs.
-        measure: of the errors that were checked.
-    """
-    chosen = checked[CHOSEN]
+def plan_file(tuned: Tuned, *, model: str) -> PlanFile:
+    """The best plan, what it is for, and what it was like on the seeds that nothing was chosen by."""
+    best, chosen = tuned.found.best, tuned.checked[CHOSEN]
+    sampling = best.candidate.sampling
+    seconds = statistics.median(chosen.loop_seconds) / tuned.images
     about = {
         "model": model,
-        "steps": steps,
-        "asked": asked,
+        "scheduler": sampling.sampler.name,
+        "steps": sampling.steps,
+        "asked": tuned.asked,
         "cost": round(best.cost, 4),
-        "cost_of": f"{unit} over those of the uncached image",
-        measure.name: round(statistics.mean(chosen.errors), 5),
-        "speedup": round(_speedup(chosen, checked[UNCACHED]), 2),
+        "cost_of": f"{tuned.costs.unit} over those of {_reference_in_words(tuned)}",
+        tuned.measure.name: round(statistics.mean(chosen.errors), 5),
+        "against": tuned.truth or _UNCACHED,
+        "speedup": round(_speedup(chosen, tuned.checked[REFERENCE]), 2),
+        **({"seconds_an_image": round(seconds, 5)} if tuned.costs.unit == SECONDS else {}),
         "found_by": "deepcache-trt tune",
     }
-    return PlanFile(policy=best.policy, about=about)
+    return PlanFile(policy=best.candidate.policy, about=about)
 
 
-def record(found: Search | Cheapest, costs: Costs, checked: Mapping[str, Checked]) -> dict[str, Any]:
+def _reference_in_words(tuned: Tuned) -> str:
+    return tuned.checked[REFERENCE].candidate.in_words if tuned.truth else "the uncached image"
+
+
+def options(tuned: Tuned) -> list[str]:
+    """Those of `deepcache-trt generate` that draw what was found, besides the plan file."""
+    sampling = tuned.chosen.sampling
+    return [*(["--scheduler", sampling.sampler.name] if tuned.truth else []), "--steps", str(sampling.steps)]
+
+
+def record(tuned: Tuned) -> dict[str, Any]:
     """For JSON."""
+    costs = tuned.costs
     calls = [{"branch": branch, "forecast": forecast, **calls} for (branch, forecast), calls in costs.calls.items()]
-    plans = {name: {**asdict(plan), "errors": [*map(finite, plan.errors)]} for name, plan in checked.items()}
+    plans = {name: {**asdict(plan), "errors": [*map(finite, plan.errors)]} for name, plan in tuned.checked.items()}
     return {
-        "costs": {"unit": costs.unit, "uncached_image": costs.whole, "calls_over_a_full_one": calls},
-        **asdict(found),
+        "asked": tuned.asked,
+        "against": tuned.truth or _UNCACHED,
+        "costs": {
+            "unit": costs.unit,
+            "uncached_image": costs.whole,
+            "reference_calls": costs.reference_calls,
+            "calls_over_a_full_one": calls,
+        },
+        **asdict(tuned.found),
         "checked": plans,
     }
 
 
-def table(checked: Mapping[str, Checked], unit: str, measure: Measure = ERROR) -> tuple[list[str], list[list[str]]]:
-    """The header and the lines: plans on the seeds that nothing was chosen by."""
-    header = ["", "plan", f"{unit}, of uncached", measure.heading, "loop, s", "speed-up"]
-    uncached = checked[UNCACHED]
-    lines = [
-        [
-            name,
-            plan.policy.in_words,
-            f"{plan.cost:.1%}",
-            measure.in_words(statistics.mean(plan.errors)),
-            f"{statistics.median(plan.loop_seconds):.3g}",
-            f"{_speedup(plan, uncached):.2f}×",
-        ]
-        for name, plan in checked.items()
-    ]
+def table(tuned: Tuned) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines: candidates on the seeds that nothing was chosen by."""
+    unit, measure, reference = tuned.costs.unit, tuned.measure, tuned.checked[REFERENCE]
+    header = ["", *_plan_header(tuned), f"{unit}, of uncached", measure.heading]
+    header += [*(["error of caching"] if tuned.truth else []), "loop, s", "speed-up"]
+    lines = []
+    for name, plan in tuned.checked.items():
+        cells = [name, *_plan_cells(tuned, plan.candidate), f"{plan.cost:.1%}"]
+        cells.append(measure.in_words(statistics.mean(plan.errors)))
+        if tuned.truth:
+            cells.append(f"{statistics.mean(plan.caching_errors):.4f}" if plan.caching_errors else "")
+        lines.append([*cells, f"{statistics.median(plan.loop_seconds):.3g}", f"{_speedup(plan, reference):.2f}×"])
     return header, lines
 
 
-def _speedup(plan: Checked, uncached: Checked) -> float:
+def _plan_header(tuned: Tuned) -> list[str]:
+    return ["sampler, steps", "plan"] if tuned.truth else ["plan"]
+
+
+def _plan_cells(tuned: Tuned, candidate: AnyCandidate) -> list[str]:
+    return [*([candidate.sampling.in_words] if tuned.truth else []), candidate.policy.in_words]
+
+
+def _speedup(plan: Checked, reference: Checked) -> float:
     """The median of the rounds' ratios: a slow moment of the machine falls on both sides of one."""
-    rounds = zip(uncached.loop_seconds, plan.loop_seconds, strict=True)
+    rounds = zip(reference.loop_seconds, plan.loop_seconds, strict=True)
     return statistics.median(theirs / ours for theirs, ours in rounds)
 
 
-def of_search(search: Search, unit: str, plot: str | None) -> tuple[str, list[str]]:
-    """What a page says of a search within a budget, above the plans that were checked and below."""
-    considered, drawn = search.considered
-    front = [[result.policy.in_words, f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front]
-    above = (
-        f"The budget is {search.budget:.1%} of the uncached {unit}. Of {considered} plans, {drawn} were drawn from all "
-        "seeds. *Error* is the distance of the final latents from the uncached ones over their norm, the mean over "
-        "seeds."
+def pace(tuned: Tuned) -> str:
+    """What has to be said where the machine had another pace when calls were timed; "": nothing."""
+    if tuned.costs.unit != SECONDS:
+        return ""
+    timed, checked = tuned.costs.whole, statistics.median(tuned.checked[REFERENCE].loop_seconds) / tuned.images
+    if 1 / _SAME_PACE < timed / checked < _SAME_PACE:
+        return ""
+    return (
+        f"An uncached image took {timed:.3g} s when calls were timed, and {checked:.3g} s when plans were checked: "
+        "shares and speed-ups hold, but times in seconds are of a machine that had other work"
     )
-    return above, [
-        "## What other budgets buy",
-        *([] if plot is None else [f"![Cost and error of the plans]({plot})"]),
-        "Everything that is neither dearer nor worse than another plan, on the seeds of the search:",
-        markdown_table(["plan", f"{unit}, of uncached", "error"], front),
-    ]
 
 
-def of_goal(found: Cheapest, goal: Goal, unit: str) -> tuple[str, list[str]]:
-    """The same of a search for the cheapest plan of a fidelity."""
-    measure, (considered, drawn) = goal.measure, found.considered
-    passed = [
-        [result.policy.in_words, f"{result.cost:.1%}", measure.in_words(abs(result.error))]
-        for result in reversed(found.passed)
-    ]
-    above = (
-        f"Asked for: {goal}, against the uncached picture of the same seed, the mean over seeds. Of {considered} "
-        f"plans, {drawn} were drawn, and of the cheapest that seemed near enough "
-        + ("the first one" if found.attempts == 1 else f"number {found.attempts}")
-        + " was so on seeds of its own too."
-    )
-    return above, [
-        "## What passed on the way",
-        "Near enough on the seeds of the search, the cheapest first:",
-        markdown_table(["plan", f"{unit}, of uncached", measure.heading], passed),
-    ]
-
-
-def page(
-    above: str,
-    below: Sequence[str],
-    checked: tuple[list[str], list[list[str]]],
-    *,
-    title: str,
-    command: str,
-    environment: Mapping[str, str],
-) -> str:
+def page(tuned: Tuned, *, title: str, command: str, environment: Mapping[str, str], plot: str | None) -> str:
     """The page of one search.
 
     Args:
-        above: see `of_search`.
-        below: likewise.
-        checked: what `table` gives.
+        tuned: what it found.
         title: of the page.
         command: that wrote it.
         environment: of the machine.
+        plot: the file of the plot; None: there is none.
     """
+    found = tuned.found
+    above, below = _of_goal(tuned, found) if isinstance(found, Cheapest) else _of_search(tuned, found, plot)
     sections = [
         f"# {title}",
         f"Written by `{command}`.",
         above,
         "## On seeds that nothing was chosen by",
-        markdown_table(*checked),
+        markdown_table(*table(tuned)),
+        *([f"{said}."] if (said := pace(tuned)) else []),
         *below,
         markdown_table(["", ""], [[name, value] for name, value in environment.items()]),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def save_plot(search: Search, path: Path, *, title: str, unit: str) -> str:
-    """Plot the front beside plain reuse; returns why it was not, with the cure, or "" where it was."""
-    _, absent = available({PLOT: lambda: _save_plot(search, path, title=title, unit=unit)})
-    return absent.get(PLOT, "")
-
-
-def _save_plot(search: Search, path: Path, *, title: str, unit: str) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    looks: tuple[tuple[str, Sequence[Result[DeepCache]], dict[str, Any]], ...] = (
-        ("plain reuse, by its interval", _lowest(search.reuse), {"color": "#888888", "marker": "o", "linestyle": "--"}),
-        ("best plans", search.front, {"color": "#1a5fb4", "marker": "s", "drawstyle": "steps-post"}),
+def _of_search(tuned: Tuned, search: Search, plot: str | None) -> tuple[str, list[str]]:
+    """What a page says of a search within a budget, above the plans that were checked and below."""
+    unit, (considered, drawn) = tuned.costs.unit, search.considered
+    front = [
+        [*_plan_cells(tuned, result.candidate), f"{result.cost:.1%}", f"{result.error:.4f}"] for result in search.front
+    ]
+    above = (
+        f"The budget is {search.budget:.1%} of the uncached {unit}{_of_reference(tuned)}. Of {considered} plans, "
+        f"{drawn} were drawn from all seeds. *Error* is the distance of the final latents from "
+        f"{_true_latents(tuned)} over their norm, the mean over seeds."
     )
-    for name, results, look in looks:
-        axes.plot(
-            [100 * result.cost for result in results],
-            [result.error for result in results],
-            label=name,
-            markersize=4,
-            **look,
-        )
-    for result in _lowest(search.reuse):
-        axes.annotate(
-            str(result.policy.cache_interval),
-            (100 * result.cost, result.error),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=9,
-            color="#666666",
-        )
-    axes.axvline(100 * search.budget, color="#c01c28", linewidth=1, linestyle=":", label="budget")
-    axes.plot(
-        [100 * search.best.cost],
-        [search.best.error],
-        color="#c01c28",
-        marker="*",
-        markersize=14,
-        linestyle="",
-        label=f"chosen: {search.best.policy.in_words}",
-    )
-    axes.set(
-        title=title,
-        xlabel=f"cost, % of the uncached {unit}",
-        ylabel="error: distance from the uncached latents",
-        yscale="log",
-    )
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.grid(which="major", color="#dddddd")
-    axes.legend(fontsize=9)
-    figure.savefig(path, dpi=120)
+    return above, [
+        "## What other budgets buy",
+        *([] if plot is None else [f"![Cost and error of the plans]({plot})"]),
+        "Everything that is neither dearer nor worse than another plan, on the seeds of the search:",
+        markdown_table([*_plan_header(tuned), f"{unit}, of uncached", "error"], front),
+    ]
 
 
-def _lowest(results: Sequence[Result[DeepCache]]) -> list[Result[DeepCache]]:
-    """Of those of one cost the best, from the cheapest on."""
-    best = {round(result.cost, 6): result for result in sorted(results, key=lambda result: -result.error)}
-    return [best[cost] for cost in sorted(best)]
+def _of_goal(tuned: Tuned, found: Cheapest) -> tuple[str, list[str]]:
+    """The same of a search for the cheapest plan of a fidelity."""
+    measure, (considered, drawn) = tuned.measure, found.considered
+    passed = [
+        [*_plan_cells(tuned, result.candidate), f"{result.cost:.1%}", measure.in_words(abs(result.error))]
+        for result in reversed(found.passed)
+    ]
+    against = (
+        f"the solution of the same seed by {tuned.truth}" if tuned.truth else "the uncached picture of the same seed"
+    )
+    above = (
+        f"Asked for: {tuned.asked}, against {against}, the mean over seeds. Of {considered} plans, {drawn} were drawn, "
+        "and of the cheapest that seemed near enough "
+        + ("the first one" if found.attempts == 1 else f"number {found.attempts}")
+        + f" was so on seeds of its own too. Costs are over those{_of_reference(tuned) or ' of the uncached run'}."
+    )
+    return above, [
+        "## What passed on the way",
+        "Near enough on the seeds of the search, the cheapest first:",
+        markdown_table([*_plan_header(tuned), f"{tuned.costs.unit}, of uncached", measure.heading], passed),
+    ]
+
+
+def _of_reference(tuned: Tuned) -> str:
+    return f" of {tuned.checked[REFERENCE].candidate.sampling.in_words}" if tuned.truth else ""
+
+
+def _true_latents(tuned: Tuned) -> str:
+    return f"those of the solution, by {tuned.truth} from the same noise," if tuned.truth else "the uncached ones"

@@ -1,78 +1,35 @@
 """The search for a plan: the best fidelity that a budget buys.
 
-Candidates are enumerated, not sampled: every schedule with every window, forecast, share of skipped calls, branch and
-interval. What each one costs follows from what a call of each variant costs, which is counted or timed once; so of each
-kind only the shortest interval within the budget is drawn, which is its most faithful. Successive halving (Jamieson and
-Talwalkar, 2016) over the seeds spends the drawing on those that are near the top.
+What each candidate costs follows from what a call of each variant costs, which is counted or timed once; so of each
+kind only the shortest interval within the budget is drawn, which is its most faithful, and of a sampler whose uncached
+run the budget buys that run alone. Where many samplers need a cache, a survey of the plainest candidates leaves two
+of them. Successive halving (Jamieson and Talwalkar, 2016) over the seeds spends the drawing on those near the top.
 """
 
+import functools
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic
 
-from deepcache_trt.errors import DeepCacheError
-from deepcache_trt.runtime.decision import CRITERIA
-from deepcache_trt.runtime.plan import Plan
-from deepcache_trt.runtime.policies import Adaptive, Policy, deepcache
-from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
-
-MACS, SECONDS = "MACs", "seconds"
-
-DEFAULT = DeepCache()
-UNCACHED = DeepCache(cache_interval=1)
-
-INTERVALS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25)
-# The schedules, with the center of "quad_center" as a share of the steps: the paper's 15 of 50, and later ones.
-_SCHEDULES: tuple[tuple[str, float | None, float | None], ...] = (
-    ("uniform", None, None),
-    ("quad", 1.2, None),
-    ("quad", 1.5, None),
-    ("quad_center", 1.2, 0.3),
-    ("quad_center", 1.4, 0.3),
-    ("quad_center", 1.2, 0.6),
-    ("quad_center", 1.2, 0.8),
+from deepcache_trt.benchmarks.tune.candidates import (
+    Candidate,
+    Chosen,
+    Planned,
+    Sampling,
+    candidates,
+    is_plain,
+    kind_of,
+    uncached,
 )
-# Shares of the steps that are full at the start and at the end.
-_WINDOWS = ((0.0, 0.0), (0.1, 0.0), (0.0, 0.06), (0.0, 0.12))
-FORECASTS = (None, *deepcache.FORECASTS)
-_SKIPS = (None, 1, 2)
-
-# Of rules that decide at run time.
-_THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
-_IN_A_ROW = (3, 5)
+from deepcache_trt.benchmarks.tune.costs import Costs
+from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.runtime.policies.deepcache import DeepCache
 
 # Of one rung of the halving so many go on, and of the last one at least these are left.
 _KEPT, _FINALISTS = 1 / 3, 6
+_SURVEYED = 2  # samplers that a survey leaves
 _SWEPT = 3  # kinds whose every interval is drawn for the front
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What calls cost.
-
-    Attributes:
-        unit: `MACS` or `SECONDS`.
-        whole: of one uncached image.
-        calls: over that of a full call at branch 0, by branch and by whether there is a forecast, for each variant.
-    """
-
-    unit: str
-    whole: float
-    calls: Mapping[tuple[int, bool], Mapping[str, float]]
-
-    def share(self, policy: DeepCache, steps: int) -> float:
-        """What a plan costs over what the uncached image does."""
-        return self.of(policy, policy.plan(steps))
-
-    def of(self, policy: DeepCache | Adaptive, plan: Plan) -> float:
-        """The same of what a run of a policy took."""
-        calls = self.calls[policy.cache_branch_id, policy.forecast is not None]
-        return sum(calls[variant] for variant in plan.variants) / len(plan)
-
-
-Chosen = TypeVar("Chosen", bound=Policy, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +37,12 @@ class Result(Generic[Chosen]):
     """A candidate that was drawn.
 
     Attributes:
-        policy: how it caches.
-        cost: over that of the uncached image.
-        errors: `fidelity.relative_error` of the final latents against the uncached ones, for each seed.
+        candidate: how it draws.
+        cost: over that of the reference.
+        errors: how far from the truth, for each seed; `fidelity.relative_error` of the final latents by default.
     """
 
-    policy: Chosen
+    candidate: Candidate[Chosen]
     cost: float
     errors: tuple[float, ...]
 
@@ -95,95 +52,43 @@ class Result(Generic[Chosen]):
         return statistics.mean(self.errors)
 
 
-ErrorOf = Callable[[DeepCache, int], float]
+ErrorOf = Callable[[Planned, int], float]
+Tell = Callable[[str], None]
 
 
-def candidates(steps: int, branches: Sequence[int]) -> list[DeepCache]:
-    """Everything that is considered, each plan once."""
-    distinct: dict[Any, DeepCache] = {}
-    for kind in _kinds(steps, branches):
-        for interval in INTERVALS:
-            policy = replace(kind, cache_interval=interval)
-            try:
-                plan = policy.plan(steps)
-            except DeepCacheError:  # a schedule that has no such number of distinct steps
-                continue
-            branch = policy.cache_branch_id if SHALLOW in plan.variants else branches[0]
-            distinct.setdefault((branch, plan), replace(policy, cache_branch_id=branch))
-    return list(distinct.values())
-
-
-def _kinds(steps: int, branches: Sequence[int]) -> Iterator[DeepCache]:
-    """All but the interval."""
-    for (mode, pow, center), (before, after) in product(_SCHEDULES, _WINDOWS):
-        for forecast, skip, branch in product(FORECASTS, _SKIPS, branches):
-            yield DeepCache(
-                skip_mode=mode,
-                pow=pow,
-                center=None if center is None else round(center * steps),
-                disable_cache_before_step=round(before * steps) or None,
-                disable_cache_after_step=steps - round(after * steps) if round(after * steps) else None,
-                forecast=forecast,
-                skip_interval=skip,
-                cache_branch_id=branch,
-            )
-
-
-def adaptive_kinds(branch: int) -> list[list[Adaptive]]:
-    """Rules that decide at run time, by all but the threshold, the nearest of each kind first.
-
-    They are drawn at the cheapest branch alone: what they cost is known only afterwards.
-    """
-    return [
-        [
-            Adaptive(
-                threshold=threshold,
-                criterion=criterion,
-                max_consecutive=in_a_row,
-                forecast=forecast,
-                cache_branch_id=branch,
-            )
-            for threshold in _THRESHOLDS
-        ]
-        for criterion, in_a_row, forecast in product(CRITERIA, _IN_A_ROW, FORECASTS)
-    ]
-
-
-def kind_of(policy: DeepCache) -> DeepCache:
-    """A candidate without its interval."""
-    return replace(policy, cache_interval=1)
-
-
-def within(budget: float, plans: Iterable[DeepCache], costs: Costs, steps: int) -> list[DeepCache]:
+def within(budget: float, plans: Iterable[Planned], costs: Costs) -> list[Planned]:
     """Of each kind the most faithful that the budget buys: the shortest interval.
+
+    Of a sampler whose uncached run is among that, it is this run alone: a cache only adds to its error.
 
     Raises:
         DeepCacheError: nothing is as cheap as that.
     """
-    everything = [(costs.share(policy, steps), policy) for policy in plans]
-    best: dict[DeepCache, tuple[float, DeepCache]] = {}
-    for cost, policy in everything:
-        kind = kind_of(policy)
-        if cost <= budget and (kind not in best or policy.cache_interval < best[kind][1].cache_interval):
-            best[kind] = cost, policy
+    everything = [(costs.share(plan), plan) for plan in plans]
+    best: dict[Planned, Planned] = {}
+    for cost, plan in everything:
+        kind = kind_of(plan)
+        if cost <= budget and (kind not in best or plan.policy.cache_interval < best[kind].policy.cache_interval):
+            best[kind] = plan
     if not best:
         least = min(cost for cost, _ in everything)
         raise DeepCacheError(
             f"a budget of {budget:.1%} of the uncached {costs.unit} is below the cheapest plan's {least:.1%}; allow at "
             f"least that: --macs {least:.2f}, or --speedup {1 / least:.1f}, or fewer steps"
         )
-    return [policy for _, policy in best.values()]
+    whole = {plan.sampling for plan in best.values() if not plan.caches}
+    return [plan for plan in best.values() if not plan.caches or plan.sampling not in whole]
 
 
 def halve(
-    plans: Sequence[DeepCache], error_of: ErrorOf, seeds: Sequence[int], tell: Callable[[str], None]
-) -> dict[DeepCache, tuple[float, ...]]:
+    plans: Sequence[Planned], error_of: ErrorOf, seeds: Sequence[int], tell: Tell
+) -> dict[Planned, tuple[float, ...]]:
     """Successive halving: all are drawn from the first seed, and with every rung fewer from twice as many.
 
     Returns:
         The errors of the last ones for all seeds, the best first.
     """
-    errors: dict[DeepCache, tuple[float, ...]] = dict.fromkeys(plans, ())
+    errors: dict[Planned, tuple[float, ...]] = dict.fromkeys(plans, ())
     done = 0
     while done < len(seeds):
         rung = seeds[done : max(1, 2 * done)]
@@ -194,6 +99,22 @@ def halve(
         left = max(_FINALISTS, round(_KEPT * len(ranked))) if done < len(seeds) else len(ranked)
         errors = {plan: errors[plan] for plan in ranked[:left]}
     return errors
+
+
+def survey(plans: Sequence[Planned], error_of: ErrorOf, seeds: Sequence[int], tell: Tell) -> list[Planned]:
+    """Of those that cache, the plans of the samplers whose plain ones are best; the uncached ones stay."""
+    caching: dict[Sampling, list[Planned]] = {}
+    for plan in plans:
+        if plan.caches:
+            caching.setdefault(plan.sampling, []).append(plan)
+    if len(caching) <= _SURVEYED:
+        return [*plans]
+    tell(f"a survey of {len(caching)} samplers and counts of steps that need a cache, to search {_SURVEYED} of them")
+    # A budget that buys no plain one buys such as leave calls out, of which the first is the most like one.
+    surveyed = [plan for each in caching.values() for plan in [*filter(is_plain, each)] or each[:1]]
+    ranked = dict.fromkeys(plan.sampling for plan in halve(surveyed, error_of, seeds, tell))
+    best = [*(ranked | dict.fromkeys(caching))][:_SURVEYED]
+    return [plan for plan in plans if not plan.caches or plan.sampling in best]
 
 
 def pareto(results: Iterable[Result[DeepCache]]) -> list[Result[DeepCache]]:
@@ -211,66 +132,76 @@ class Search:
 
     Attributes:
         best: the best within the budget.
-        budget: over the cost of the uncached image.
-        reuse: plain reuse, as `DEFAULT`, at every interval.
+        budget: over the cost of the reference.
+        uncached: every sampler's run that caches nothing, the reference first.
+        reuse: plain reuse, as `DEFAULT`, with every sampler at every interval.
         front: of everything that was drawn from all seeds.
-        considered: how many candidates there were, and how many of them were drawn.
+        considered: how many candidates there were, and how many of them were drawn from all seeds.
     """
 
     best: Result[DeepCache]
     budget: float
+    uncached: tuple[Result[DeepCache], ...]
     reuse: tuple[Result[DeepCache], ...]
     front: tuple[Result[DeepCache], ...]
     considered: tuple[int, int]
 
     @property
+    def uncached_within(self) -> Result[DeepCache] | None:
+        """The best of the uncached runs that the budget buys."""
+        return self._best_of(self.uncached)
+
+    @property
     def reuse_within(self) -> Result[DeepCache] | None:
         """The best of plain reuse that the budget buys."""
-        bought = [result for result in self.reuse if result.cost <= self.budget]
+        return self._best_of(self.reuse)
+
+    def _best_of(self, results: Iterable[Result[DeepCache]]) -> Result[DeepCache] | None:
+        bought = [result for result in results if result.cost <= self.budget]
         return min(bought, key=lambda result: result.error, default=None)
 
 
 def search(
     budget: float,
     *,
-    steps: int,
+    samplings: Sequence[Sampling],
     branches: Sequence[int],
     costs: Costs,
     error_of: ErrorOf,
     seeds: Sequence[int],
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Search:
-    """Find the best plan within a budget, and what other budgets would buy.
+    """Find the best candidate within a budget, and what other budgets would buy.
 
     Args:
-        budget: over the cost of the uncached image.
-        steps: of denoising.
-        branches: that are considered.
+        budget: over the cost of the reference.
+        samplings: that are considered, the reference's first.
+        branches: likewise.
         costs: of calls.
         error_of: draws a candidate from a seed.
         seeds: at least one.
         tell: called with a line about each stage.
 
     Raises:
-        DeepCacheError: the budget is below every plan.
+        DeepCacheError: the budget is below every candidate.
     """
-    everything = candidates(steps, branches)
-    drawn = halve(within(budget, everything, costs, steps), error_of, seeds, tell)
-    finalists = [Result(policy=plan, cost=costs.share(plan, steps), errors=errors) for plan, errors in drawn.items()]
-    kinds = dict.fromkeys([kind_of(DEFAULT), *(kind_of(result.policy) for result in finalists)][: _SWEPT + 1])
+    everything, error = candidates(samplings, branches), functools.cache(error_of)
+    drawn = halve(survey(within(budget, everything, costs), error, seeds, tell), error, seeds, tell)
+    plain = [kind_of(plan) for plan in everything if is_plain(plan)]
+    kinds = {*plain, *[*dict.fromkeys(map(kind_of, drawn))][:_SWEPT]}
     swept = [plan for plan in everything if kind_of(plan) in kinds and plan not in drawn]
     tell(f"{len(swept)} more for the front")
     results = [
-        *finalists,
-        *(
-            Result(policy=plan, cost=costs.share(plan, steps), errors=tuple(error_of(plan, seed) for seed in seeds))
-            for plan in swept
-        ),
+        Result(candidate=plan, cost=costs.share(plan), errors=tuple(error(plan, seed) for seed in seeds))
+        for plan in [*drawn, *swept]
     ]
+    by_plan = {result.candidate: result for result in results}
+    reuse = [result for result in results if result.candidate.caches and not kind_of(result.candidate).caches]
     return Search(
         best=min((result for result in results if result.cost <= budget), key=lambda result: result.error),
         budget=budget,
-        reuse=tuple(sorted((r for r in results if kind_of(r.policy) == kind_of(DEFAULT)), key=lambda r: r.cost)),
+        uncached=tuple(by_plan[uncached(sampling)] for sampling in samplings),
+        reuse=tuple(sorted(reuse, key=lambda result: result.cost)),
         front=tuple(pareto(results)),
-        considered=(len(everything), len(drawn) + len(swept)),
+        considered=(len(everything), len(results)),
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words, parse_sampler, sampler_of
+from deepcache_trt.benchmarks.timing.samplers import Sampler, draws_noise, finest, in_words, parse_sampler, sampler_of
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
 
 OWN: Any = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, timestep_spacing="leading")
@@ -93,3 +93,23 @@ def _solve(scheduler: Any, steps: int) -> float:
 def test_a_model_of_another_kind_is_solved_with_its_own_scheduler() -> None:
     scheduler, steps = finest(FlowMatchEulerDiscreteScheduler())
     assert in_words(scheduler, steps) == "FlowMatchEulerDiscrete, 1,000 steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "draws"),
+    [
+        *((name, False) for name in ("ddim", "pndm", "eulerdiscrete", "heun", "unipc", "dpmsolvermultistep", "lms")),
+        *((name, True) for name in ("ddpm", "eulerancestral")),
+        ("dpmsolvermultistep,algorithm_type=sde-dpmsolver++", True),
+    ],
+)
+def test_a_sampler_that_draws_noise_at_its_steps_is_told(name: str, draws: bool) -> None:
+    assert draws_noise(parse_sampler(name, OWN).scheduler(OWN)) == draws
+
+
+def test_that_a_scheduler_draws_noise_is_found_out_on_a_copy_and_not_from_the_noise_of_others() -> None:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler()
+    timesteps, state = scheduler.timesteps.clone(), torch.get_rng_state()
+    assert not draws_noise(scheduler)
+    assert torch.equal(scheduler.timesteps, timesteps)
+    assert torch.equal(torch.get_rng_state(), state)
