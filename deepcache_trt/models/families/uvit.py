@@ -1,4 +1,4 @@
-"""U-ViT (Bao et al. 2023), in the definition of `deepcache_trt.models.definitions.uvit`: called and answered as a DiT is."""
+"""U-ViT (Bao et al. 2023) as `deepcache_trt.models.definitions.uvit` defines it: called and answered as a DiT is."""
 
 from typing import Any
 
