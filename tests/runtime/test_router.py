@@ -32,10 +32,20 @@ def test_a_full_call_gives_only_what_a_mask_reuses() -> None:
     assert Router(masks=("000",)).variants(TAPS) == (Variant(name=FULL),)
 
 
-def test_a_plan_file_holds_it(tmp_path: Any) -> None:
-    write_plan(tmp_path / "plan.json", PlanFile(policy=ROUTER))
-    assert read_plan(tmp_path / "plan.json").policy == ROUTER
-    assert hash(policy_from_json(ROUTER.to_json())) == hash(ROUTER)
+@pytest.mark.parametrize("router", [ROUTER, Router(masks=("01", "11"), forecast="taylor1")])
+def test_a_plan_file_holds_it(router: Router, tmp_path: Any) -> None:
+    write_plan(tmp_path / "plan.json", PlanFile(policy=router))
+    assert read_plan(tmp_path / "plan.json").policy == router
+    assert hash(policy_from_json(router.to_json())) == hash(router)
+
+
+def test_it_forecasts_what_it_reuses_where_that_is_asked_for() -> None:
+    router = Router(masks=("01", "11"), forecast="taylor1")
+    assert router.plan(4).forecast == "taylor1"
+    assert router.in_words.endswith("by 2 masks, taylor1")
+    assert ROUTER.plan(8).forecast is None
+    with pytest.raises(UnknownNameError, match=r"unknown forecast 'taylor2' \(did you mean 'taylor1'\?\)"):
+        Router(masks=("01",), forecast="taylor2")
 
 
 @pytest.mark.parametrize(

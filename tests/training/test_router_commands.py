@@ -85,11 +85,12 @@ def router(tmp_path: Path) -> Path:
 
 def test_what_a_router_is_compared_with_comes_from_it(run: Run, router: Path, tmp_path: Path) -> None:
     plans = {}
-    for name, options in {"own": (), "random": ("--random", 3), "all": ("--all",)}.items():
+    for name, options in {"own": (), "random": ("--random", 3), "all": ("--all", "--forecast", "taylor1")}.items():
         plans[name] = tmp_path / f"{name}.json"
         assert run("router", "plan", router, "--threshold", 0.4, *options, "--out", plans[name]).code == 0
     own, random, everything = (read_plan(plan).policy for plan in plans.values())
     assert own != random
+    assert [plan.forecast for plan in (own, random, everything)] == [None, None, "taylor1"]  # type: ignore[attr-defined]
     assert own.removed == random.removed < everything.removed == 1  # type: ignore[attr-defined]
     assert json.loads(plans["random"].read_text())["about"]["random"] == 3
 

@@ -13,6 +13,9 @@ def plan(
     file: Annotated[Path, typer.Argument(help="Of train-router, or a .pt of Learning-to-Cache.")],
     threshold: Annotated[float, typer.Option(help="What has at most this score is reused; more removes more.")] = 0.1,
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.json"),
+    forecast: Annotated[
+        str | None, typer.Option(help="taylor1: extrapolate what is reused. [default: reuse it as it is]")
+    ] = None,
     random: Annotated[
         int | None, typer.Option(help="A seed: as many taps drawn at random, to compare with. [default: the router's]")
     ] = None,
@@ -38,7 +41,7 @@ def plan(
         masks, about = random_masks(masks, random), {**about, "random": random}
     if skip:
         masks, about = all_reused(masks), {**about, "all": True}
-    policy = Router(masks=masks)
+    policy = Router(masks=masks, forecast=forecast)
     check_out(out)
     write_plan(out, PlanFile(policy=policy, about=about))
     typer.echo(policy.in_words)

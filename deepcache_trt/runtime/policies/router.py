@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.plan import FULL, Plan
-from deepcache_trt.runtime.policies.policy import Policy
+from deepcache_trt.runtime.policies.deepcache import FORECASTS
+from deepcache_trt.runtime.policies.policy import Policy, check_name
 
 COMPUTED, REUSED = "0", "1"
 
@@ -27,14 +28,18 @@ class Router(Policy):
 
     Attributes:
         masks: of each second call, in order: a letter for each tap in the model's order, 1 where it is reused.
+        forecast: as of `DeepCache`; no router is trained with one.
     """
 
     kind: ClassVar[str] = "router"
     segments: ClassVar[bool] = True
 
     masks: tuple[str, ...]
+    forecast: str | None = None
 
     def __post_init__(self) -> None:
+        if self.forecast is not None:
+            check_name("forecast", self.forecast, FORECASTS)
         if isinstance(self.masks, str) or not all(isinstance(mask, str) for mask in self.masks):
             raise DeepCacheError(f'masks must be a list such as ["0110", "1111"], not {self.masks!r}')
         object.__setattr__(self, "masks", tuple(self.masks))
@@ -80,7 +85,8 @@ class Router(Policy):
                 f"this router is for {2 * len(self.masks)} calls of the model, and there are {calls}{odd}; draw with "
                 f"as many steps as it was trained for, or train one with --steps {calls + calls % 2}"
             )
-        return Plan(variants=tuple(variant for mask in self.masks for variant in (FULL, self._names[mask])))
+        variants = tuple(variant for mask in self.masks for variant in (FULL, self._names[mask]))
+        return Plan(variants=variants, forecast=self.forecast)
 
     @property
     def removed(self) -> float:
@@ -93,7 +99,7 @@ class Router(Policy):
         count = len(set(self.masks))
         return (
             f"router, {2 * len(self.masks)} calls, {self.removed:.1%} of the taps reused in cached ones, "
-            f"by {count} mask{'s' * (count > 1)}"
+            f"by {count} mask{'s' * (count > 1)}{f', {self.forecast}' if self.forecast else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +112,7 @@ class Router(Policy):
         masks = values.get("masks")
         if not isinstance(masks, list):
             raise DeepCacheError(f'policy {cls.kind!r} wants masks, a list such as ["0110", "1111"], not {masks!r}')
-        return cls(masks=tuple(masks))
+        return cls(masks=tuple(masks), forecast=values.get("forecast"))
 
     @property
     def _names(self) -> dict[str, str]:

@@ -33,10 +33,23 @@ def test_a_router_draws_what_hooks_on_the_model_draw(backend: str) -> None:
     assert not torch.allclose(draw(TEXT.new(), TEXT, num_inference_steps=STEPS), whole, rtol=1e-3)
 
 
-def test_everything_reused_is_deepcache_at_its_cheapest_branch() -> None:
-    router = draw(cached(TEXT, policy=Router(masks=("11",) * 4)), TEXT, num_inference_steps=STEPS)
-    deepcache = draw(cached(TEXT, policy=DeepCache(cache_interval=2)), TEXT, num_inference_steps=STEPS)
-    assert (router - deepcache).abs().max() < 1e-4 * deepcache.abs().max()
+@pytest.mark.parametrize(("mask", "branch", "forecast"), [("11", 0, None), ("01", 1, None), ("11", 0, "taylor1")])
+def test_the_same_mask_at_every_pair_is_deepcache_at_that_branch(mask: str, branch: int, forecast: str | None) -> None:
+    router = Router(masks=(mask,) * 4, forecast=forecast)
+    deepcache = DeepCache(cache_interval=2, cache_branch_id=branch, forecast=forecast)
+    found, expected = (
+        draw(cached(TEXT, policy=policy), TEXT, num_inference_steps=STEPS) for policy in (router, deepcache)
+    )
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_several_taps_are_forecast_at_once() -> None:
+    pipe = cached(TEXT, policy=Router(masks=("11", "01", "11", "01"), forecast="taylor1"))
+    whole = draw(pipe, TEXT, num_inference_steps=STEPS)
+    assert pipe.last_run.way == "whole loop"
+    per_step = draw(pipe, TEXT, num_inference_steps=STEPS, callback_on_step_end=python_between_steps)
+    assert (whole - per_step).abs().max() < 1e-4 * whole.abs().max()
+    assert not torch.allclose(whole, draw(cached(TEXT, policy=ROUTER), TEXT, num_inference_steps=STEPS), rtol=1e-3)
 
 
 def test_a_controlnet_follows_a_router() -> None:
