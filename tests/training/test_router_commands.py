@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,23 @@ def test_a_router_of_a_dit_is_trained_stopped_and_resumed(run: Run, dit: tuple[A
     assert found.about["trained_steps"] == 6
     result = run("train-router", *dit, *FEW, "--max-steps", 6, "--lr", 0.5, "--out", parts, "--resume")
     assert_refused(result, r".*parts\.checkpoint is of a training with lr 0\.01, not 0\.5; train with the same")
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_as_if_it_had_not_been(run: Run, dit: tuple[Any, ...], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    until = ("--max-steps", 400)
+    command = [sys.executable, "-m", "deepcache_trt.cli", "train-router", *dit, *FEW, *until, "--out", killed]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "killed.checkpoint").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not killed.exists()
+    result = run("train-router", *dit, *FEW, *until, "--out", killed, "--resume")
+    assert "going on after" in result.err
+    assert run("train-router", *dit, *FEW, *until, "--out", whole).code == 0
+    assert np.array_equal(read_router(killed).logits, read_router(whole).logits)
 
 
 @pytest.mark.slow
