@@ -53,6 +53,7 @@ setup(
         "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.30", "polygraphy>=0.53.6", "tensorrt>=8.6"],
         "rtx": RTX,
         "eval": EVAL,
+        "train": ["tensorboard>=2.19"],
         "docs": DOCS,
         "dev": [
             *CPU,

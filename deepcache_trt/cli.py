@@ -25,7 +25,7 @@ def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
     for info in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
         function = getattr(import_module(info.name), info.name.rpartition(".")[2], None)
         if inspect.isfunction(function):
-            yield info.name.removeprefix(f"{commands.__name__}.").replace(".", " "), function
+            yield info.name.removeprefix(f"{commands.__name__}.").replace(".", " ").replace("_", "-"), function
 
 
 def _app() -> typer.Typer:

@@ -3,6 +3,7 @@
 What engines draw is compared with what these draw.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,6 @@ import DeepCache
 
 from deepcache_trt.models.families.unet import unet_taps
 from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies import Policy
 
 
@@ -50,23 +50,30 @@ def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 
 def cached_by_policy(model: Any, policy: Policy, calls: int) -> Iterator[None]:
     """For one generation of so many calls, none of them skipped: every call computes all of a denoiser.
 
-    But what its variant consumes is replaced by what was last kept, and what it emits is kept.
+    But what its variant consumes is replaced by what was last kept, or by what the line through the last two gives
+    where the plan forecasts, and what it emits is kept.
     """
     taps = architecture_of(model, dtype="float32").taps
     variants = {variant.name: variant for variant in policy.variants([tap.name for tap in taps])}
-    plan = iter(policy.plan(calls).variants)
-    variant, kept = variants[FULL], dict[str, Any]()
+    plan = policy.plan(calls)
+    assert plan.forecast in (None, "taylor1")
+    call, kept = -1, defaultdict[str, list[tuple[int, Any]]](list)  # the calls that gave a tap, and what they gave
 
     def begin(module: Any, args: Any) -> None:
-        nonlocal variant
-        variant = variants[next(plan)]
+        nonlocal call
+        call += 1
 
     def keep_or_replace(name: str, module: Any, args: Any, output: Any) -> Any:
-        if name in variant.consumes:
-            return kept[name]
+        variant = variants[plan.variants[call]]
         if name in variant.emits:
-            kept[name] = output
-        return None
+            kept[name].append((call, output))
+        if name not in variant.consumes:
+            return None
+        *_, (last, value) = kept[name]
+        if plan.forecast is None or len(kept[name]) == 1:
+            return value
+        before, earlier = kept[name][-2]
+        return value + (value - earlier) * (call - last) / (last - before)
 
     handles = [model.register_forward_pre_hook(begin)]
     handles += [model.get_submodule(tap.path).register_forward_hook(partial(keep_or_replace, tap.name)) for tap in taps]

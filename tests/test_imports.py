@@ -44,8 +44,10 @@ ALLOWED = {
     FIDELITY: LEAVES | LAYERS | WRITING | {TIMING},
     **dict.fromkeys(STUDIES, LEAVES | LAYERS | MEASURING | {ALIAS}),
     "benchmarks.memory": {ALIAS},
-    "commands": LEAVES | LAYERS | BENCHMARKS,
-    "cli": LEAVES | LAYERS | BENCHMARKS | {"commands"},
+    # It runs no engine; the digits that it learns from are those that pictures are judged by.
+    "training": LEAVES | LAYERS - {"pipelines"} | {FIDELITY, TIMING},
+    "commands": LEAVES | LAYERS | BENCHMARKS | {"training"},
+    "cli": LEAVES | LAYERS | BENCHMARKS | {"training", "commands"},
     "__init__": {"pipelines"},
 }
 

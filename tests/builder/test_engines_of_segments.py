@@ -1,8 +1,7 @@
 """Engines of segments: any variant of a model is a list of them, and computes what the model computes with hooks."""
 
-import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from deepcache_trt.builder.component import Component, from_architecture
 from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.pieces import assemble, piece_from_json
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import NotBuiltError, UnsupportedError
-from deepcache_trt.export import parity
 from deepcache_trt.models.architecture import OUTPUT
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
@@ -27,12 +24,10 @@ from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.sampler.probe import probe
 from deepcache_trt.runtime.sampler.table import SamplerTable
-from deepcache_trt.runtime.session import Session
-from tests import tiny
+from tests.builder.hooked import BATCH, Hooked, called, dit, starting
 from tests.builder.small_builds import compiled_torch, denoiser, on_cpu, openvino, text_encoder
 
-MASKS, BATCH = 32, 2
-Tensors = dict[str, torch.Tensor]
+MASKS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,56 +54,15 @@ class Masks(Policy):
 POLICY = Masks(count=MASKS)
 
 
-@functools.cache
-def dit() -> Component:
-    """A DiT of three blocks that predicts the noise alone."""
-    model_class, config = tiny.ARCHITECTURES["dit"]
-    own = {**config, "out_channels": config["in_channels"], "num_layers": 3}
-    return from_architecture(model_class, own, name="tiny", part="transformer", dtype="float32")
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("segments"))
 
 
-def opened(component: Component, policy: Policy, target: Any, sizes: Mapping[str, int]) -> Session:
-    return open_session(component, policy, target, sizes=sizes)
-
-
-class Hooked:
-    """The model in plain PyTorch, its taps supplied and recorded by hooks."""
-
-    def __init__(self, component: Component, policy: Policy) -> None:
-        self._component = component
-        variants = policy.variants([tap.name for tap in component.architecture.taps])
-        self._variants = {variant.name: variant for variant in variants}
-        self._taps: Tensors = {}
-
-    def __call__(self, variant: str, tensors: Tensors) -> torch.Tensor:
-        component = self._component
-        chosen = self._variants[variant]
-        given = parity.run_model(component.module(), component.architecture, chosen, {**tensors, **self._taps})
-        self._taps |= {name: given[name] for name in chosen.emits}
-        return given[OUTPUT]
-
-
-def starting() -> torch.Tensor:
-    side = dit().architecture.fixed_size or 0
-    return torch.randn(BATCH, 4, side, side, generator=torch.Generator().manual_seed(0))
-
-
-LABELS = torch.tensor([1, 3])
-
-
-def called(sample: torch.Tensor, timestep: torch.Tensor) -> Tensors:
-    return {"sample": sample, "timestep": timestep.expand(BATCH), "class_labels": LABELS}
-
-
 @pytest.mark.parametrize("backend", [on_cpu, openvino])
 def test_any_mask_of_a_dit_is_the_model_with_hooks_call_by_call(store: Store, backend: Any) -> None:
     sizes = {"batch": BATCH}
-    session = opened(dit(), POLICY, backend(store), sizes)
+    session = open_session(dit(), POLICY, backend(store), sizes=sizes)
     hooked, sample = Hooked(dit(), POLICY), starting()
     session.begin()
     for call, variant in enumerate(POLICY.plan(1 + MASKS).variants):
@@ -127,7 +81,7 @@ def test_any_mask_of_a_dit_is_the_model_with_hooks_in_the_whole_loop(store: Stor
     table = probe(scheduler, scheduler.timesteps)
     assert isinstance(table, SamplerTable)
     sizes, plan, latents = {"batch": BATCH}, POLICY.plan(1 + MASKS), starting()
-    session = opened(dit(), POLICY, backend(store), sizes)
+    session = open_session(dit(), POLICY, backend(store), sizes=sizes)
     session.begin()
     session.run(FULL, called(latents, scheduler.timesteps[0]), sizes)
     found = denoise(
@@ -160,7 +114,7 @@ def test_all_masks_of_a_dit_are_lists_of_the_same_few_engines(store: Store) -> N
 
 def test_what_segments_hand_on_shares_memory(store: Store) -> None:
     sizes = {"batch": BATCH}
-    session = opened(dit(), POLICY, on_cpu(store), sizes)
+    session = open_session(dit(), POLICY, on_cpu(store), sizes=sizes)
     session.run(FULL, called(starting(), torch.tensor(500)), sizes)
     assert 0 < session.shape.arena.size < session.shape.arena.naive / 2
     session.close()

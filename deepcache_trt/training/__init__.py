@@ -1,0 +1,1 @@
+"""What is learnt for a policy: a router, on a model in plain PyTorch."""
