@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
-    """A named place in a model: the output of the sub-module at `path`."""
+    """A named place in a model.
+
+    Attributes:
+        name: of the tensor.
+        path: of the sub-module whose output it is.
+        is_merged: whether it is at once added to something, or multiplied with it. In half precision ONNX Runtime does
+            so in float32 on a CPU, and what is merged is rounded before that only where it is an input.
+    """
 
     name: str
     path: str
+    is_merged: bool = False
 
 
 def tap(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RESIDUAL_SCALES = "residual_scales"
 
 # The embedded control image: the same at every step, so that a cached step need not compute it again.
-_CONDITION = Tap(name="tap_condition", path="controlnet_cond_embedding")
+_CONDITION = Tap(name="tap_condition", path="controlnet_cond_embedding", is_merged=True)
 
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def dit_taps(model: Any) -> tuple[Tap, ...]:
     """The taps of a DiT: the attention and MLP outputs of each block, before their gates (Learning-to-Cache)."""
     return tuple(
-        Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}")
+        Tap(name=f"tap_{kind}_{i}", path=f"transformer_blocks.{i}.{module}", is_merged=True)
         for i in range(len(model.transformer_blocks))
         for kind, module in (("mhsa", "attn1"), ("mlp", "ff"))
     )

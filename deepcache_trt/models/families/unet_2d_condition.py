@@ -58,6 +58,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         added = residuals(model, dtype)
         assert len(added) == len(taps) + 1, "a tap for each residual, and the mid block's"
         inputs += added
+        taps = *taps[:-1], replace(taps[-1], is_merged=True)  # a residual is added to what the mid block gives
     inputs += ip_adapter_inputs(model, dtype, form.images)
     return replace(plain, inputs=tuple(inputs), taps=taps)
 

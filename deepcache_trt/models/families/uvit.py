@@ -13,7 +13,7 @@ def uvit_taps(model: Any) -> tuple[Tap, ...]:
     blocks = [f"in_blocks.{i}" for i in range(len(model.in_blocks))]
     blocks += ["mid_block", *(f"out_blocks.{i}" for i in range(len(model.out_blocks)))]
     return tuple(
-        Tap(name=f"tap_{kind}_{i}", path=f"{block}.{module}")
+        Tap(name=f"tap_{kind}_{i}", path=f"{block}.{module}", is_merged=True)
         for i, block in enumerate(blocks)
         for kind, module in (("mhsa", "attn"), ("mlp", "mlp"))
     )
