@@ -28,7 +28,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["deepcache_trt", "deepcache_trt.*"]),
-    package_data={"deepcache_trt": ["py.typed", "pipelines/*.pyi", "models/digits/**/*", "models/digits/*"]},
+    package_data={"deepcache_trt": ["py.typed", "pipelines/*.pyi", "models/digits*/**/*", "models/digits*/*"]},
     install_requires=[
         "accelerate>=1.0",
         "diffusers>=0.42",

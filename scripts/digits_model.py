@@ -56,20 +56,20 @@ def load_splits() -> tuple[Digits, Digits]:
     return Digits(train_x.float(), train_y.long()), Digits(test_x.float(), test_y.long())
 
 
-def to_pictures(images: Tensor) -> Tensor:
-    """Eight-pixel digits (N, 8, 8) in 0..16 to dark-on-white pictures (N, 3, 64, 64) in -1..1."""
-    large = functional.interpolate(images[:, None] / 16, size=(PICTURE, PICTURE), mode="bicubic", align_corners=False)
+def to_pictures(images: Tensor, side: int = PICTURE) -> Tensor:
+    """Eight-pixel digits (N, 8, 8) in 0..16 to dark-on-white pictures (N, 3, side, side) in -1..1."""
+    large = functional.interpolate(images[:, None] / 16, size=(side, side), mode="bicubic", align_corners=False)
     return (1 - 2 * large.clamp(0, 1)).expand(-1, 3, -1, -1).contiguous()
 
 
 def to_eight(pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, 64, 64) in -1..1 to the data's own form (N, 8, 8) in 0..16, by area averaging."""
+    """Pictures (N, 3, H, W) in -1..1 to the data's own form (N, 8, 8) in 0..16, by area averaging."""
     grey = functional.adaptive_avg_pool2d(pictures.mean(1, keepdim=True), 8)[:, 0]
     return (8 * (1 - grey)).clamp(0, 16)
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to 2 of 64 pixels, turn by up to 5 degrees, scale by up to 5 %: (N, 3, 64, 64) to the same."""
+    """Shift by up to 2 of 64 pixels, turn by up to 5 degrees, scale by up to 5 %: (N, 3, H, W) to the same."""
     n = pictures.shape[0]
     shift_x, shift_y, turn, zoom = (2 * torch.rand(4, n, generator=generator) - 1).unbind(0)
     angle, size = turn * torch.pi * 5 / 180, 1 + 0.05 * zoom

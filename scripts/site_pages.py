@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 ROOT = Path(__file__).parents[1]
 DOCS = "docs"
 
-_MARKDOWN = ("CONTRIBUTING.md", "CHANGELOG.md", "deepcache_trt/models/digits/README.md")
+_CARDS = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "deepcache_trt" / "models").glob("*/README.md")))
+_MARKDOWN = ("CONTRIBUTING.md", "CHANGELOG.md", *_CARDS)
 _SCRIPTS = tuple(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.py")))
 
 # The place in the site of each file of the repository that has another one there; what lies in docs/ is found by rule.

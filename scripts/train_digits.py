@@ -8,12 +8,12 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from digits_figures import mean_distance, save_grid
 from digits_model import (
     NAMES,
     Digits,
@@ -26,7 +26,7 @@ from digits_model import (
     to_eight,
     to_pictures,
 )
-from PIL import Image
+from digits_training import LatentRecipe, Latents, cache_latents, draw_latents, fit, fit_averaged, noise_loss
 from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,57 +43,7 @@ class VaeRecipe:
     seed: int = 1
 
 
-@dataclass(frozen=True)
-class DiffusionRecipe:
-    """How the U-Net and the text encoder are trained, together."""
-
-    steps: int = 1500
-    batch: int = 128
-    rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    ema: float = 0.998
-    drop: float = 0.12
-    copies: int = 8
-    seed: int = 2
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Cached posteriors: mean and spread (copies * N, 4, 8, 8), already scaled, with labels (copies * N,)."""
-
-    mean: Tensor
-    spread: Tensor
-    labels: Tensor
-
-
-def rate_at(step: int, steps: int, warmup: int = 100) -> float:
-    """Linear warm-up and cosine decay, as a factor of the peak rate."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def fit(
-    parameters: Iterable[nn.Parameter], loss_at: Callable[[], Tensor], after: Callable[[int], None],
-    steps: int, rate: float, weight_decay: float, name: str,
-) -> None:  # fmt: skip
-    """Minimise loss_at() with AdamW and clipped gradients; `after` is called with each finished step."""
-    held = list(parameters)
-    optimizer = torch.optim.AdamW(held, lr=rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
-    started, total = time.monotonic(), 0.0
-    for step in range(steps):
-        loss = loss_at()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(held, 1.0)
-        optimizer.step()
-        schedule.step()
-        after(step)
-        total += loss.item()
-        if step % 50 == 49:
-            print(f"{name} {step + 1}/{steps} loss {total / 50:.5f} {time.monotonic() - started:.0f} s", flush=True)
-            total = 0.0
+RECIPE = LatentRecipe(steps=1500, batch=128, rate=1.5e-3, ema=0.998, drop=0.12, seed=2)
 
 
 def train_vae(vae: AutoencoderKL, data: Digits, recipe: VaeRecipe) -> None:
@@ -130,17 +80,6 @@ def centre_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     vae.register_to_config(scaling_factor=round(1 / variance.sqrt().item(), 4))
 
 
-@torch.no_grad()
-def cache_latents(vae: AutoencoderKL, data: Digits, recipe: DiffusionRecipe) -> Latents:
-    """Encode `copies` augmented copies of every image once, since the autoencoder is fixed by now."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    batches = to_pictures(data.images).repeat(recipe.copies, 1, 1, 1).split(128)
-    encoded = [vae.encode(augment(batch, generator)).latent_dist for batch in batches]
-    scale = vae.config.scaling_factor
-    mean = scale * torch.cat([e.mean for e in encoded])
-    return Latents(mean, scale * torch.cat([e.std for e in encoded]), data.labels.repeat(recipe.copies))
-
-
 def prompt_table(parts: Parts) -> tuple[Tensor, Tensor]:
     """Token ids of every prompt by digit (10, prompts, 16) and of the empty prompt (16,)."""
 
@@ -151,38 +90,26 @@ def prompt_table(parts: Parts) -> tuple[Tensor, Tensor]:
     return torch.stack([ids(prompts_for(d)) for d in range(10)]), ids([""])[0]
 
 
-def train_diffusion(parts: Parts, latents: Latents, recipe: DiffusionRecipe) -> None:
+def train_diffusion(parts: Parts, latents: Latents, recipe: LatentRecipe) -> None:
     """Fit U-Net and text encoder to predict the noise; both end with the averaged weights."""
     generator = torch.Generator().manual_seed(recipe.seed)
     table, empty = prompt_table(parts)
-    models = nn.ModuleList([parts.unet, parts.text_encoder]).train()
-    average = [p.detach().clone() for p in models.parameters()]
 
     def loss_at() -> Tensor:
         chosen = torch.randint(len(latents.labels), (recipe.batch,), generator=generator)
         which = torch.randint(table.shape[1], (recipe.batch,), generator=generator)
         dropped = torch.rand(recipe.batch, 1, generator=generator) < recipe.drop
         ids = torch.where(dropped, empty, table[latents.labels[chosen], which])
-        clean = latents.mean[chosen]
-        clean = clean + latents.spread[chosen] * torch.randn(clean.shape, generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        times = torch.randint(parts.scheduler.config.num_train_timesteps, (recipe.batch,), generator=generator)
+        clean = draw_latents(latents, chosen, generator)
         states = parts.text_encoder(ids).last_hidden_state
-        noisy = parts.scheduler.add_noise(clean, noise, times)
-        return functional.mse_loss(parts.unet(noisy, times, states).sample, noise)
+        return noise_loss(
+            lambda noisy, times: parts.unet(noisy, times, states).sample, clean, parts.scheduler, generator
+        )
 
-    def after(step: int) -> None:
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [p.detach() for p in models.parameters()], 1 - decay)
-
-    fit(models.parameters(), loss_at, after, recipe.steps, recipe.rate, recipe.weight_decay, "diffusion")
-    with torch.no_grad():
-        for parameter, mean in zip(models.parameters(), average, strict=True):
-            parameter.copy_(mean)
-    models.eval()
+    fit_averaged(nn.ModuleList([parts.unet, parts.text_encoder]).train(), loss_at, recipe)
 
 
-def train(out: Path, vae_recipe: VaeRecipe, recipe: DiffusionRecipe) -> None:
+def train(out: Path, vae_recipe: VaeRecipe, recipe: LatentRecipe) -> None:
     """Train everything from scratch on the training split and write the pipeline folder."""
     started = time.monotonic()
     data, _ = load_splits()
@@ -192,11 +119,6 @@ def train(out: Path, vae_recipe: VaeRecipe, recipe: DiffusionRecipe) -> None:
     train_diffusion(parts, cache_latents(parts.vae, data, recipe), recipe)
     save_parts(parts, out)
     print(f"wrote {out} after {(time.monotonic() - started) / 60:.1f} minutes: {asdict(vae_recipe)} {asdict(recipe)}")
-
-
-def mean_distance(images: Tensor) -> float:
-    """Mean pairwise L2 distance within (N, 8, 8) images."""
-    return torch.pdist(images.flatten(1)).mean().item()
 
 
 @torch.no_grad()
@@ -245,13 +167,6 @@ def real_figures(
     }
 
 
-def save_grid(by_digit: list[Tensor], path: Path, columns: int = 16) -> None:
-    """One row per digit of (N, 3, 64, 64) pictures, as a PNG."""
-    rows = [torch.cat(list(p[:columns]), dim=2) for p in by_digit]
-    pixels = (127.5 * (torch.cat(rows, dim=1).clamp(-1, 1) + 1)).round().byte()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
-
-
 def evaluate(folder: Path, images: int, scales: list[float], steps: int, form: str, grid: Path | None) -> None:
     """Print the figures of a saved folder as JSON, its half-precision weights computed in single precision."""
     train_data, test = load_splits()
@@ -275,7 +190,7 @@ def main() -> None:
     training = commands.add_parser("train", help="train from scratch and write the pipeline folder")
     training.add_argument("--out", type=Path, required=True)
     training.add_argument("--vae-steps", type=int, default=VaeRecipe.steps)
-    training.add_argument("--steps", type=int, default=DiffusionRecipe.steps)
+    training.add_argument("--steps", type=int, default=RECIPE.steps)
     judging = commands.add_parser("evaluate", help="measure a pipeline folder")
     judging.add_argument("model", type=Path)
     judging.add_argument("--images", type=int, default=500)
@@ -286,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "train":
-        train(args.out, VaeRecipe(steps=args.vae_steps), DiffusionRecipe(steps=args.steps))
+        train(args.out, VaeRecipe(steps=args.vae_steps), replace(RECIPE, steps=args.steps))
     else:
         evaluate(args.model, args.images, args.guidance, args.steps, args.prompt, args.grid)
 

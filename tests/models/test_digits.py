@@ -13,12 +13,6 @@ from tests import tiny
 FOLDER = Path(resolve("digits"))
 
 
-def test_it_is_under_ten_megabytes_of_half_precision_safetensors() -> None:
-    files = [file for file in FOLDER.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 10e6
-    assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt")]
-
-
 def test_it_has_the_topology_of_stable_diffusion_15() -> None:
     pipe = tiny.digits()
     assert len(pipe.unet.config.block_out_channels) == 4

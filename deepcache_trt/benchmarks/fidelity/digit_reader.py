@@ -71,20 +71,25 @@ class DigitReader:
         """The share of images (N, 8, 8) that are read as the digits (N,) that were asked for."""
         return float(np.mean(self.read(images) == labels))
 
-    def frechet(self, images: np.ndarray) -> float:
-        """The Fréchet distance between images (N, 8, 8) and the real training images, in the classifier's 45 margins.
+    def frechet(self, images: np.ndarray, real: np.ndarray | None = None) -> float:
+        """The Fréchet distance between images (N, 8, 8) and real ones, in the classifier's 45 margins.
 
         What a few hundred images give is comparable only with as many others.
+
+        Args:
+            images: in 0…16.
+            real: what they are compared with, (M, 8, 8) in 0…16; None: the training images.
         """
-        return frechet_distance(self._margins(images), self._real)
+        return frechet_distance(self.margins(images), self._real if real is None else self.margins(real))
+
+    def margins(self, images: np.ndarray) -> np.ndarray:
+        """Of images (N, 8, 8) in 0…16, a margin for each pair of digits, (N, 45): above 0 it is the smaller one."""
+        margins: np.ndarray = self._classifier.decision_function(_flat(images))
+        return margins
 
     @cached_property
     def _real(self) -> np.ndarray:
-        return self._margins(self._train.images)
-
-    def _margins(self, images: np.ndarray) -> np.ndarray:
-        margins: np.ndarray = self._classifier.decision_function(_flat(images))
-        return margins
+        return self.margins(self._train.images)
 
 
 def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:

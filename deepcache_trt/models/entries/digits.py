@@ -6,4 +6,7 @@ from deepcache_trt.models.entries.entry import Entry
 
 _MODELS = Path(__file__).parent.parent
 
-DIGITS: dict[str, Entry] = {"digits": Entry(source=str(_MODELS / "digits"), parts={})}
+DIGITS: dict[str, Entry] = {
+    "digits": Entry(source=str(_MODELS / "digits"), parts={}),
+    "digits-dit": Entry(source=str(_MODELS / "digits_dit"), parts={}),
+}
