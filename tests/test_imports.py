@@ -23,7 +23,7 @@ STUDIES = {
     f"benchmarks.{name}"
     for name in (
         *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo"),
-        *("overhead", "shapes", "reuse", "segments", "threads"),
+        *("overhead", "shapes", "reuse", "segments", "masks", "threads"),
     )
 }
 BENCHMARKS = MEASURING | STUDIES

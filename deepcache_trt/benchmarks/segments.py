@@ -7,15 +7,14 @@ process of its own.
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import torch
@@ -30,39 +29,11 @@ from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.export.parity import example_inputs
-from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import quiet_libraries, shown
-from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import DeepCache, Policy
+from deepcache_trt.runtime.policies.router import COMPUTED, REUSED, Router, random_masks
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import PROMPT_TOKENS
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomMask(Policy):
-    """Cached calls leave out the same sublayers, drawn at random: Learning-to-Cache's baseline.
-
-    Attributes:
-        share: of the sublayers that are left out, 0.4429 as the published router's for 20 steps of DDIM.
-    """
-
-    kind: ClassVar[str] = "random-mask"
-    segments: ClassVar[bool] = True
-    share: float = 0.4429
-
-    def variants(self, taps: Sequence[str]) -> tuple[Variant, ...]:
-        """All of the model, and what is left of it."""
-        left_out = set(random.Random(0).sample(list(taps), round(self.share * len(taps))))
-        masked = Variant(
-            name="masked",
-            consumes=tuple(tap for tap in taps if tap in left_out),
-            emits=tuple(tap for tap in taps if tap not in left_out),
-        )
-        return Variant(name=FULL, emits=tuple(taps)), masked
-
-    def plan(self, calls: int) -> Plan:
-        """Every other call is full."""
-        return Plan(variants=((FULL, "masked") * calls)[:calls])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +52,16 @@ def subjects(dtype: str) -> dict[str, Subject]:
     side = {"batch": 2, "height": 32, "width": 32, "sequence": PROMPT_TOKENS}
     return {
         "sd15": Subject(component=unet, policy=DeepCache(), sizes=side),
-        "dit-xl-2-256": Subject(component=dit, policy=RandomMask(), sizes={"batch": 2}),
+        "dit-xl-2-256": Subject(component=dit, policy=Router(masks=(_mask(dit),)), sizes={"batch": 2}),
     }
+
+
+def _mask(dit: Component) -> str:
+    """As many sublayers left out as the published router for 20 steps of DDIM has, drawn at random."""
+    taps = len(dit.architecture.taps)
+    reused = round(0.4429 * taps)
+    (mask,) = random_masks([REUSED * reused + COMPUTED * (taps - reused)], 0)
+    return mask
 
 
 def opened(subject: Subject, target: Target) -> Session:
