@@ -23,7 +23,7 @@ STUDIES = {
     f"benchmarks.{name}"
     for name in (
         *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo"),
-        *("overhead", "shapes", "reuse", "segments", "masks", "threads"),
+        *("overhead", "shapes", "reuse", "segments", "masks", "quality", "threads"),
     )
 }
 BENCHMARKS = MEASURING | STUDIES
