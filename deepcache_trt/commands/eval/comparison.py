@@ -1,4 +1,4 @@
-"""`deepcache-trt eval`: fidelity beside speed."""
+"""`deepcache-trt eval` by itself: fidelity beside speed."""
 
 from collections.abc import Sequence
 from pathlib import Path
