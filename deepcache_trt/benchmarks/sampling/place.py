@@ -78,7 +78,7 @@ class Place:
         Args:
             images: of PIL, by their index.
         """
-        name = image_name(min(images))
+        name = f"{min(images)}"  # no name of an image, which whoever lists those would take it for
         drawing, drawn = self.folder / f"{_DRAWING}{name}", self.folder / f"{_DRAWN}{name}"
         with written(self.folder):
             write_json(self.folder / RECORD, dict(self._settings))
