@@ -1,5 +1,6 @@
 """The command `deepcache-trt`: its commands, and how it ends."""
 
+import functools
 import inspect
 import io
 import logging
@@ -21,7 +22,10 @@ _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
 
 
 def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
-    """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word."""
+    """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word.
+
+    A folder that has a function of its name is a command by its first word alone, too.
+    """
     for info in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
         function = getattr(import_module(info.name), info.name.rpartition(".")[2], None)
         if inspect.isfunction(function):
@@ -43,8 +47,35 @@ def _app() -> typer.Typer:
         if group not in groups:
             groups[group] = typer.Typer(help=import_module(f"{commands.__name__}.{group}").__doc__)
             app.add_typer(groups[group], name=group)
-        groups[group].command(name)(function)
+        if any(other.startswith(f"{typed} ") for other in COMMANDS):
+            groups[typed] = typer.Typer()
+            groups[typed].callback(invoke_without_command=True)(_alone(function))
+            app.add_typer(groups[typed], name=typed)
+        else:
+            groups[group].command(name)(function)
     return app
+
+
+def _alone(function: Callable[..., None]) -> Callable[..., None]:
+    """The command of a first word: it runs where no second word follows, and refuses options before one."""
+
+    @functools.wraps(function)
+    def callback(context: typer.Context, **given: Any) -> None:
+        if context.invoked_subcommand is None:
+            function(**given)
+            return
+        typed = [name for name in given if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+        if typed:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+            raise DeepCacheError(
+                f"{options} before {context.invoked_subcommand!r} is of `{context.command_path}` alone; leave it out"
+            )
+
+    signature = inspect.signature(function, eval_str=True)
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    vars(callback)["__signature__"] = signature.replace(parameters=[context, *signature.parameters.values()])
+    callback.__annotations__ = {**inspect.get_annotations(function), "context": typer.Context}
+    return callback
 
 
 def _options(

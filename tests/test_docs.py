@@ -64,6 +64,8 @@ def complaint(words: list[str]) -> str | None:
         name = names.pop(0) if names else ""
         if name in ("", "--help", "--version"):
             return None
+        if group.name != COMMAND and group.invoke_without_command and name.startswith("-"):
+            break  # a command by its first word alone
         if name not in group.commands:
             return f"there is no command {name!r}"
         group = group.commands[name]
@@ -139,8 +141,10 @@ def test_every_command_is_on_the_page_of_commands() -> None:
 
 def _paths(group: Any) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
-        inner = _paths(command) if hasattr(command, "commands") else [()]
-        yield from ((name, *rest) for rest in inner)
+        inner = [*_paths(command)] if hasattr(command, "commands") else [()]
+        yield from (
+            (name, *rest) for rest in [*inner, *([()] if getattr(command, "invoke_without_command", False) else [])]
+        )
 
 
 def test_every_example_is_on_the_page_of_examples() -> None:

@@ -22,7 +22,7 @@ MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
 STUDIES = {
     f"benchmarks.{name}"
     for name in (
-        *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo"),
+        *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "sampling"),
         *("overhead", "shapes", "reuse", "segments", "masks", "quality", "threads"),
     )
 }

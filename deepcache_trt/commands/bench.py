@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.options import RandomWeights, StoreFolder
-from deepcache_trt.commands.output import check_out, typed_command
+from deepcache_trt.commands.typed.options import RandomWeights, StoreFolder
+from deepcache_trt.commands.typed.output import check_out, typed_command
 
 
 def bench(

@@ -4,8 +4,8 @@ import json
 
 import typer
 
-from deepcache_trt.commands.options import AsJson
-from deepcache_trt.commands.output import show
+from deepcache_trt.commands.typed.options import AsJson
+from deepcache_trt.commands.typed.output import show
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepcache_trt.commands.options import (
+from deepcache_trt.commands.typed.options import (
     AllowPickle,
     Backend,
     Config,

@@ -4,8 +4,8 @@ import json
 
 import typer
 
-from deepcache_trt.commands.options import AsJson, StoreFolder
-from deepcache_trt.commands.output import show
+from deepcache_trt.commands.typed.options import AsJson, StoreFolder
+from deepcache_trt.commands.typed.output import show
 
 
 def inspect(store: StoreFolder = None, as_json: AsJson = False) -> None:

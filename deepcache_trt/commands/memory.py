@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from deepcache_trt.commands.options import Branch
+from deepcache_trt.commands.typed.options import Branch
 
 
 def memory(

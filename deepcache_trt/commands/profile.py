@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deepcache_trt.commands.options import AsJson, Config, Interval, Model, SkipInterval, SkipMode, StoreFolder
+from deepcache_trt.commands.typed.options import AsJson, Config, Interval, Model, SkipInterval, SkipMode, StoreFolder
 
 
 def profile(

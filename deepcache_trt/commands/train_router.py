@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.options import AllowPickle, Config, Model, Offline, Revision, WeightsVariant
-from deepcache_trt.commands.output import check_out, tell
+from deepcache_trt.commands.typed.options import AllowPickle, Config, Model, Offline, Revision, WeightsVariant
+from deepcache_trt.commands.typed.output import check_out, tell
 
 
 def train_router(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepcache_trt.commands.options import (
+from deepcache_trt.commands.typed.options import (
     AllowPickle,
     Backend,
     Config,
@@ -21,7 +21,7 @@ from deepcache_trt.commands.options import (
     StoreFolder,
     WeightsVariant,
 )
-from deepcache_trt.commands.output import check_out, print_table, tell, typed_command
+from deepcache_trt.commands.typed.output import check_out, print_table, tell, typed_command
 from deepcache_trt.errors import DeepCacheError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
 from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.builder.model_source import ModelSource
-from deepcache_trt.commands.eval import settings_from
+from deepcache_trt.commands.eval.comparison import settings_from
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache, Uncached
 from tests.benchmarks.nearer import Nearer

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from deepcache_trt.benchmarks.fidelity.statistics import frechet_of_moments
+
 _SIDE, _INK = 8, 16  # the data has so many pixels a side, and this is its darkest value
 _SPLIT_SEED = 0
 
@@ -97,13 +99,10 @@ def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:
 
     Dowson and Landau, 1982; what FID is on the features of an Inception network.
     """
-    means = left.mean(axis=0) - right.mean(axis=0)
-    first, second = np.cov(left, rowvar=False), np.cov(right, rowvar=False)
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # Σ₁ Σ₂ and Σ₁^½ Σ₂ Σ₁^½ have the same eigenvalues, and the latter is symmetric.
-    shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
-    return float(means @ means + np.trace(first) + np.trace(second) - 2 * shared)
+    moments = (
+        moment for features in (left, right) for moment in (features.mean(axis=0), np.cov(features, rowvar=False))
+    )
+    return frechet_of_moments(*moments)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.options import StoreFolder
-from deepcache_trt.commands.output import check_out, tell
+from deepcache_trt.commands.typed.options import StoreFolder
+from deepcache_trt.commands.typed.output import check_out, tell
 
 
 def cpu(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.output import check_out, tell, typed_command
+from deepcache_trt.commands.typed.output import check_out, tell, typed_command
 
 
 def gpu(

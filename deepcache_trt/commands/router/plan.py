@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.output import check_out
+from deepcache_trt.commands.typed.output import check_out
 from deepcache_trt.errors import DeepCacheError
 
 

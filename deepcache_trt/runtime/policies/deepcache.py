@@ -93,7 +93,7 @@ class DeepCache(Policy):
         if not count:
             raise UnknownNameError(
                 f"policy {self.kind!r} caches at skip connections, and there are none; give another, as "
-                'policy=Uncached(), or a plan file with {"policy": "uncached"}'
+                "policy=Uncached() (--interval 1 of a command, or the --plan file of another policy)"
             )
         if tap not in taps:
             raise UnknownNameError(

@@ -1,0 +1,1 @@
+"""What commands share: options that several have, and how they print."""
