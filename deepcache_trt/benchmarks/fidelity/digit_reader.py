@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from deepcache_trt.benchmarks.fidelity.figures import frechet, normal_of
+
 _SIDE, _INK = 8, 16  # the data has so many pixels a side, and this is its darkest value
 _SPLIT_SEED = 0
 
@@ -88,17 +90,8 @@ class DigitReader:
 
 
 def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:
-    """Between the normal distributions of two sets of features (N, D): |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½).
-
-    Dowson and Landau, 1982; what FID is on the features of an Inception network.
-    """
-    means = left.mean(axis=0) - right.mean(axis=0)
-    first, second = np.cov(left, rowvar=False), np.cov(right, rowvar=False)
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # Σ₁ Σ₂ and Σ₁^½ Σ₂ Σ₁^½ have the same eigenvalues, and the latter is symmetric.
-    shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
-    return float(means @ means + np.trace(first) + np.trace(second) - 2 * shared)
+    """Between the normal distributions of two sets of features (N, D)."""
+    return frechet(normal_of(left), normal_of(right))
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
