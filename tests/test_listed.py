@@ -21,8 +21,8 @@ from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.runtime.policies import Policy, Uncached
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
 from tests import tiny
-from tests.pipelines import dits, micro_parts
-from tests.pipelines.coverage.rows import TRANSFORMERS
+from tests.pipelines import dits, ldms, micro_parts
+from tests.pipelines.coverage.rows import OF_CLASSES
 from tests.pipelines.micro import OTHERS, STRAIGHT, cached, draw
 from tests.runtime.schedulers import FALLBACKS, TABLES, WARNINGS, Case
 
@@ -41,6 +41,7 @@ PIPELINES: dict[str, tuple[str, str]] = {
     "AutoencoderKL": ("text", "vae"),
     "AutoencoderKLTemporalDecoder": ("svd", "vae"),
     "AutoencoderTiny": ("tiny vae", "vae"),
+    "VQModel": ("ldm", "vqvae"),
     "CLIPTextModel": ("text", "text_encoder"),
     "CLIPTextModelWithProjection": ("xl", "text_encoder_2"),
 }
@@ -53,6 +54,8 @@ def new(name: str) -> Any:
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
     if name in ("dit", "uvit"):
         return DeepCachePipeline.from_pipe(dits.plain(kind=name), policy=Uncached())
+    if name == "ldm":
+        return DeepCachePipeline.from_pipe(ldms.plain(), cache_interval=2)
     if name == "tiny vae":
         return DeepCachePipeline.from_pipe(MICROS["sd"].new(vae=micro_parts.tiny_vae()), cache_interval=2)
     return cached(MICROS[name], cache_interval=2, components=None)
@@ -61,7 +64,7 @@ def new(name: str) -> Any:
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
-    if name in ("dit", "uvit"):
+    if name in ("dit", "uvit", "ldm"):
         image: torch.Tensor = pipe([3], num_inference_steps=3, output_type="pt").images
         return image
     decoded: dict[str, Any] = {"output_type": "pt"} if name in ("svd", "tiny vae") else {}
@@ -105,8 +108,8 @@ def test_a_saved_class_that_is_not_covered_is_refused_by_name_whatever_its_files
 
 @pytest.mark.parametrize("name", sorted({name for family in FAMILIES for name in family.straight}))
 def test_every_pipeline_that_is_called_straight_runs_the_whole_loop(name: str) -> None:
-    if name in TRANSFORMERS.values():
-        assert drawn("dit", pipe := new("dit")).isfinite().all()
+    if (of_classes := OF_CLASSES.get(name)) is not None:
+        assert drawn(of_classes.kind, pipe := new(of_classes.kind)).isfinite().all()
         assert (pipe.last_run.way, pipe.last_run.reason) == ("whole loop", "")
         return
     [micro, *_] = [key for key, micro in MICROS.items() if micro.pipeline == name]

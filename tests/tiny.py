@@ -18,6 +18,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
     UNetSpatioTemporalConditionModel,
+    VQModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -143,6 +144,15 @@ PARTS: dict[str, tuple[Any, dict[str, Any]]] = {
             "layers_per_block": 2,  # its only attention is that between two
             "latent_channels": 4,
             "sample_size": 64,
+        },
+    ),
+    "vq_model": (
+        VQModel,
+        {
+            "block_out_channels": (8, 8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "norm_num_groups": 4,
         },
     ),
     # 2 stands for the highest id, as in all published configs.

@@ -12,7 +12,8 @@ import torch
 from deepcache_trt.builder.plain_pipeline import load_component
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE
-from deepcache_trt.models.entries.entry import Entry
+from deepcache_trt.models.definitions.pipelines import pipeline_class
+from deepcache_trt.models.entries.entry import Entry, ModelConfig, TorchConfig
 from deepcache_trt.models.fresh import empty_model
 from deepcache_trt.models.originals.original import Original, check_fits
 
@@ -43,15 +44,13 @@ def convert(checkpoint: Path, name: str, out: Path, *, vae: str = VAE) -> None:
     entry, original = _known(name)
     if out.exists():
         raise CheckpointError(f"{out} is there already; choose another --out")
-    part = entry.parts[original.part]
-    model: Any = empty_model(part.model_class(), part.config)
-    tensors = original.rename(read_tensors(checkpoint), part.config)
-    wanted = model.state_dict()
-    check_fits(tensors, wanted, what=f"the {original.part} of {name}")
-    # What stands in several places must be several tensors, or it is not saved.
-    weights = {key: tensors[key].to(torch.float32, copy=True, memory_format=torch.contiguous_format) for key in wanted}
-    model.load_state_dict(weights, assign=True)
-    _save(_pipeline(original, model, vae), out)
+    configs: Mapping[str, ModelConfig | TorchConfig] = {**entry.parts, **entry.beside}
+    tensors = read_tensors(checkpoint)
+    models = {
+        part: _model(configs[part], rename(tensors, configs[part].config), what=f"the {part} of {name}")
+        for part, rename in original.parts.items()
+    }
+    _save(_pipeline(original, models, vae), out)
 
 
 def read_tensors(checkpoint: Path) -> Mapping[str, torch.Tensor]:
@@ -110,14 +109,25 @@ def _known(name: str) -> tuple[Entry, Original]:
     return entry, entry.original
 
 
-def _pipeline(original: Original, model: Any, vae: str) -> Any:
+def _model(part: ModelConfig | TorchConfig, tensors: Mapping[str, torch.Tensor], *, what: str) -> Any:
+    """The model of a config with these weights."""
+    model: Any = empty_model(part.model_class(), part.config)
+    wanted = model.state_dict()
+    check_fits(tensors, wanted, what=what)
+    # What stands in several places must be several tensors, or it is not saved.
+    weights = {key: tensors[key].to(torch.float32, copy=True, memory_format=torch.contiguous_format) for key in wanted}
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def _pipeline(original: Original, models: Mapping[str, Any], vae: str) -> Any:
     import diffusers
 
     class_name, config = original.scheduler
-    parts = {original.part: model, "scheduler": getattr(diffusers, class_name)(**config)}
+    parts = {**models, "scheduler": getattr(diffusers, class_name)(**config)}
     if original.wants_vae:
         parts["vae"] = load_component(diffusers.AutoencoderKL, vae, "give --vae with a folder that has it")
-    return getattr(diffusers, original.pipeline)(**parts)
+    return pipeline_class(original.pipeline)(**parts)
 
 
 def _save(pipe: Any, out: Path) -> None:

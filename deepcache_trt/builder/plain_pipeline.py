@@ -11,6 +11,7 @@ from typing import Any
 
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError, first_line
 from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.models.definitions.pipelines import own_pipeline_class, pipeline_class
 from deepcache_trt.models.single_file import SAFE, is_single_file
 
 # All that a pipeline's folder has beside weights.
@@ -44,7 +45,8 @@ def load_pipeline(base: Any, model: Any, arguments: Mapping[str, Any]) -> Any:
             f"{model} is not one file, and has configs of its own; leave config={arguments['config']!r} out"
         )
     with _as_checkpoint_error(model, _UNREACHABLE, is_safe=arguments["use_safetensors"]):
-        return base.from_pretrained(resolve(model), **arguments)
+        found = resolve(model)
+        return _class_for(base, found).from_pretrained(found, **arguments)
 
 
 def config_folder(file: str, *, config: Any = None, revision: str | None = None, offline: bool = False) -> Path:
@@ -72,6 +74,15 @@ def config_folder(file: str, *, config: Any = None, revision: str | None = None,
         return Path(snapshot_download(repository, local_files_only=offline, allow_patterns=list(_NO_WEIGHTS)))
 
 
+def _class_for(base: Any, model: Any) -> Any:
+    """`base`, or the class of ours that a folder is of, which diffusers would not find."""
+    import diffusers
+
+    if base is not diffusers.DiffusionPipeline or not Path(model).is_dir():
+        return base
+    return own_pipeline_class(base.load_config(model).get("_class_name", "")) or base
+
+
 def _kind_of(file: str, revision: str | None, offline: bool) -> str:
     """The hub id of the first model of the kind of a file, by the names and shapes of its tensors."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
@@ -93,7 +104,7 @@ def _load_single_file(base: Any, file: str, arguments: dict[str, Any]) -> Any:
     options = {"revision": arguments.get("revision"), "offline": arguments.get("local_files_only", False)}
     folder = config_folder(file, config=arguments.pop("config", None), **options)
     if base is diffusers.DiffusionPipeline:
-        base = getattr(diffusers, base.load_config(folder)["_class_name"])
+        base = pipeline_class(base.load_config(folder)["_class_name"])
     if not hasattr(base, "from_single_file"):
         raise UnsupportedError(f"diffusers loads no {base.__name__} from one file; give a folder or a hub id")
     with _as_checkpoint_error(file, "check that it holds all of a pipeline, and that config is of the same kind"):

@@ -72,7 +72,7 @@ def sample(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Draw many images with a model of classes or without conditions, as DDPM and DiT.
+    """Draw many images of DDPM, DiT and the like.
 
     Image i is the same in whichever run it is drawn. A run that was killed goes on where it was when it is given the
     same command again.

@@ -6,11 +6,12 @@ from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
-from deepcache_trt.models.families.autoencoder_kl import AUTOENCODER_KL
-from deepcache_trt.models.families.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
-from deepcache_trt.models.families.autoencoder_tiny import AUTOENCODER_TINY
 from deepcache_trt.models.families.clip_text import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION
 from deepcache_trt.models.families.controlnet import CONTROLNET
+from deepcache_trt.models.families.decoders.autoencoder_kl import AUTOENCODER_KL
+from deepcache_trt.models.families.decoders.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
+from deepcache_trt.models.families.decoders.autoencoder_tiny import AUTOENCODER_TINY
+from deepcache_trt.models.families.decoders.vq_model import VQ_MODEL
 from deepcache_trt.models.families.dit import DIT
 from deepcache_trt.models.families.family import Family, upcast_if_stated
 from deepcache_trt.models.families.unet_2d import UNET_2D
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     AUTOENCODER_KL,
     AUTOENCODER_KL_TEMPORAL,
     AUTOENCODER_TINY,
+    VQ_MODEL,
     CLIP_TEXT,
     CLIP_TEXT_WITH_PROJECTION,
 )

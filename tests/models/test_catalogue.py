@@ -28,6 +28,7 @@ PARAMETERS = {
     ("ddpm-bedroom", "unet"): 113_673_219,
     ("ddpm-church", "unet"): 113_673_219,
     ("ldm-4-g", "unet"): 400_920_579,
+    ("ldm-4-g", "vqvae"): 55_322_782,  # what its code prints: 55.32 M
     # By their configs, whose operations are the published ones.
     ("bk-sdm-base", "unet"): 579_384_964,
     ("bk-sdm-small", "unet"): 482_346_884,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.fidelity.statistics import frechet_of_moments
+from deepcache_trt.benchmarks.fidelity.figures import frechet, normal_of
 
 _SIDE, _INK = 8, 16  # the data has so many pixels a side, and this is its darkest value
 _SPLIT_SEED = 0
@@ -95,14 +95,8 @@ class DigitReader:
 
 
 def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:
-    """Between the normal distributions of two sets of features (N, D): |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½).
-
-    Dowson and Landau, 1982; what FID is on the features of an Inception network.
-    """
-    moments = (
-        moment for features in (left, right) for moment in (features.mean(axis=0), np.cov(features, rowvar=False))
-    )
-    return frechet_of_moments(*moments)
+    """Between the normal distributions of two sets of features (N, D)."""
+    return frechet(normal_of(left), normal_of(right))
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

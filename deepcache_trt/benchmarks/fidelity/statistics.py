@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepcache_trt.benchmarks.fidelity import figures
 from deepcache_trt.errors import DeepCacheError, first_line
 
 _FIELDS = ("mu", "sigma", "count", "extractor", "resize")
@@ -73,18 +74,8 @@ def frechet(first: Statistics, second: Statistics) -> float:
                 f"statistics of {what} {ours!r} cannot be compared with those of {what} {theirs!r}; make both with one "
                 f"--extractor"
             )
-    return frechet_of_moments(first.mean, first.covariance, second.mean, second.covariance)
-
-
-def frechet_of_moments(mean: np.ndarray, covariance: np.ndarray, mean_2: np.ndarray, covariance_2: np.ndarray) -> float:
-    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½), of means [D] and covariances [D, D] (Dowson and Landau 1982)."""
-    apart = mean - mean_2
-    values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # Σ₁ Σ₂ and Σ₁^½ Σ₂ Σ₁^½ have the same eigenvalues, and the latter is symmetric.
-    shared = np.sqrt(np.linalg.eigvalsh(root @ covariance_2 @ root).clip(min=0)).sum()
-    distance = float(apart @ apart + np.trace(covariance) + np.trace(covariance_2) - 2 * shared)
-    return max(distance, 0.0)  # roots of singular covariances round to a little too much
+    normals = (figures.Normal(mean=each.mean, covariance=each.covariance) for each in (first, second))
+    return figures.frechet(*normals)
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Stable Diffusion, its distilled U-Nets and Stable Video Diffusion."""
 
 from deepcache_trt.models.entries.entry import Config, Entry, ModelConfig
-from deepcache_trt.models.families.autoencoder_kl import AUTOENCODER_KL
-from deepcache_trt.models.families.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
 from deepcache_trt.models.families.clip_text import CLIP_TEXT, CLIP_TEXT_WITH_PROJECTION
+from deepcache_trt.models.families.decoders.autoencoder_kl import AUTOENCODER_KL
+from deepcache_trt.models.families.decoders.autoencoder_kl_temporal import AUTOENCODER_KL_TEMPORAL
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION
 from deepcache_trt.models.families.unet_spatio_temporal import UNET_SPATIO_TEMPORAL

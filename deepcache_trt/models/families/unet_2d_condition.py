@@ -201,6 +201,7 @@ UNET_2D_CONDITION = Family(
             *("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
             *("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
             *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+            "LDMClassToImagePipeline",
         }
     ),
 )

@@ -66,7 +66,6 @@ def _in_level(path: str) -> tuple[str, str]:
 DDIM = Original(
     code="ddim",
     pipeline="DDIMPipeline",
-    part="unet",
-    rename=rename,
+    parts={"unet": rename},
     scheduler=("DDIMScheduler", {"beta_schedule": "linear", "clip_sample": True}),
 )

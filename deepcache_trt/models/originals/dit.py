@@ -67,8 +67,7 @@ def _beginning(name: str, known: Mapping[str, str]) -> str:
 DIT = Original(
     code="DiT",
     pipeline="DiTPipeline",
-    part="transformer",
-    rename=rename,
+    parts={"transformer": rename},
     scheduler=("DDIMScheduler", {"beta_schedule": "linear", "clip_sample": False, "set_alpha_to_one": True}),
     wants_vae=True,
 )

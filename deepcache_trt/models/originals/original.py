@@ -1,7 +1,7 @@
 """What is known of a checkpoint in its original layout: how its tensors are called in diffusers, and what it lacks.
 
-Renaming is a function of a dictionary of tensors. Whatever has no place in the model, or is missing from it, is found
-by comparing the two, and refused.
+Renaming is a function of a dictionary of tensors, one for each component that the checkpoint holds. Whatever has no
+place in the model, or is missing from it, is found by comparing the two, and refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 # From the tensors of a checkpoint, and the config of the model that they are for, to those of the model in diffusers.
+# Of a checkpoint that holds several models each has its own, which leaves the tensors of the others out.
 Rename = Callable[["Mapping[str, torch.Tensor]", Mapping[str, Any]], "Tensors"]
 
 
@@ -25,17 +26,15 @@ class Original:
 
     Attributes:
         code: whose it is, for a person.
-        pipeline: the class of diffusers that runs the model.
-        part: the component that the checkpoint holds.
-        rename: of its tensors.
+        pipeline: the class that runs the model.
+        parts: the components that the checkpoint holds, and how to rename its tensors for each.
         scheduler: the class of the scheduler that goes with it, and its config.
         wants_vae: whether the pipeline has a VAE that is published apart.
     """
 
     code: str
     pipeline: str
-    part: str
-    rename: Rename
+    parts: Mapping[str, Rename]
     scheduler: tuple[str, Mapping[str, Any]]
     wants_vae: bool = False
 

@@ -17,8 +17,7 @@ def rename(tensors: "Mapping[str, torch.Tensor]", config: Mapping[str, Any]) -> 
 UVIT = Original(
     code="U-ViT",
     pipeline="DiTPipeline",
-    part="transformer",
-    rename=rename,
+    parts={"transformer": rename},
     scheduler=(
         "DPMSolverMultistepScheduler",
         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},

@@ -172,7 +172,7 @@ def test_what_cannot_be_read_or_named_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown model 'ddpm-cifar' \(did you mean 'ddpm-cifar10'\?\)"):
         convert(tmp_path / "model.pt", "ddpm-cifar", tmp_path / "out")
     with pytest.raises(
-        UnsupportedError, match=r"no original layout of sd15 is known; there is one of ddpm-cifar10, .*dit"
+        UnsupportedError, match=r"no original layout of sd15 is known; there is one of ldm-4-g, ddpm-cifar10, .*dit"
     ):
         convert(tmp_path / "model.pt", "sd15", tmp_path / "out")
     torch.save(original("dit-xl-2-256").state_dict(), tmp_path / "dit.pt")

@@ -17,11 +17,11 @@ from tests.pipelines.coverage.refused import REFUSED, gligen, t2i_adapter
 from tests.pipelines.coverage.rows import (
     EVERY,
     INTERVAL,
+    OF_CLASSES,
     OWN,
     SCHEDULERS,
     SIZES,
     STEPS,
-    TRANSFORMERS,
     VIDEOS_OF_IMAGES,
     WITH_PACKAGE,
 )
@@ -97,8 +97,8 @@ Each row is drawn around a tiny U-Net with seeded weights, {STEPS} steps, {seeds
         marks = [_mark(name not in OWN), _mark(name in WITH_PACKAGE)]
         columns = [micro.pipeline, name, way, str(pipe.unet.config.in_channels), str(micro.controlnets or ""), *marks]
         lines.append(f"| {' | '.join(columns)} |")
-    for name, pipeline in TRANSFORMERS.items():
-        lines.append(f"| {pipeline} | {name} | whole loop | 4 | | | |")
+    for name, row in OF_CLASSES.items():
+        lines.append(f"| {name} | {row.kind}, {row.tested} | whole loop | {row.channels} | | | |")
     for name, pipeline in VIDEOS_OF_IMAGES.items():
         lines.append(f"| {pipeline} | {name}, each of its backward loops by itself | per step | 4 | | | |")
     lines += ["", "## What goes with them", "", "| what | how | tests/pipelines |", "|---|---|---|"]

@@ -48,7 +48,20 @@ EVERY = SOME + [
 
 # Those that the DeepCache package knows.
 WITH_PACKAGE = [name for name in MICROS if MICROS[name].shares != "ddpm"]
-# Tests of their own say what is drawn with these.
-TRANSFORMERS = {"dit, masks of its sublayers; DDIM, DDPM, DPM-Solver++, PNDM and UniPC": "DiTPipeline"}
+
+
+@dataclass(frozen=True)
+class OfClasses:
+    """A pipeline that is called with classes, of which tests of its own say what is drawn with it."""
+
+    kind: str
+    tested: str
+    channels: int
+
+
+OF_CLASSES = {
+    "DiTPipeline": OfClasses("dit", "masks of its sublayers; DDIM, DDPM, DPM-Solver++, PNDM and UniPC", 4),
+    "LDMClassToImagePipeline": OfClasses("ldm", "ours; every branch; DDIM, DPM-Solver++ and PNDM", 3),
+}
 # Text2Video-Zero, of which each frame is an image.
 VIDEOS_OF_IMAGES = {"sd": "TextToVideoZeroPipeline", "sdxl": "TextToVideoZeroSDXLPipeline"}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.families.decoder import describe_decoder
+from deepcache_trt.models.families.decoders.decoder import describe_decoder
 from deepcache_trt.models.families.family import Family
 
 # Its config names no size; diffusers cuts larger images into tiles of this, where it is asked to.

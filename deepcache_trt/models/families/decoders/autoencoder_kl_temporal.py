@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.families.decoder import describe_decoder, read_latents
+from deepcache_trt.models.families.decoders.decoder import describe_decoder, read_latents
 from deepcache_trt.models.families.family import Family
 
 if TYPE_CHECKING:

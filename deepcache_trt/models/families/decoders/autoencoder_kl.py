@@ -4,7 +4,7 @@ from typing import Any
 
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.families.decoder import describe_decoder
+from deepcache_trt.models.families.decoders.decoder import describe_decoder
 from deepcache_trt.models.families.family import Family
 
 

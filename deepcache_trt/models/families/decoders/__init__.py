@@ -1,0 +1,1 @@
+"""The families whose engines are the decoders of autoencoders, and what they share."""
