@@ -72,7 +72,9 @@ def sample(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Draw many images of DDPM, DiT and the like.
+    """Draw many images with a model without prompts.
+
+    That is one of classes, as DiT, or without conditions, as DDPM.
 
     Image i is the same in whichever run it is drawn. A run that was killed goes on where it was when it is given the
     same command again.
@@ -104,7 +106,13 @@ def sample(
         weights = {"random_weights": random_weights, "dtype": getattr(torch, precision)}
         return Drawer(load(source, device=device, options=options, **weights), sampling)
 
-    origin = {"model": model, "revision": revision, "variant": variant, "config": config, "random": random_weights}
+    origin: dict[str, Any] = {
+        "random_weights": random_weights,
+        "model": model,
+        "revision": revision,
+        "variant": variant,
+        "config": config,
+    }
     engines = {"backend": str(backends.resolve(backend, device)), "dtype": precision, "caching": policy.to_json()}
     indices = range(first, first + images)
     labels = [sampling.label(index) for index in indices] if sampling.classes else []

@@ -27,7 +27,9 @@ def fid(
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the Fréchet distance of two collections of images: FID, with Inception's features.
+    """Measure how far two sets of images are apart.
+
+    It is their Fréchet distance: FID, with Inception's features.
 
     Statistics are kept in the store and computed again when a file has changed.
     """
