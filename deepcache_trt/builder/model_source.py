@@ -16,7 +16,7 @@ from deepcache_trt.models.registry import COVERED, family_of, part_dtype
 from deepcache_trt.models.single_file import is_single_file
 
 # Folders of a repository that can hold a covered component.
-_DOWNLOADED = (*DENOISERS, "vae", "text_encoder", "text_encoder_2")
+_DOWNLOADED = (*DENOISERS, "vae", "vqvae", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.convert import convert
+from deepcache_trt.builder.model_source import ModelSource, find_components
 from deepcache_trt.errors import CheckpointError
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.definitions.ldm import LDMClassToImagePipeline
@@ -96,6 +97,8 @@ def test_the_folder_is_drawn_with_on_engines(tmp_path: Path) -> None:
     assert image.shape == (1, 32, 32, 3)
     assert pipe.last_run.way == "whole loop"
     assert pipe.last_run.seconds["vqvae"] > 0
+    found = find_components(ModelSource(model=str(tmp_path / "out")), dtype="float32")
+    assert [component.part for component in found] == ["unet", "vqvae"]  # the classes stay in PyTorch
 
 
 FIRST = "model.diffusion_model.input_blocks."
