@@ -44,7 +44,7 @@ def real_figures() -> dict[str, object]:
     train, test = load_splits()
     floor = reader.frechet(train.images.numpy(), test.images.numpy())
     return _figures(reader, test.images) | {
-        "frechet_test": floor,
+        "frechet_test": floor,  # of the training split
         "accuracy": reader.accuracy(test.images.numpy(), test.labels.numpy()),
     }
 

@@ -134,10 +134,12 @@ def fit_averaged(model: nn.Module, loss_at: Callable[[], Tensor], recipe: Recipe
 def noise_loss(
     predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, scheduler: DDIMScheduler, generator: torch.Generator
 ) -> Tensor:
-    """Squared error of predict(noisy, times), the noise in `clean` (N, C, H, W) at random times (N,)."""
+    """Squared error of predict(noisy, times) at random times (N,): what the scheduler wants of `clean` (N, C, H, W)."""
     noise = torch.randn(clean.shape, generator=generator)
     times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator)
-    return functional.mse_loss(predict(scheduler.add_noise(clean, noise, times), times), noise)
+    is_velocity = scheduler.config.prediction_type == "v_prediction"
+    wanted = scheduler.get_velocity(clean, noise, times) if is_velocity else noise
+    return functional.mse_loss(predict(scheduler.add_noise(clean, noise, times), times), wanted)
 
 
 @torch.no_grad()

@@ -17,13 +17,16 @@ from deepcache_trt.runtime.policies import Policy
 
 
 @contextmanager
-def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 0) -> Iterator[None]:
+def cached_by_hooks(
+    unet: Any, is_full: Callable[[int], bool], *, branch: int = 0, replace: Callable[[Any], Any] | None = None
+) -> Iterator[None]:
     """For one generation: every call computes all of `unet`, but those that are not full replace the tap's output.
 
     Args:
         unet: of a plain pipeline.
         is_full: of the position of a call, from 0 on.
         branch: DeepCache's k.
+        replace: of what was kept, what a call that is not full gets instead; None: that itself.
     """
     call, kept = -1, None
 
@@ -35,7 +38,8 @@ def cached_by_hooks(unet: Any, is_full: Callable[[int], bool], *, branch: int = 
         nonlocal kept
         if is_full(call):
             kept = output
-        return kept
+            return output
+        return replace(kept) if replace else kept
 
     tap = unet.get_submodule(unet_taps(unet)[branch].path)
     handles = [unet.register_forward_pre_hook(begin), tap.register_forward_hook(keep_or_replace)]

@@ -1,10 +1,14 @@
 """`digits-dit` is a DiT in miniature: plain diffusers draws with it the digit that is asked for."""
 
+import json
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import DiTPipeline
 
@@ -14,6 +18,8 @@ from deepcache_trt.models.families.dit import dit_taps
 
 FOLDER = Path(resolve("digits-dit"))
 NULL = 1000
+# By the scale of guidance: the share that is read as asked for, and the Fréchet distance.
+CARD = {4.0: (1.000, 1.13), 1.5: (0.989, 1.04)}
 
 
 @cache
@@ -57,3 +63,17 @@ def test_every_block_has_the_same_embeddings() -> None:
     first, *others = (block.norm1.emb.state_dict() for block in pipeline().transformer.transformer_blocks)
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_the_figures_of_its_card() -> None:
+    """Those by 20 steps, of 1,000 images at each scale."""
+    script = Path(__file__).parents[2] / "scripts" / "train_digits_dit.py"
+    output = subprocess.run(
+        [sys.executable, script, "evaluate", FOLDER, "--steps", "20"], check=True, capture_output=True, text=True
+    ).stdout
+    figures = json.loads(output[output.index("{") :])
+    for guidance, (accuracy, frechet) in CARD.items():
+        found = figures[f"guidance {guidance}, 20 steps"]
+        assert found["accuracy"] == pytest.approx(accuracy, abs=0.01)
+        assert found["frechet_test"] == pytest.approx(frechet, rel=0.1)

@@ -8,5 +8,6 @@ _MODELS = Path(__file__).parent.parent
 
 DIGITS: dict[str, Entry] = {
     "digits": Entry(source=str(_MODELS / "digits"), parts={}),
+    "digits-ddpm": Entry(source=str(_MODELS / "digits_ddpm"), parts={}),
     "digits-dit": Entry(source=str(_MODELS / "digits_dit"), parts={}),
 }
