@@ -141,10 +141,15 @@ def load(source: ModelSource, *, random_weights: bool, dtype: torch.dtype, devic
 def _seeded(model: str, dtype: str) -> Any:
     import diffusers
 
+    from deepcache_trt.models.definitions.ldm import ClassEmbedder, LDMClassToImagePipeline
+
     parts = {each.part: each.module().eval() for each in random_components(model, dtype=dtype)}
     scheduler = diffusers.DDIMScheduler()  # the noise that both kinds were trained with is its default
     if set(parts) == {"unet"}:
         return diffusers.DDIMPipeline(**parts, scheduler=scheduler)
     if set(parts) == {"transformer", "vae"}:
         return diffusers.DiTPipeline(**parts, scheduler=scheduler)
+    if set(parts) == {"unet", "vqvae"}:
+        torch.manual_seed(0)
+        return LDMClassToImagePipeline(**parts, class_embedder=ClassEmbedder(), scheduler=scheduler)
     raise UnsupportedError(f"{model} draws from prompts; use `deepcache-trt generate`, which wants its weights")
