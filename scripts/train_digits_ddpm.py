@@ -46,8 +46,8 @@ def build_scheduler() -> DDIMScheduler:
     """DDIM with DDPM's noise schedule.
 
     The prediction is the velocity (Salimans and Ho 2022). In the first steps a picture is the predicted noise times a
-    hundred, and a U-Net that predicted noise did not know its mean well enough after 1600 steps: the pictures were of
-    all colours.
+    hundred, and a smaller U-Net that predicted noise did not know its mean well enough after 1600 steps: the pictures
+    were of all colours.
     """
     return DDIMScheduler(
         beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False, prediction_type="v_prediction"

@@ -1,5 +1,8 @@
 """`digits-ddpm` is a DDPM in miniature: what it draws can be read, and what a broken cache does to it is seen."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +20,9 @@ from tests.reference import cached_by_hooks
 
 FOLDER = Path(resolve("digits-ddpm"))
 INTERVAL = 5
+# Of 1,000 images by 50 steps; the floor is the Fréchet distance of the real training split.
+CARD = {"frechet_test": 0.76, "read_with_confidence": 0.328, "diversity_ratio": 0.89, "nearest_training_image": 22.9}
+FLOOR = 0.057
 
 
 def pipeline() -> Any:
@@ -74,3 +80,15 @@ def test_a_cache_of_zeros_is_seen_by_the_frechet_distance() -> None:
     uncached, reused, zeroed = distance(None), distance(lambda kept: kept), distance(torch.zeros_like)
     assert reused < uncached + 1
     assert zeroed > 3 * reused
+
+
+@pytest.mark.slow
+def test_the_figures_of_its_card() -> None:
+    """1,000 images by 50 steps, beside the real test split."""
+    script = Path(__file__).parents[2] / "scripts" / "train_digits_ddpm.py"
+    output = subprocess.run(
+        [sys.executable, script, "evaluate", FOLDER], check=True, capture_output=True, text=True
+    ).stdout
+    figures = json.loads(output[output.index("{") :])
+    assert {name: figures["50 steps"][name] for name in CARD} == pytest.approx(CARD, rel=0.1)
+    assert figures["real"]["frechet_test"] == pytest.approx(FLOOR, rel=0.01)
