@@ -159,7 +159,7 @@ def test_every_scheduler_draws_or_is_refused_as_plain_diffusers_does(name: str) 
         assert found is theirs
 
 
-# Without a mid block there is no tensor that the first up layer could be given; variants of a DiT do not exist.
+# Without a mid block there is no tensor that the first up layer could be given.
 UNCOVERED = ("bk-sdm-small", "bk-sdm-tiny")
 
 
