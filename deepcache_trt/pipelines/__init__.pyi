@@ -5,10 +5,15 @@ Those of the pipelines that docs/pipelines.md lists are named here for editors a
 
 import diffusers
 
+from deepcache_trt.models.definitions.ldm import LDMClassToImagePipeline
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
 
 class DeepCacheDDIMPipeline(DeepCachePipeline, diffusers.DDIMPipeline): ...
 class DeepCacheDDPMPipeline(DeepCachePipeline, diffusers.DDPMPipeline): ...
+class DeepCacheDiTPipeline(DeepCachePipeline, diffusers.DiTPipeline): ...
+
+# What diffusers' own methods take, and more.
+class DeepCacheLDMClassToImagePipeline(DeepCachePipeline, LDMClassToImagePipeline): ...  # type: ignore[misc]
 class DeepCacheLatentConsistencyModelImg2ImgPipeline(
     DeepCachePipeline, diffusers.LatentConsistencyModelImg2ImgPipeline
 ): ...

@@ -111,7 +111,7 @@ def cascade() -> Any:
     return diffusers.StableCascadeDecoderPipeline(decoder=model, vqgan=None, scheduler=scheduler, **_UNPROMPTED)
 
 
-CLASSES = "UNet2DConditionModel, UNet2DModel, UNetSpatioTemporalConditionModel"
+CLASSES = "UNet2DConditionModel, UNet2DModel, UNetSpatioTemporalConditionModel, DiTTransformer2DModel, UViT"
 WITHOUT = f"covered are {CLASSES}; run this pipeline with diffusers alone"
 # How the message begins, and what it says is covered.
 REFUSED: list[tuple[Callable[[], Any], str, str]] = [
