@@ -199,6 +199,7 @@ def test_two_samplers_with_two_counts_of_steps_are_searched_within_a_budget(tune
 
 
 @pytest.mark.usefixtures("coarse")
+@pytest.mark.slow
 def test_two_samplers_are_searched_for_a_fidelity(tuned: Tune) -> None:
     found = tuned(Goal(measure=ERROR, value=0.4), steps=(3, 6), samplers=(DDIM, TRAILING))
     assert isinstance(found.found, Cheapest)

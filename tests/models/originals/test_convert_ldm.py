@@ -88,6 +88,7 @@ def test_the_schedule_is_the_one_that_it_was_trained_with(tmp_path: Path) -> Non
     assert pipe.scheduler.timesteps.tolist() == [*range(997, 0, -4)]  # as its code counts them: 1, 5, …
 
 
+@pytest.mark.slow
 def test_the_folder_is_drawn_with_on_engines(tmp_path: Path) -> None:
     torch.save(saved(original(), "plain"), tmp_path / "model.ckpt")
     convert(tmp_path / "model.ckpt", NAME, tmp_path / "out")
