@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-import psutil
 import torch
 
 from deepcache_trt.benchmarks.counting.macs import ideal_speedup, variant_macs
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.benchmarks.report import markdown_table
-from deepcache_trt.benchmarks.timing.in_process import in_turn
+from deepcache_trt.benchmarks.timing.in_process import in_turn, own_bytes
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.graphs import GRAPH, graph_artefact
 from deepcache_trt.builder.model_source import random_components
@@ -94,10 +93,10 @@ def measure(component: Component, published: Published, target: Target, rounds: 
 
 def held(component: Component, policy: Policy, target: Target) -> int:
     """Bytes that this process has more of when the engines of a policy are open."""
-    before = _own_bytes()
+    before = own_bytes()
     session = _opened(component, policy, target)
     assert session.variants
-    return _own_bytes() - before
+    return own_bytes() - before
 
 
 def _opened(component: Component, policy: Policy, target: Target) -> Session:
@@ -108,11 +107,6 @@ def _opened(component: Component, policy: Policy, target: Target) -> Session:
     for variant in (FULL, *(name for name in session.variants if name != FULL)):
         session.run(variant, inputs, sizes)
     return session
-
-
-def _own_bytes() -> int:
-    size: int = psutil.Process().memory_full_info().uss
-    return size
 
 
 def main() -> None:

@@ -16,12 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.benchmarks.report import markdown_table
-from deepcache_trt.benchmarks.timing.in_process import in_turn
+from deepcache_trt.benchmarks.timing.in_process import in_turn, own_bytes
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.builder.open_session import open_session
@@ -91,21 +90,16 @@ def time_both(subject: Subject, targets: Mapping[str, Target], rounds: int) -> d
 
 def held(subject: Subject, target: Target) -> dict[str, float]:
     """Of one form, in this process: seconds to open it, bytes that it then holds, and what its arena saves."""
-    before, started = _own_bytes(), time.perf_counter()
+    before, started = own_bytes(), time.perf_counter()
     session = opened(subject, target)
     arena = session.shape.arena
     return {
         "seconds": time.perf_counter() - started,
-        "bytes": _own_bytes() - before,
+        "bytes": own_bytes() - before,
         "engines": len(session.engines),
         "arena": arena.size,
         "naive": arena.naive,
     }
-
-
-def _own_bytes() -> int:
-    size: int = psutil.Process().memory_full_info().uss
-    return size
 
 
 def _targets(backend: str, store: Path) -> dict[str, Target]:

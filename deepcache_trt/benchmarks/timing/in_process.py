@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psutil
+
 
 def in_turn(actions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """The median of the seconds of each action over `rounds`, after one that does not count."""
@@ -16,3 +18,9 @@ def in_turn(actions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
             if turn:
                 took[name].append(time.perf_counter() - started)
     return {name: statistics.median(seconds) for name, seconds in took.items()}
+
+
+def own_bytes() -> int:
+    """The memory that this process holds and shares with no other."""
+    size: int = psutil.Process().memory_full_info().uss
+    return size
