@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 
 CPU = ["onnxruntime>=1.30", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
+TRAIN = ["tensorboard>=2.19"]
 EVAL = [
     "matplotlib>=3.9",
     "open_clip_torch>=2.26",
@@ -53,11 +54,12 @@ setup(
         "cuda": ["cuda-bindings>=12.8", "onnxruntime-gpu>=1.30", "polygraphy>=0.53.6", "tensorrt>=8.6"],
         "rtx": RTX,
         "eval": EVAL,
-        "train": ["tensorboard>=2.19"],
+        "train": TRAIN,
         "docs": DOCS,
         "dev": [
             *CPU,
             *RTX,
+            *TRAIN,
             "DeepCache==0.1.1",
             "hypothesis>=6",
             "matplotlib>=3.9",

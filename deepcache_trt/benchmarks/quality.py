@@ -89,11 +89,14 @@ def ways_of_ddpm(taps: int, steps: int) -> list[Way]:
     return [*ways, Way(name=f"{zeroed.in_words}, {_ZEROED}", policy=zeroed, steps=steps, is_zeroed=True)]
 
 
-def draw(pipe: Any, way: Way, first: int, count: int) -> torch.Tensor:
+def draw(pipe: Any, way: Way, first: int, count: int, guidance: float) -> torch.Tensor:
     """Pictures [count, 3, H, W] in 0…1 from the noises of the seeds `first`, `first` + 1 …; of classes in turn."""
     generators = [torch.Generator().manual_seed(first + i) for i in range(count)]
     call: dict[str, Any] = {"num_inference_steps": way.steps, "output_type": "np", "generator": generators}
-    images = pipe(batch_size=count, **call) if hasattr(pipe, "unet") else pipe(_labels(first, count), **call)
+    if hasattr(pipe, "unet"):
+        images = pipe(batch_size=count, **call)
+    else:
+        images = pipe(_labels(first, count), guidance_scale=guidance, **call)
     return torch.from_numpy(images.images).permute(0, 3, 1, 2)
 
 
@@ -127,8 +130,10 @@ def zeroed(model: Any, policy: Policy, steps: int) -> Iterator[None]:
             handle.remove()
 
 
-def measure(cached: Any, plain: Any, ways: Sequence[Way], images: int, batch: int) -> dict[str, Found]:
-    """Draw with every way in turn, batch by batch."""
+def measure(
+    cached: Any, plain: Any, ways: Sequence[Way], *, images: int, batch: int, guidance: float
+) -> dict[str, Found]:
+    """Draw with every way in turn, batch by batch; `guidance` is for models of classes."""
     found = {way.name: Found() for way in ways}
     for first in range(-batch, images, batch):  # the first round builds, and does not count
         for way in ways:
@@ -138,10 +143,10 @@ def measure(cached: Any, plain: Any, ways: Sequence[Way], images: int, batch: in
             model = denoiser_of(plain)
             if way.is_zeroed:
                 with zeroed(model, way.policy, way.steps), torch.no_grad():
-                    pictures = draw(plain, way, seeds, min(batch, images - seeds))
+                    pictures = draw(plain, way, seeds, min(batch, images - seeds), guidance)
             else:
                 cached.set_cache_params(policy=way.policy)
-                pictures = draw(cached, way, seeds, min(batch, images - seeds))
+                pictures = draw(cached, way, seeds, min(batch, images - seeds), guidance)
             if first < 0:
                 found[way.name].macs = _operations(cached)
                 continue
@@ -206,6 +211,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="of each way")
     parser.add_argument("--batch", type=int, default=50, help="images of a call")
     parser.add_argument("--steps", type=int, default=50, help="of denoising, for digits-ddpm")
+    parser.add_argument("--guidance", type=float, default=4.0, help="scale, for digits-dit")
     parser.add_argument("--router", type=Path, help="for digits-dit")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the router")
     parser.add_argument("--backend", default="auto", help="which engines")
@@ -227,8 +233,9 @@ def main() -> None:
         taps = architecture_of(cached.unet, dtype=dtype_of(cached.unet)).taps
         ways = ways_of_ddpm(len(taps), options.steps)
     with shown(f"drawing {options.images} images in each of {len(ways)} ways"):
-        found = measure(cached, plain, ways, options.images, options.batch)
-    print(f"`{options.model}`, {options.images} images, on {processor()}:\n")
+        found = measure(cached, plain, ways, images=options.images, batch=options.batch, guidance=options.guidance)
+    guided = f", guidance {options.guidance:g}" if has_classes else ""
+    print(f"`{options.model}`, {options.images} images{guided}, on {processor()}:\n")
     print(markdown_table(*table(found, has_classes=has_classes)))
     if options.out is not None and not has_classes:
         save_figure(found, ways, options.out)

@@ -8,7 +8,8 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ from deepcache_trt.engines.backend import (
     why_no_gpu,
 )
 from deepcache_trt.engines.engine import Engine, check_binding
-from deepcache_trt.errors import BackendError, of_compiler
+from deepcache_trt.errors import BackendError, first_line, of_compiler
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 Mode = Literal["eager", "prune", "compile"]
 
-# A backend of torch.compile by its name, or what takes a graph and example inputs and gives a function.
-Compiler = str | Callable[..., Any]
+# Traces of an engine that are kept; each is a list of operations, on the weights that all of them share.
+_SHAPES_KEPT = 32
 
 # The optimization level from which torch's compiler times several kernels for each operation and takes the fastest; it
 # records no CUDA graphs of its own, since the loop does.
@@ -65,8 +66,8 @@ class TorchEngine(Engine):
             inputs: what the function reads.
             outputs: what of its results is kept.
             device: "cpu" or "cuda".
-            mode: "prune" and "compile" trace at the first run for its shapes, and at the first with others for all
-                other shapes.
+            mode: "prune" traces at the first run for each shape; "compile" at the first run for its shapes, and at the
+                first with others for all other shapes.
             otherwise: what runs instead where torch cannot trace the function; None: that is an error.
             tunes: whether the compiler looks for the fastest kernels, which takes many times as long.
             capturable: whether the function asks no tensor for its values once it has run at a shape.
@@ -75,10 +76,11 @@ class TorchEngine(Engine):
         self.outputs = outputs
         self.capturable = capturable
         self.compiles_at_first_run = mode != "eager"
-        compiler = {"eager": None, "prune": _pruned, "compile": "inductor"}[mode]
-        self._function: TensorFunction | None = (
-            function if compiler is None else Compiled(function, compiler, tunes=tunes)
-        )
+        self._function: TensorFunction | None = function
+        if mode == "prune":
+            self._function = Pruned(function)
+        elif mode == "compile":
+            self._function = Compiled(function, tunes=tunes)
         self._otherwise = otherwise
         self._device = device
         self._bound: dict[str, torch.Tensor] = {}
@@ -124,15 +126,58 @@ class TorchEngine(Engine):
             return self._function(tensors)
 
 
-def _pruned(graph: Any, inputs: Any) -> Any:
-    """The operations that the outputs depend on, each as eager PyTorch has it: a backend of torch.compile.
+class Pruned:
+    """A function of named tensors without the operations that nothing depends on, each as eager PyTorch has it.
 
-    torch's own of this kind, `aot_eager`, interprets the graph node by node, which takes longer than small layers do.
+    It is traced on fake tensors for each shape that comes, which takes a second or two: what torch's compiler guards,
+    and the sizes that it makes symbols of, would take it a minute. Modules and weights are those of the first trace.
     """
-    from functorch.compile import make_boxed_func
-    from torch._dynamo.backends.common import aot_autograd
 
-    return aot_autograd(fw_compiler=lambda dropped, _: make_boxed_func(dropped.forward))(graph, inputs)
+    def __init__(self, function: TensorFunction) -> None:
+        self._function = function
+        self._traced: OrderedDict[tuple[torch.Size, ...], Callable[..., Sequence[torch.Tensor]]] = OrderedDict()
+        self._outputs: tuple[str, ...] = ()
+
+    def __call__(self, tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
+        """Call what is traced for these shapes, or trace for them.
+
+        Raises:
+            BackendError: the function asks its tensors for their values.
+        """
+        shapes = tuple(tensor.shape for tensor in tensors.values())
+        if shapes not in self._traced:
+            try:
+                self._traced[shapes] = self._trace(tensors)
+            except Exception as error:  # whatever a model does that cannot be done on fake tensors
+                raise BackendError(f"torch cannot trace it: {first_line(error)}") from error
+            if len(self._traced) > _SHAPES_KEPT:
+                self._traced.popitem(last=False)
+        self._traced.move_to_end(shapes)
+        results = self._traced[shapes](*tensors.values())
+        return dict(zip(self._outputs, results, strict=True))
+
+    def _trace(self, tensors: Mapping[str, "torch.Tensor"]) -> "torch.fx.GraphModule":
+        from torch._dynamo.convert_frame import compile_lock  # takes long to import
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def positional(*given: "torch.Tensor") -> list["torch.Tensor"]:
+            results = self._function(dict(zip(tensors, given, strict=True)))
+            self._outputs = tuple(results)
+            return list(results.values())
+
+        with compile_lock:  # torch's tracers keep in globals what they are at
+            # Before dispatch, operations are those that the model calls, not what they are made of.
+            trace = make_fx(positional, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+            graph = trace(*tensors.values())
+        graph.graph.eliminate_dead_code(_must_stay)
+        graph.recompile()
+        return graph
+
+
+def _must_stay(node: Any) -> bool:
+    """Whether an operation may do more than give a result: only those that write to a tensor do, dropout does not."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
 
 
 class Compiled:
@@ -141,9 +186,9 @@ class Compiled:
     torch's own rule makes one axis dynamic at a time, and each compilation of a U-Net takes minutes.
     """
 
-    def __init__(self, function: TensorFunction, compiler: Compiler, *, tunes: bool) -> None:
-        self._for_first = _compile(function, compiler, dynamic=False, tunes=tunes)
-        self._for_others = _compile(function, compiler, dynamic=True, tunes=tunes)
+    def __init__(self, function: TensorFunction, *, tunes: bool) -> None:
+        self._for_first = _compile(function, dynamic=False, tunes=tunes)
+        self._for_others = _compile(function, dynamic=True, tunes=tunes)
         self._first: list[torch.Size] | None = None
         self._met: set[tuple[torch.Size, ...]] = set()
 
@@ -172,7 +217,7 @@ class Compiled:
         return results
 
 
-def _compile(function: TensorFunction, compiler: Compiler, *, dynamic: bool, tunes: bool) -> Any:
+def _compile(function: TensorFunction, *, dynamic: bool, tunes: bool) -> Any:
     import torch
 
     def call(tensors: Mapping[str, "torch.Tensor"]) -> Mapping[str, "torch.Tensor"]:
@@ -181,7 +226,7 @@ def _compile(function: TensorFunction, compiler: Compiler, *, dynamic: bool, tun
     # torch keeps what it compiled, and counts it up to a limit, by code object: each engine gets one of its own.
     own = FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
     mode = _TUNING if tunes else None
-    return torch.compile(own, fullgraph=True, dynamic=dynamic, backend=compiler, mode=mode)
+    return torch.compile(own, fullgraph=True, dynamic=dynamic, mode=mode)
 
 
 def _probe(device: str) -> str:

@@ -50,14 +50,14 @@ def pipes(store_root: Any) -> tuple[Any, Any]:
 def test_a_picture_depends_on_its_seed_alone(pipes: tuple[Any, Any]) -> None:
     cached, _ = pipes
     way = ways_of_dit(ROUTER, BLOCKS)[0]
-    whole = draw(cached, way, 0, 4)
-    assert torch.allclose(whole[2:], draw(cached, way, 2, 2), atol=1e-5)
+    whole = draw(cached, way, 0, 4, 4.0)
+    assert torch.allclose(whole[2:], draw(cached, way, 2, 2, 4.0), atol=1e-5)
     assert (whole[0] - whole[1]).abs().max() > 0.1
 
 
 @pytest.mark.slow
 def test_zeros_in_the_place_of_what_is_reused_are_seen_in_every_figure(pipes: tuple[Any, Any]) -> None:
-    found = measure(*pipes, ways_of_dit(ROUTER, BLOCKS), images=40, batch=20)
+    found = measure(*pipes, ways_of_dit(ROUTER, BLOCKS), images=40, batch=20, guidance=4.0)
     header, lines = table(found, has_classes=True)
     figures = {line[0]: dict(zip(header[1:], line[1:], strict=True)) for line in lines}
     assert figures["uncached"]["operations"] == "100.0%"
@@ -70,8 +70,8 @@ def test_zeros_in_the_place_of_what_is_reused_are_seen_in_every_figure(pipes: tu
 def test_zeroing_leaves_the_model_as_it_was(pipes: tuple[Any, Any]) -> None:
     _, plain = pipes
     way = ways_of_dit(ROUTER, BLOCKS)[0]
-    before = draw(plain, way, 0, 1)
+    before = draw(plain, way, 0, 1, 4.0)
     with zeroed(plain.transformer, ROUTER, way.steps):
-        other = draw(plain, way, 0, 1)
-    assert torch.equal(draw(plain, way, 0, 1), before)
+        other = draw(plain, way, 0, 1, 4.0)
+    assert torch.equal(draw(plain, way, 0, 1, 4.0), before)
     assert not torch.equal(other, before)

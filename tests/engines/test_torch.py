@@ -52,8 +52,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
     real = torch.compile
 
-    def with_compiler(function: Tensors, *, backend: str, **options: bool) -> object:
-        return real(function, backend=compiler if backend == "inductor" else backend, **options)  # type: ignore[call-overload]
+    def with_compiler(function: Tensors, **options: bool) -> object:
+        return real(function, backend=compiler, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(torch, "compile", with_compiler)
     return compiler

@@ -1,6 +1,5 @@
 """`train-router` and `router plan`: from a model to a plan file that others draw with, and what they refuse."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -146,13 +145,9 @@ def test_bad_input_to_a_router_or_a_model_is_one_line(
     assert_refused(run("router", "plan", router, "--all", "--random", 1), "--all leaves nothing to draw")
     result = run("train-router", "--model", tmp_path / "dit", *FEW, "--out", router)
     assert_refused(result, ".*dit has to be shown images of the kind that it draws; give them with --data")
-    if importlib.util.find_spec("tensorboard") is None:
-        result = run("train-router", *dit, *FEW, "--out", router, "--tensorboard", tmp_path)
-        assert_refused(result, "--tensorboard writes with the package tensorboard; pip install 'deepcache-trt")
 
 
 def test_tensorboard_is_given_the_loss_and_the_removed_share(run: Run, dit: tuple[Any, ...], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="pip install 'deepcache-trt[train]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = tmp_path / "router.safetensors"
@@ -161,3 +156,12 @@ def test_tensorboard_is_given_the_loss_and_the_removed_share(run: Run, dit: tupl
     events.Reload()
     assert {"router/loss", "router/error", "router/removed"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("router/loss")] == [2, 4]
+
+
+def test_without_tensorboard_the_option_is_refused(
+    run: Run, dit: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run("train-router", *dit, *FEW, "--out", tmp_path / "router.safetensors", "--tensorboard", tmp_path)
+    assert_refused(result, "--tensorboard writes with the package tensorboard; pip install 'deepcache-trt")
+    assert not list(tmp_path.glob("router*"))

@@ -11,8 +11,7 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.weights import seeded
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.entries.entry import ModelConfig
-from deepcache_trt.models.fresh import config_of, empty_model
-from deepcache_trt.models.registry import part_dtype
+from deepcache_trt.models.fresh import empty_model
 from deepcache_trt.tensors import PROMPT_TOKENS
 
 # That of Stable Diffusion 1.5.
@@ -74,8 +73,8 @@ def drawn_pipeline(model: str, dtype: str, device: str) -> Any:
 def _drawn(part: ModelConfig, dtype: str, device: str) -> Any:
     model = empty_model(part.model_class(), part.config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    precision = part_dtype(config_of(model), dtype)
-    model.load_state_dict(dict(seeded(shapes, dtype=precision, seed=0, device=device)), assign=True)
+    # A model that overflows in half precision is loaded in it all the same: the pipeline casts it when it is needed.
+    model.load_state_dict(dict(seeded(shapes, dtype=dtype, seed=0, device=device)), assign=True)
     return model.requires_grad_(False).to(device)
 
 
