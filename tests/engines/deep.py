@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from deepcache_trt.engines.torch import Mode, TorchEngine
+from deepcache_trt.engines.torch.engine import Mode, TorchEngine
 from deepcache_trt.models.architecture import Architecture, answer_as
 from deepcache_trt.models.taps import Tap, Variant
 from deepcache_trt.models.traceable import Tensors

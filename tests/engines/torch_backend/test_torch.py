@@ -10,7 +10,8 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcache_trt.engines.backend import BuildOptions, Built, TorchVariant
-from deepcache_trt.engines.torch import COMPILED_CPU, Mode, TorchEngine
+from deepcache_trt.engines.torch import COMPILED_CPU
+from deepcache_trt.engines.torch.engine import Mode, TorchEngine
 from deepcache_trt.errors import BackendError, ShapeError
 from deepcache_trt.export import parity
 from deepcache_trt.models.registry import architecture_of

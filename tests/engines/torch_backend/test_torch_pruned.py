@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepcache_trt.engines.torch import TorchEngine
+from deepcache_trt.engines.torch.engine import TorchEngine
 from deepcache_trt.export import parity
 from deepcache_trt.models.traceable import Tensors, traceable
 from tests.engines.deep import DEEP, IMAGE, SHALLOW, engine_of, new_model, run, sample
@@ -52,7 +52,7 @@ def test_every_shape_is_traced_by_itself_and_once(model: torch.nn.Module, monkey
         traced.append(tuple(tensors["sample"].shape))
         return function(tensors)
 
-    monkeypatch.setattr("deepcache_trt.engines.torch._SHAPES_KEPT", 2)
+    monkeypatch.setattr("deepcache_trt.engines.torch.pruned._SHAPES_KEPT", 2)
     engine = engine_of(noted, SHALLOW, "prune")
     shapes = [(2, 4, 8, 8), (1, 4, 8, 8), (2, 4, 8, 8), (2, 4, 12, 8), (2, 4, 8, 8), (1, 4, 8, 8)]
     for shape in shapes:
@@ -109,7 +109,7 @@ def test_what_cannot_be_traced_runs_whole_and_it_is_said(
         otherwise=functools.partial(parity.run_model, model, DEEP, SHALLOW),
     )
     x = {**sample(2, 4, 8, 8), "tap_0": torch.zeros(2, 4, 8, 8)}
-    with caplog.at_level(logging.INFO, logger="deepcache_trt.engines.torch"):
+    with caplog.at_level(logging.INFO, logger="deepcache_trt.engines.torch.engine"):
         for _ in range(2):
             assert torch.equal(run(engine, x)["noise_pred"], parity.run_model(model, DEEP, SHALLOW, x)["noise_pred"])
     [message] = caplog.messages
