@@ -102,6 +102,16 @@ def router(tmp_path: Path) -> Path:
     return tmp_path / "router.safetensors"
 
 
+def test_the_bundled_dit_brings_a_router_and_a_folder_with_none_is_named(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    assert run("router", "plan", "digits-dit", "--threshold", 0.5, "--out", out).code == 0
+    policy = read_plan(out).policy
+    assert isinstance(policy, Router)
+    assert (len(policy.masks), len(policy.masks[0])) == (10, 24)
+    assert policy.removed == pytest.approx(0.646, abs=1e-3)
+    assert_refused(run("router", "plan", tmp_path), f"there is no router {tmp_path}/router.safetensors")
+
+
 def test_what_a_router_is_compared_with_comes_from_it(run: Run, router: Path, tmp_path: Path) -> None:
     plans = {}
     for name, options in {"own": (), "random": ("--random", 3), "all": ("--all", "--forecast", "taylor1")}.items():

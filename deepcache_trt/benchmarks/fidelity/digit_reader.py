@@ -5,6 +5,7 @@ A support vector machine on scikit-learn's handwritten digits (N, 8, 8) in 0…1
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,16 @@ class DigitReader:
     @cached_property
     def _real(self) -> np.ndarray:
         return self.margins(self._train.images)
+
+
+def duels_won(margins: np.ndarray) -> np.ndarray:
+    """Of each digit the share of all duels that it wins, (N, 10), from the margins (N, 45); rows sum to 1."""
+    won = np.zeros([len(margins), 10])
+    for duel, (smaller, larger) in enumerate(combinations(range(10), 2)):
+        won[:, smaller] += margins[:, duel] > 0
+        won[:, larger] += margins[:, duel] <= 0
+    won /= margins.shape[1]
+    return won
 
 
 def frechet_distance(left: np.ndarray, right: np.ndarray) -> float:

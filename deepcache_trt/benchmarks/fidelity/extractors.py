@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepcache_trt.benchmarks.fidelity.distances import available
+from deepcache_trt.benchmarks.fidelity.figures import Reading
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 
-Features = Callable[[np.ndarray], np.ndarray]
+Read = Callable[[np.ndarray], Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +20,19 @@ class Extractor:
         option: what --extractor calls it.
         name: as statistics keep it.
         resize: how it brings images to its size.
+        others: what its spatial features and its classes are, for a person.
         cure: which of the cures of `distances` helps where it cannot be had.
-        load: gives what makes features [N, D] of images [N, H, W, 3] uint8.
+        load: gives what reads images [N, H, W, 3] uint8.
     """
 
     option: str
     name: str
     resize: str
+    others: str
     cure: str
-    load: Callable[[], Features]
+    load: Callable[[], Read]
 
-    def loaded(self) -> Features:
+    def loaded(self) -> Read:
         """The function.
 
         Raises:
@@ -38,39 +41,51 @@ class Extractor:
         found, absent = available({self.cure: self.load})
         if absent:
             raise DeepCacheError(f"the extractor {self.option!r} cannot be had: {absent[self.cure]}")
-        function: Features = found[self.cure]
+        function: Read = found[self.cure]
         return function
 
 
-def _inception() -> Features:
+# Of the 17×17 places of a layer, as many channels as ImageNet's evaluator takes.
+_SPATIAL_CHANNELS = 7
+
+
+def _inception() -> Read:
     import torch
     from torch_fidelity.utils import create_feature_extractor
 
     on_gpu = torch.cuda.is_available()
-    network = create_feature_extractor("inception-v3-compat", ["2048"], cuda=on_gpu, verbose=False)
+    layers = ["2048", "logits_unbiased"]
+    network = create_feature_extractor("inception-v3-compat", layers, cuda=on_gpu, verbose=False)
+    maps: list[torch.Tensor] = []
+    # TensorFlow's mixed_6/conv, before it is normalised.
+    network.Mixed_6d.branch1x1.conv.register_forward_hook(lambda module, args, output: maps.append(output))
 
     @torch.no_grad()
-    def features(images: np.ndarray) -> np.ndarray:
+    def read(images: np.ndarray) -> Reading:
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        found: np.ndarray = network(pixels.cuda() if on_gpu else pixels)[0].cpu().numpy()
-        return found
+        pooled, logits = network(pixels.cuda() if on_gpu else pixels)
+        spatial = maps.pop()[:, :_SPATIAL_CHANNELS].flatten(1)
+        found = (each.float().cpu().numpy() for each in (pooled, spatial, logits.softmax(dim=1)))
+        return Reading(**dict(zip(("pooled", "spatial", "probabilities"), found, strict=True)))
 
-    return features
+    return read
 
 
-def _digits() -> Features:
-    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
+def _digits() -> Read:
+    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, duels_won, to_eight
 
     reader = DigitReader()
 
-    def features(images: np.ndarray) -> np.ndarray:
+    def read(images: np.ndarray) -> Reading:
         if images.shape[1] % 8 or images.shape[2] % 8:
             raise DeepCacheError(
                 f"images of {images.shape[1]}×{images.shape[2]} pixels have no 8×8 areas; give such as the digits are"
             )
-        return reader.margins(to_eight(images.transpose(0, 3, 1, 2) / 255))
+        eight = to_eight(images.transpose(0, 3, 1, 2) / 255)
+        margins = reader.margins(eight)
+        return Reading(pooled=margins, spatial=eight.reshape(len(eight), -1), probabilities=duels_won(margins))
 
-    return features
+    return read
 
 
 _EXTRACTORS = {
@@ -80,6 +95,7 @@ _EXTRACTORS = {
             option="inception",
             name="torch-fidelity inception-v3-compat, 2048",
             resize="299×299, bilinear as TensorFlow 1",
+            others="7 channels of 17×17 of the layer mixed_6/conv; classes of logits without their biases",
             cure="fid, kid, inception_score",
             load=_inception,
         ),
@@ -87,6 +103,7 @@ _EXTRACTORS = {
             option="digits",
             name="margins of the digit reader, 45",
             resize="8×8, means of areas",
+            others="the 64 areas; of each digit the share of all duels that it wins",
             cure="accuracy, frechet",
             load=_digits,
         ),

@@ -24,6 +24,37 @@ class Normal:
     covariance: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What a network says of N images.
+
+    Attributes:
+        pooled: [N, D], where in an image something is left out.
+        spatial: [N, S], coarser in what and finer in where.
+        probabilities: [N, C], of the classes of each image.
+    """
+
+    pooled: np.ndarray
+    spatial: np.ndarray
+    probabilities: np.ndarray
+
+
+def figures_of(drawn: Reading, real: Reading) -> dict[str, float]:
+    """All five, by name.
+
+    Raises:
+        ValueError: fewer images than precision and recall need.
+    """
+    precision, recall = precision_and_recall(drawn.pooled, real.pooled)
+    return {
+        "inception_score": inception_score(drawn.probabilities),
+        "fid": frechet(normal_of(drawn.pooled), normal_of(real.pooled)),
+        "sfid": frechet(normal_of(drawn.spatial), normal_of(real.spatial)),
+        "precision": precision,
+        "recall": recall,
+    }
+
+
 def normal_of(features: np.ndarray) -> Normal:
     """That of features (N, D)."""
     return Normal(mean=features.mean(axis=0), covariance=np.atleast_2d(np.cov(features, rowvar=False)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepcache_trt.benchmarks.fidelity.extractors import Extractor
+from deepcache_trt.benchmarks.fidelity.figures import Reading
 from deepcache_trt.benchmarks.fidelity.scores import images_in
 from deepcache_trt.benchmarks.fidelity.statistics import (
     Statistics,
@@ -43,32 +44,79 @@ def statistics_from(
     Raises:
         DeepCacheError: no such collection, saved statistics of other features, or too few images.
     """
-    arrays = _arrays(path)
-    if _MEAN in arrays:
+    if _MEAN in _arrays(path):
         return _saved(path, extractor, images)
     cached = cache / f"{_digest(path, extractor, images)}.npz"
     if cached.exists():
         return load_statistics(cached)
-    if path.is_dir():
-        batches = _of_folder(path, images, batch)
-    elif _IMAGES in arrays:
-        batches = _of_array(path, images, batch)
-    else:
-        raise DeepCacheError(
-            f"{path} is no folder of images, no .npz with images as {_IMAGES}, and no statistics; give one of these"
-        )
-    features = extractor.loaded()
+    batches = _batches(path, images, batch)
+    read = extractor.loaded()
 
     def found() -> Iterator[np.ndarray]:
         count = 0
         for pixels in batches:
-            yield features(pixels)
+            yield read(pixels).pooled
             count += len(pixels)
             seen(count)
 
     statistics = statistics_of(found(), extractor=extractor.name, resize=extractor.resize, name=str(path))
     save_statistics(statistics, cached)
     return statistics
+
+
+def read_images(
+    path: Path,
+    extractor: Extractor,
+    *,
+    images: int | None = None,
+    batch: int = 50,
+    seen: Callable[[int], None] = lambda count: None,
+) -> Reading:
+    """What an extractor says of each image of a collection; all of it is in memory.
+
+    Args:
+        path: a folder of PNG or JPEG, or a .npz of images [N, H, W, 3] uint8 as "arr_0".
+        extractor: that reads them.
+        images: see `statistics_from`.
+        batch: see there.
+        seen: see there.
+
+    Raises:
+        DeepCacheError: no such collection, or none in it.
+    """
+    check_images(path)
+    batches, read, parts = _batches(path, images, batch), extractor.loaded(), list[Reading]()
+    for pixels in batches:
+        parts.append(read(pixels))
+        seen(sum(len(each.pooled) for each in parts))
+    if not parts:
+        raise DeepCacheError(f"{path} has no images; give a folder or a .npz that has")
+    return Reading(
+        pooled=np.concatenate([each.pooled for each in parts]),
+        spatial=np.concatenate([each.spatial for each in parts]),
+        probabilities=np.concatenate([each.probabilities for each in parts]),
+    )
+
+
+def check_images(path: Path) -> None:
+    """Raise DeepCacheError for what holds no images, before any are read."""
+    if _MEAN in _arrays(path):
+        raise DeepCacheError(
+            f"{path} holds the statistics of images, from which FID alone can be had; give the images, or eval fid"
+        )
+    if not (path.is_dir() or _IMAGES in _arrays(path)):
+        raise DeepCacheError(f"{path} is no folder of images and no .npz with images as {_IMAGES}; give one of these")
+
+
+def _batches(path: Path, images: int | None, batch: int) -> Iterator[np.ndarray]:
+    """Images [N, H, W, 3] uint8, so many at a time."""
+    if path.is_dir():
+        return _of_folder(path, images, batch)
+    if _IMAGES in _arrays(path):
+        return _of_array(path, images, batch)
+    raise DeepCacheError(
+        f"{path} is no folder of images, no .npz with images as {_IMAGES}, and no statistics; give one of these"
+    )
 
 
 def _saved(path: Path, extractor: Extractor, images: int | None) -> Statistics:

@@ -10,7 +10,9 @@ from deepcache_trt.errors import DeepCacheError
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="Of train-router, or a .pt of Learning-to-Cache.")],
+    file: Annotated[
+        Path, typer.Argument(help="Of train-router, a .pt of Learning-to-Cache, or a model that has one: digits-dit.")
+    ],
     threshold: Annotated[float, typer.Option(help="What has at most this score is reused; more removes more.")] = 0.1,
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.json"),
     forecast: Annotated[
@@ -27,6 +29,7 @@ def plan(
 
     `generate`, `eval`, `bench` and `build` take it as --plan.
     """
+    from deepcache_trt.models.catalogue import CATALOGUE, resolve
     from deepcache_trt.runtime.policies import Router
     from deepcache_trt.runtime.policies.plan_file import PlanFile, write_plan
     from deepcache_trt.runtime.policies.router import all_reused, masks_at, random_masks
@@ -34,7 +37,7 @@ def plan(
 
     if skip and random is not None:
         raise DeepCacheError("--all leaves nothing to draw; leave it or --random out")
-    trained = read_router(file)
+    trained = read_router(Path(resolve(file)) if str(file) in CATALOGUE else file)
     masks = masks_at(trained.logits, threshold)
     about = {**trained.about, "router": file.name, "threshold": threshold}
     if random is not None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from deepcache_trt.engines.store import write_whole
 from deepcache_trt.errors import CheckpointError, DeepCacheError, first_line
 
+IN_FOLDER = "router.safetensors"  # beside the parts of a model
 SAFE = ".safetensors"
 
 _FORMAT = "deepcache-trt router 1"
@@ -59,12 +60,15 @@ def read_router(path: Path | str) -> RouterFile:
     """Read a router; no code in a file is ever run.
 
     Args:
-        path: of our own, which ends in .safetensors, or one of Learning-to-Cache.
+        path: of our own, which ends in .safetensors, one of Learning-to-Cache, or the folder of a model that has
+            `IN_FOLDER` in it.
 
     Raises:
         CheckpointError: no such file, or no router; the message names the file and the cure.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / IN_FOLDER
     if not path.is_file():
         raise CheckpointError(f"there is no router {path}; {_CURE}")
     try:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deepcache_trt.benchmarks.fidelity.distances import available
+from deepcache_trt.benchmarks.fidelity.extractors import extractor_called
 from deepcache_trt.benchmarks.fidelity.scores import ClipScore, as_image, folder_rule, folder_scores, images_in
 
 
@@ -53,18 +54,37 @@ def test_a_clip_score_is_the_mean_cosine_in_percent_and_never_negative() -> None
     assert 0 <= both <= 100
 
 
-@pytest.mark.slow
-def test_a_folder_against_itself_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn_inception(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch-fidelity's Inception gets whatever weights its layers start from, where the real ones cannot be had."""
     torch_fidelity = pytest.importorskip("torch_fidelity")
     import torch
 
-    hub = tmp_path / "hub" / "checkpoints"
+    hub = folder / "hub" / "checkpoints"
     hub.mkdir(parents=True)
     inception = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3
     monkeypatch.setattr(inception, "load_state_dict", lambda self, state: None)
     torch.save({}, hub / "weights-inception-2015-12-05-6726825d.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(folder))
     torch.manual_seed(0)
+
+
+@pytest.mark.slow
+def test_inception_gives_the_three_layers_of_the_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_inception(tmp_path, monkeypatch)
+    read = extractor_called("inception").loaded()
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    both, alone = read(images), read(images[1:2])
+    assert (both.pooled.shape, both.spatial.shape) == ((3, 2048), (3, 7 * 17 * 17))
+    np.testing.assert_allclose(both.probabilities.sum(axis=1), 1, rtol=1e-5)
+    for name in ("pooled", "spatial", "probabilities"):
+        np.testing.assert_allclose(getattr(both, name)[1:2], getattr(alone, name), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_folder_against_itself_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_inception(tmp_path, monkeypatch)
+    import torch
+
     own, other = saved(tmp_path / "own", pictures(8, 0)), saved(tmp_path / "other", pictures(8, 1) ** 3)
     torch.manual_seed(0)
     same = folder_scores(own, own)
