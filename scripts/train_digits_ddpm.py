@@ -16,7 +16,7 @@ from digits_model import Digits, augment, load_splits, to_pictures
 from digits_training import Recipe, fit_averaged, minutes_since, noise_loss, now
 from torch import Tensor
 
-RECIPE = Recipe(steps=2000, batch=32, rate=1e-3, ema=0.998, seed=2)
+RECIPE = Recipe(steps=3500, batch=32, rate=1e-3, ema=0.998, seed=2)
 PICTURE = 32
 BATCH = 100  # of sampling
 

@@ -22,7 +22,7 @@ MEASURING = WRITING | {COUNTING, TIMING, FIDELITY}
 STUDIES = {
     f"benchmarks.{name}"
     for name in (
-        *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "sampling"),
+        *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "sampling", "experiments"),
         *("overhead", "shapes", "reuse", "segments", "masks", "quality", "threads"),
     )
 }
@@ -43,6 +43,8 @@ ALLOWED = {
     TIMING: LEAVES | LAYERS | WRITING,
     FIDELITY: LEAVES | LAYERS | WRITING | {TIMING},
     **dict.fromkeys(STUDIES, LEAVES | LAYERS | MEASURING | {ALIAS}),
+    # It fills folders as sampling does.
+    "benchmarks.experiments": LEAVES | LAYERS | MEASURING | {"benchmarks.sampling"},
     "benchmarks.memory": {ALIAS},
     # It runs no engine; the digits that it learns from are those that pictures are judged by.
     "training": LEAVES | LAYERS - {"pipelines"} | {FIDELITY, TIMING},

@@ -1,6 +1,6 @@
 """What caching does to many pictures of a bundled model, as a reader of digits sees them.
 
-    python -m deepcache_trt.benchmarks.quality --model digits-dit --router router.safetensors --threshold 0.5
+    python -m deepcache_trt.benchmarks.quality --model digits-dit --threshold 0.5 --guidance 1.5
     python -m deepcache_trt.benchmarks.quality --model digits-ddpm --images 1000 --out quality.png
 
 Of `digits-dit` a router is set beside random masks of the same share, skipped steps, deep blocks that are reused in
@@ -24,6 +24,7 @@ from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, real_digits, to_eight
 from deepcache_trt.benchmarks.machine import processor
 from deepcache_trt.benchmarks.report import markdown_table
+from deepcache_trt.models.catalogue import resolve
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="images of a call")
     parser.add_argument("--steps", type=int, default=50, help="of denoising, for digits-ddpm")
     parser.add_argument("--guidance", type=float, default=4.0, help="scale, for digits-dit")
-    parser.add_argument("--router", type=Path, help="for digits-dit")
+    parser.add_argument("--router", type=Path, default=resolve("digits-dit"), help="for digits-dit [default: its own]")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the router")
     parser.add_argument("--backend", default="auto", help="which engines")
     parser.add_argument("--out", type=Path, help="a figure, .png or .svg")

@@ -91,6 +91,11 @@ class Pipes:
         denoiser = denoiser_of(plain)
         self._architecture = architecture_of(denoiser, dtype=dtype_of(denoiser))
 
+    @property
+    def branches(self) -> int:
+        """How many there are to cut at."""
+        return len(self._architecture.taps)
+
     def variants(self, policy: Policy) -> tuple[Variant, ...]:
         """Those that a policy has of this model.
 
@@ -158,7 +163,12 @@ def prompts_for(model: str, given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
-    """Draw the scene; picture i comes from the noise of seed 1000 · `seed` + i, drawn on the CPU."""
+    """Draw the scene; picture i comes from the noise of seed 1000 · `seed` + i."""
+    return draw_each(pipe, scene, [_SEED * seed + i for i in range(len(scene.prompts))], decode=decode)
+
+
+def draw_each(pipe: Any, scene: Scene, seeds: Sequence[int], *, decode: bool = True) -> Drawn:
+    """Draw the scene; each picture comes from the noise of a seed of its own, drawn on the CPU."""
     kept: list[np.ndarray] = []
     clock = LoopClock()
     pipe.progress_bar = clock  # a cached pipeline puts its own back after each call
@@ -168,7 +178,7 @@ def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
     images = pipe(
         list(scene.prompts),
         num_inference_steps=scene.steps,
-        generator=[torch.Generator().manual_seed(_SEED * seed + i) for i in range(len(scene.prompts))],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt" if decode else "latent",
         **({} if scene.guidance is None else {"guidance_scale": scene.guidance}),
     ).images

@@ -1,0 +1,171 @@
+"""The figures of pictures as they were saved, 8 bits deep: each beside the one of the reference with the same noise."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepcache_trt.benchmarks.experiments.drawing import Samples
+from deepcache_trt.benchmarks.experiments.experiment import Cell, Experiment
+from deepcache_trt.benchmarks.experiments.results_folder import ResultsFolder
+from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
+from deepcache_trt.benchmarks.fidelity.distances import available, comparisons, finite
+from deepcache_trt.benchmarks.fidelity.scores import ClipScore
+from deepcache_trt.benchmarks.sampling.place import image_name
+from deepcache_trt.benchmarks.timing.drawing import DIGITS
+
+_CLIP, _READER = "clip_score", "accuracy, frechet"
+
+# What is compared between two pictures of one prompt, beside their LPIPS.
+_APART = "mse_apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that was found.
+
+    Attributes:
+        cells: in order.
+        samples: what was drawn with each.
+        figures: by cell and name a value for each sample, or for each pair of samples of one prompt; infinite where
+            nothing differs.
+        scores: by cell, of all its pictures together.
+        seconds: by cell, of an image's loop in each batch, by the index of its first sample.
+        macs: by cell, of an image's calls of the denoiser.
+        absent: figures that there are none of, with the reason and the cure.
+        images: the folder with one for each cell.
+    """
+
+    cells: Sequence[Cell]
+    samples: Samples
+    figures: Mapping[str, Mapping[str, Sequence[float]]]
+    scores: Mapping[str, Mapping[str, float]]
+    seconds: Mapping[str, Mapping[int, float]]
+    macs: Mapping[str, float]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    images: Path
+
+    def median(self, cell: str, figure: str) -> float | None:
+        """Of a figure's samples; None where there are none."""
+        values = self.figures[cell].get(figure, ())
+        return statistics.median(values) if values else None
+
+    def loop(self, cell: Cell) -> float | None:
+        """The median of an image's loop; None where nothing was timed."""
+        own = self.seconds[cell.name]
+        return statistics.median(own.values()) if own else None
+
+    def speed_up(self, cell: Cell) -> float | None:
+        """The median over the batches of the reference's time over the cell's, which were drawn one after the other."""
+        own, other = self.seconds[cell.name], self.seconds[cell.reference or cell.name]
+        ratios = [other[first] / own[first] for first in own.keys() & other.keys()]
+        return statistics.median(ratios) if ratios else None
+
+    def image(self, cell: Cell, index: int) -> np.ndarray:
+        """A picture [H, W, 3] uint8."""
+        return _read(self.images / cell.folder / image_name(index))
+
+
+def measure(
+    experiment: Experiment, cells: Sequence[Cell], samples: Samples, folder: ResultsFolder, *, clip: bool
+) -> Results:
+    """Measure all pictures of a folder, and write a line about each.
+
+    Args:
+        experiment: tells what is compared.
+        cells: whose pictures are all there.
+        samples: likewise.
+        folder: of the results.
+        clip: whether to take the CLIP score, which wants 5 GB of weights.
+    """
+    pairs = comparisons()
+    loaders: dict[str, Callable[[], Any]] = {_CLIP: ClipScore} if clip else {}
+    reads_digits = set(samples.prompts) <= set(DIGITS)
+    loaded, absent = available({**loaders, **({_READER: DigitReader} if reads_digits else {})})
+    figures: dict[str, dict[str, list[float]]] = {cell.name: {} for cell in cells}
+    scores: dict[str, dict[str, float]] = {cell.name: {} for cell in cells}
+    lines = []
+
+    @cache
+    def reference(name: str, index: int) -> np.ndarray:
+        own = next(cell for cell in cells if cell.name == name)
+        return _picture(folder.images / own.folder / image_name(index))
+
+    for cell in cells:
+        pictures = [_picture(folder.images / cell.folder / image_name(index)) for index in range(len(samples))]
+        for index, picture in enumerate(pictures):
+            found: dict[str, float] = {}
+            if cell.reference:
+                beside = reference(cell.reference, index)
+                found |= {name: compare(beside, picture) for name, compare in pairs.functions.items()}
+            if _CLIP in loaded:
+                found[_CLIP] = loaded[_CLIP](picture, [samples.prompt(index)])
+            for name, value in found.items():
+                figures[cell.name].setdefault(name, []).append(value)
+            line = {"cell": cell.name, "index": index, "prompt": samples.prompt(index), "seed": samples.seed + index}
+            lines.append({**line, **{name: finite(value) for name, value in found.items()}})
+        if experiment.between:
+            for name, values in _between(pictures, samples, pairs.functions.get("lpips")).items():
+                figures[cell.name][name] = values
+        if _READER in loaded:
+            eight = to_eight(np.concatenate(pictures))
+            labels = np.array([DIGITS.index(samples.prompt(index)) for index in range(len(samples))])
+            scores[cell.name]["accuracy"] = loaded[_READER].accuracy(eight, labels)
+    folder.write_samples(lines)
+    return Results(
+        cells=cells,
+        samples=samples,
+        figures=figures,
+        scores=scores,
+        seconds={cell.name: _seconds(cell, folder.draws()) for cell in cells},
+        macs={draw["cell"]: draw["macs"] for draw in folder.draws()},
+        absent={**pairs.absent, **absent},
+        images=folder.images,
+    )
+
+
+def _between(
+    pictures: Sequence[np.ndarray], samples: Samples, lpips: Callable[[np.ndarray, np.ndarray], float] | None
+) -> dict[str, list[float]]:
+    """How far the pictures of one prompt are apart, for each two of them."""
+    found: dict[str, list[float]] = {_APART: [], **({} if lpips is None else {"lpips_apart": []})}
+    for one, other in _pairs(samples):
+        found[_APART].append(float(np.mean((pictures[one].astype(np.float64) - pictures[other]) ** 2)))
+        if lpips is not None:
+            found["lpips_apart"].append(lpips(pictures[one], pictures[other]))
+    return found
+
+
+def _pairs(samples: Samples) -> Iterator[tuple[int, int]]:
+    for start in range(0, len(samples), samples.seeds):
+        yield from combinations(range(start, min(start + samples.seeds, len(samples))), 2)
+
+
+def _seconds(cell: Cell, draws: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    return {draw["first"]: draw["loop_seconds"] / draw["count"] for draw in draws if draw["cell"] == cell.name}
+
+
+def _read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _picture(path: Path) -> np.ndarray:
+    """[1, 3, H, W] float32 in 0…1."""
+    found: np.ndarray = (_read(path).astype(np.float32) / 255).transpose(2, 0, 1)[None]
+    return found
+
+
+def in_words(value: float | None, form: str) -> str:
+    """A figure in a table: "=" where nothing differs."""
+    if value is None:
+        return ""
+    return "=" if math.isinf(value) else form.format(value)

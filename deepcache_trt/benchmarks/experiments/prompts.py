@@ -1,0 +1,72 @@
+"""Prompts from files: one a line, PartiPrompts' TSV, COCO's captions as JSON."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepcache_trt.errors import DeepCacheError
+
+# The names of the column or key that holds a prompt, in PartiPrompts and in COCO.
+_NAMES = ("Prompt", "prompt", "caption")
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, in its order; those of COCO by the number of the caption.
+
+    Args:
+        path: of a .tsv with a column "Prompt", of a .json with "annotations" that have a "caption", or a list of texts
+            or of objects with a "prompt"; whatever else it is called has one a line.
+
+    Raises:
+        DeepCacheError: it cannot be read, or has none; the message says what it should have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DeepCacheError(f"line {line} of {path} is not UTF-8; save it as that") from error
+    except OSError as error:
+        raise DeepCacheError(f"cannot read {path}: {error.strerror}; give a file of prompts, one a line") from error
+    read = {".tsv": _of_table, ".json": _of_json}.get(path.suffix.lower(), _of_lines)
+    prompts = tuple(prompt.strip() for prompt in read(text, path) if prompt.strip())
+    if not prompts:
+        raise DeepCacheError(f"{path} has no prompts; write one a line")
+    return prompts
+
+
+def _of_lines(text: str, path: Path) -> Sequence[str]:
+    return text.splitlines()
+
+
+def _of_table(text: str, path: Path) -> Sequence[str]:
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    name = next((name for name in _NAMES if rows and name in rows[0]), None)
+    if rows and name is None:
+        columns = ", ".join(str(column) for column in rows[0])
+        raise DeepCacheError(f"{path} has no column {_NAMES[0]!r}, but {columns}; rename the one of the prompts")
+    return [row[name] or "" for row in rows if name]
+
+
+def _of_json(text: str, path: Path) -> Sequence[str]:
+    try:
+        found: Any = json.loads(text)
+    except ValueError as error:
+        raise DeepCacheError(f"{path} is no JSON: {error}; mend it, or write a prompt a line into a .txt") from error
+    if isinstance(found, dict):
+        found = found.get("annotations")
+    if isinstance(found, list) and all(isinstance(each, dict) and "id" in each for each in found):
+        found = sorted(found, key=lambda each: str(each["id"]).zfill(20))
+    prompts = [_prompt(each) for each in found] if isinstance(found, list) else [None]
+    if None in prompts:
+        raise DeepCacheError(
+            f"{path} is neither a list of texts or of objects with a prompt, nor COCO's annotations with captions"
+        )
+    return [str(prompt) for prompt in prompts]
+
+
+def _prompt(entry: Any) -> str | None:
+    if isinstance(entry, dict):
+        entry = next((entry[name] for name in _NAMES if name in entry), None)
+    return entry if isinstance(entry, str) else None
