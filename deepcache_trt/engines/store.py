@@ -82,6 +82,13 @@ class Store:
         self.root = root.expanduser()
 
     def find(self, kind: str, key: str) -> Artefact | None:
+        """The artefact if it is there and whole, which is used from now on; see `_whole` for one that is damaged."""
+        found = self._whole(kind, key)
+        if found is not None and found.about.get(PASSING):
+            note_use(found.folder / MANIFEST)
+        return found
+
+    def _whole(self, kind: str, key: str) -> Artefact | None:
         """The artefact if it is there and whole; one that was damaged is reported in the log and counts as missing."""
         folder = self.root / kind / key
         try:
@@ -96,8 +103,6 @@ class Store:
         if changed:
             _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, ", ".join(changed))
             return None
-        if about.get(PASSING):
-            note_use(folder / MANIFEST)
         return Artefact(kind=kind, key=key, folder=folder, about=about)
 
     def get(
@@ -136,11 +141,11 @@ class Store:
         return found
 
     def list(self) -> Iterator[Artefact]:
-        """Every whole artefact, by kind and age."""
+        """Every whole artefact, by kind and age; to be listed is not to be used."""
         for kind in KINDS:
             folders = [f for f in (self.root / kind).glob("*") if (f / MANIFEST).is_file()]
             for folder in sorted(folders, key=lambda f: (f / MANIFEST).stat().st_mtime):
-                found = self.find(kind, folder.name)
+                found = self._whole(kind, folder.name)
                 if found is not None:
                     yield found
 

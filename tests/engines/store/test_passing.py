@@ -59,6 +59,15 @@ def test_those_used_longest_ago_give_way(tmp_path: Path) -> None:
     assert names(store) == {"first", "third"}
 
 
+def test_to_be_listed_is_not_to_be_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artefacts = weights(store, "first"), weights(store, "second")
+    grow_old(*artefacts)
+    before = [(artefact.folder / MANIFEST).stat().st_mtime_ns for artefact in artefacts]
+    assert names(store) == {"first", "second"}
+    assert [(artefact.folder / MANIFEST).stat().st_mtime_ns for artefact in artefacts] == before
+
+
 def test_what_is_linked_counts_once_and_goes_with_its_weights(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = weights(store, "first")
