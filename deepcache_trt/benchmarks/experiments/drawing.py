@@ -1,6 +1,6 @@
 """Drawing the samples of all cells, in turn, into a folder; what is there already is not drawn again."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ class Samples:
 
 
 def draw_all(
-    pipes: Callable[[], Pipes],
+    pipes: Pipes,
     cells: Sequence[Cell],
     samples: Samples,
     folder: ResultsFolder,
@@ -60,7 +60,7 @@ def draw_all(
     the last bit in whichever run it is drawn.
 
     Args:
-        pipes: loads the model; not called where nothing is left to draw.
+        pipes: of the model.
         cells: see `Experiment`.
         samples: of each.
         folder: of the results.
@@ -78,7 +78,7 @@ def draw_all(
         there = len(cells) * len(samples) - left
         if not left:
             return there
-        loaded, met = pipes(), set[Hashable]()
+        met = set[Hashable]()
         with progress(f"drawing {left:,} pictures") as report:
             done = 0
             for start in range(0, len(samples), samples.batch):
@@ -87,11 +87,11 @@ def draw_all(
                     wanted = missing[cell.name].intersection(indices)
                     if not wanted:
                         continue
-                    warm = (loaded.variants(cell.policy), cell.sampler, len(indices))
+                    warm = (pipes.variants(cell.policy), cell.sampler, len(indices))
                     if warm not in met:  # what is built, compiled or recorded for it is not timed
                         met.add(warm)
-                        _draw(loaded, cell, samples, indices)
-                    drawn, macs = _draw(loaded, cell, samples, indices)
+                        _draw(pipes, cell, samples, indices)
+                    drawn, macs = _draw(pipes, cell, samples, indices)
                     line = {"cell": cell.name, "first": start, "count": len(indices), "macs": macs}
                     folder.add_draw({**line, "seconds": drawn.seconds, "loop_seconds": drawn.loop_seconds})
                     assert drawn.pictures is not None

@@ -72,6 +72,7 @@ class Experiment:
         cells: that are set beside each other, a reference before those that are compared with it.
         plot: draws the results into a figure of matplotlib; None: there is nothing to plot.
         axis: what `Cell.at` counts.
+        schedulers: that it tries, as they are typed, where nobody says which; none: it varies no scheduler.
         seeds: pictures of each prompt, where nobody says how many.
         between: whether pictures of one prompt are compared with each other too.
     """
@@ -81,5 +82,6 @@ class Experiment:
     cells: Callable[[Setting], Sequence[Cell]]
     plot: "Callable[[Results, Any], None] | None" = None
     axis: str = ""
+    schedulers: tuple[str, ...] = ()
     seeds: int = 1
     between: bool = False

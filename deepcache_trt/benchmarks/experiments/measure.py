@@ -2,9 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -92,59 +92,59 @@ def measure(
     scores: dict[str, dict[str, float]] = {cell.name: {} for cell in cells}
     lines = []
 
-    @cache
-    def reference(name: str, index: int) -> np.ndarray:
-        own = next(cell for cell in cells if cell.name == name)
-        return _picture(folder.images / own.folder / image_name(index))
+    by_name = {cell.name: cell for cell in cells}
+
+    def picture(cell: Cell, index: int) -> np.ndarray:
+        return _picture(folder.images / cell.folder / image_name(index))
 
     for cell in cells:
-        pictures = [_picture(folder.images / cell.folder / image_name(index)) for index in range(len(samples))]
-        for index, picture in enumerate(pictures):
-            found: dict[str, float] = {}
+        eight = list[np.ndarray]()
+        for index in range(len(samples)):  # one at a time: thousands of large pictures fit into no memory
+            own, found = picture(cell, index), dict[str, float]()
             if cell.reference:
-                beside = reference(cell.reference, index)
-                found |= {name: compare(beside, picture) for name, compare in pairs.functions.items()}
+                beside = picture(by_name[cell.reference], index)
+                found |= {name: compare(beside, own) for name, compare in pairs.functions.items()}
             if _CLIP in loaded:
-                found[_CLIP] = loaded[_CLIP](picture, [samples.prompt(index)])
+                found[_CLIP] = loaded[_CLIP](own, [samples.prompt(index)])
+            if _READER in loaded:
+                eight.append(to_eight(own))
             for name, value in found.items():
                 figures[cell.name].setdefault(name, []).append(value)
             line = {"cell": cell.name, "index": index, "prompt": samples.prompt(index), "seed": samples.seed + index}
             lines.append({**line, **{name: finite(value) for name, value in found.items()}})
         if experiment.between:
-            for name, values in _between(pictures, samples, pairs.functions.get("lpips")).items():
-                figures[cell.name][name] = values
+            figures[cell.name] |= _between(partial(picture, cell), samples, pairs.functions.get("lpips"))
         if _READER in loaded:
-            eight = to_eight(np.concatenate(pictures))
             labels = np.array([DIGITS.index(samples.prompt(index)) for index in range(len(samples))])
-            scores[cell.name]["accuracy"] = loaded[_READER].accuracy(eight, labels)
+            scores[cell.name]["accuracy"] = loaded[_READER].accuracy(np.concatenate(eight), labels)
     folder.write_samples(lines)
+    draws = folder.draws()
     return Results(
         cells=cells,
         samples=samples,
         figures=figures,
         scores=scores,
-        seconds={cell.name: _seconds(cell, folder.draws()) for cell in cells},
-        macs={draw["cell"]: draw["macs"] for draw in folder.draws()},
+        seconds={cell.name: _seconds(cell, draws) for cell in cells},
+        macs={draw["cell"]: draw["macs"] for draw in draws},
         absent={**pairs.absent, **absent},
         images=folder.images,
     )
 
 
 def _between(
-    pictures: Sequence[np.ndarray], samples: Samples, lpips: Callable[[np.ndarray, np.ndarray], float] | None
+    picture: Callable[[int], np.ndarray],
+    samples: Samples,
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None,
 ) -> dict[str, list[float]]:
     """How far the pictures of one prompt are apart, for each two of them."""
     found: dict[str, list[float]] = {_APART: [], **({} if lpips is None else {"lpips_apart": []})}
-    for one, other in _pairs(samples):
-        found[_APART].append(float(np.mean((pictures[one].astype(np.float64) - pictures[other]) ** 2)))
-        if lpips is not None:
-            found["lpips_apart"].append(lpips(pictures[one], pictures[other]))
-    return found
-
-
-def _pairs(samples: Samples) -> Iterator[tuple[int, int]]:
     for start in range(0, len(samples), samples.seeds):
-        yield from combinations(range(start, min(start + samples.seeds, len(samples))), 2)
+        of_prompt = [picture(index) for index in range(start, min(start + samples.seeds, len(samples)))]
+        for one, other in combinations(of_prompt, 2):
+            found[_APART].append(float(np.mean((one.astype(np.float64) - other) ** 2)))
+            if lpips is not None:
+                found["lpips_apart"].append(lpips(one, other))
+    return found
 
 
 def _seconds(cell: Cell, draws: Sequence[Mapping[str, Any]]) -> dict[int, float]:

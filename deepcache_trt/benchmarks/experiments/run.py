@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from deepcache_trt.benchmarks.experiments.config import Config
@@ -13,14 +12,11 @@ from deepcache_trt.benchmarks.experiments.measure import Results, measure
 from deepcache_trt.benchmarks.experiments.report import markdown, report_of, save_plot
 from deepcache_trt.benchmarks.experiments.results_folder import ResultsFolder
 from deepcache_trt.benchmarks.machine import environment
-from deepcache_trt.benchmarks.timing.drawing import Pipes, load_pipes, prompts_for
+from deepcache_trt.benchmarks.timing.drawing import load_pipes, prompts_for
 from deepcache_trt.benchmarks.timing.samplers import parse_sampler
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.engines import backends
 from deepcache_trt.progress import Progress
-
-# Of diffusers; DeepCache's ablation has the first three.
-SCHEDULERS = ("ddim", "pndm", "pndm,skip_prk_steps=true", "dpmsolvermultistep", "eulerdiscrete", "unipc")
 
 
 def run(
@@ -58,22 +54,19 @@ def run(
         dtype=backends.dtype_or_default(config.dtype, device),
     )
 
-    @cache
-    def pipes() -> Pipes:
-        source = ModelSource(model=config.model, revision=config.revision, variant=config.variant)
-        return load_pipes(source, policies=(), backend=config.backend, dtype=config.dtype, store=store)
-
-    own = pipes().own_scheduler
+    source = ModelSource(model=config.model, revision=config.revision, variant=config.variant)
+    pipes = load_pipes(source, policies=(), backend=config.backend, dtype=config.dtype, store=store)
+    asked = (config.schedulers or experiment.schedulers) if experiment.schedulers else ()
     setting = Setting(
         intervals=config.intervals,
         branches=config.branches,
-        samplers=tuple(parse_sampler(each, own) for each in config.schedulers or SCHEDULERS),
-        taps=pipes().branches,
+        samplers=tuple(parse_sampler(each, pipes.own_scheduler) for each in asked),
+        taps=pipes.branches,
         steps=config.steps,
     )
     cells = experiment.cells(setting)
     for cell in cells:
-        pipes().variants(cell.policy)  # what the model cannot have is told before anything is drawn
+        pipes.variants(cell.policy)  # what the model cannot have is told before anything is drawn
     samples = Samples(
         prompts=config.prompts,
         seeds=config.seeds or experiment.seeds,

@@ -7,11 +7,11 @@ import pytest
 
 from deepcache_trt.benchmarks.experiments.declared import experiment_called, experiments
 from deepcache_trt.benchmarks.experiments.experiment import Cell, Setting
-from deepcache_trt.benchmarks.experiments.run import SCHEDULERS
 from deepcache_trt.benchmarks.timing.samplers import parse_sampler
 from deepcache_trt.errors import UnknownNameError
 from deepcache_trt.runtime.policies import DeepCache
 
+SCHEDULERS = experiment_called("schedulers").schedulers
 OWN = diffusers.DDIMScheduler(clip_sample=False)
 
 

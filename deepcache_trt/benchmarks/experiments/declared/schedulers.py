@@ -8,6 +8,9 @@ from deepcache_trt.benchmarks.experiments.measure import Results
 from deepcache_trt.benchmarks.experiments.report import plot_error_and_time
 from deepcache_trt.runtime.policies import DeepCache, Uncached
 
+# DeepCache's ablation has the first three.
+_SCHEDULERS = ("ddim", "pndm", "pndm,skip_prk_steps=true", "dpmsolvermultistep", "eulerdiscrete", "unipc")
+
 
 def _cells(setting: Setting) -> Sequence[Cell]:
     cells, branches = list[Cell](), setting.branches or (0,)
@@ -38,4 +41,5 @@ EXPERIMENT = Experiment(
     says="Samplers by intervals and branches, each beside its own uncached pictures.",
     cells=_cells,
     plot=_plot,
+    schedulers=_SCHEDULERS,
 )
