@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.typed.options import AsJson, StoreFolder
+from deepcache_trt.commands.typed.options import AsJson, ExtractorName, ImageCount, StoreFolder
 from deepcache_trt.errors import DeepCacheError
 
 
@@ -17,12 +17,8 @@ def fid(
     save_stats: Annotated[
         Path | None, typer.Option(help="Write the statistics of A into this .npz, to be given as A or B later.")
     ] = None,
-    extractor: Annotated[
-        str, typer.Option(help="inception, by torch-fidelity, or digits, the reader of the bundled model's pictures.")
-    ] = "inception",
-    count: Annotated[
-        int | None, typer.Option("--images", min=2, help="Of each, take the first so many by name. [default: all]")
-    ] = None,
+    extractor: ExtractorName = "inception",
+    count: ImageCount = None,
     batch: Annotated[int, typer.Option(min=1, help="Images that features are made of at a time.")] = 50,
     store: StoreFolder = None,
     as_json: AsJson = False,

@@ -5,19 +5,15 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.typed.options import AsJson
+from deepcache_trt.commands.typed.options import AsJson, ExtractorName, ImageCount
 from deepcache_trt.errors import DeepCacheError
 
 
 def figures(
     images: Annotated[Path, typer.Argument(metavar="A", help="A folder of PNG or JPEG, or a .npz of drawn images.")],
     reference: Annotated[Path, typer.Argument(metavar="B", help="The same, of real ones.")],
-    extractor: Annotated[
-        str, typer.Option(help="inception, by torch-fidelity, or digits, the reader of the bundled model's pictures.")
-    ] = "inception",
-    count: Annotated[
-        int | None, typer.Option("--images", min=2, help="Of each, take the first so many by name. [default: all]")
-    ] = None,
+    extractor: ExtractorName = "inception",
+    count: ImageCount = None,
     batch: Annotated[int, typer.Option(min=1, help="Images that are read at a time.")] = 50,
     as_json: AsJson = False,
 ) -> None:

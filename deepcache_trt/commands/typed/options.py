@@ -56,4 +56,13 @@ Config = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was downloaded before.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Load a checkpoint that has no safetensors files.")]
+ExtractorName = Annotated[
+    str,
+    typer.Option(
+        "--extractor", help="inception, by torch-fidelity, or digits, the reader of the bundled model's pictures."
+    ),
+]
+ImageCount = Annotated[
+    int | None, typer.Option("--images", min=2, help="Of each, take the first so many by name. [default: all]")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
