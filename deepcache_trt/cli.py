@@ -24,12 +24,18 @@ _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
 def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
     """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word.
 
-    A folder that has a function of its name is a command by its first word alone, too.
+    A folder that has a function of its name is a command by its first word alone, too. A module with a function
+    `commands` has as many as that gives, by their last word.
     """
     for info in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
-        function = getattr(import_module(info.name), info.name.rpartition(".")[2], None)
+        module = import_module(info.name)
+        typed = info.name.removeprefix(f"{commands.__name__}.").replace(".", " ").replace("_", "-")
+        function = getattr(module, info.name.rpartition(".")[2], None)
         if inspect.isfunction(function):
-            yield info.name.removeprefix(f"{commands.__name__}.").replace(".", " ").replace("_", "-"), function
+            yield typed, function
+        elif hasattr(module, "commands"):
+            for name, each in module.commands():
+                yield f"{typed.rpartition(' ')[0]} {name}", each
 
 
 def _app() -> typer.Typer:

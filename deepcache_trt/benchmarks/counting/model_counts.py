@@ -8,6 +8,7 @@ import onnx
 import onnx_ir
 
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
+from deepcache_trt.benchmarks.counting.layers import Layer, layers_of
 from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
@@ -51,13 +52,20 @@ class ModelCounts:
         full: what plain diffusers runs at each step.
         shallow: what is run at a cached step, by DeepCache's k.
         refused: why the model cannot be cached; "" where it can.
+        graph: all of it, with every tap.
     """
 
     component: Component
     sizes: Mapping[str, int]
+    graph: onnx.ModelProto
     full: Cost
     shallow: Mapping[int, Shallow]
     refused: str = ""
+
+    def layers(self, branch: int | None = None) -> list[Layer]:
+        """Where the operations of a full step are spent, or those of a cached one at a branch."""
+        variant = Variant(name=FULL) if branch is None else variants_at(branch)[1]
+        return layers_of(cut(self.graph, variant), self.sizes)
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -106,6 +114,7 @@ def count_model(
         return ModelCounts(
             component=component,
             sizes=sizes,
+            graph=graph,
             full=cost_of(cut(graph, Variant(name=FULL)), sizes),
             shallow={branch: _shallow(graph, branch, sizes) for branch in branches},
             refused=refused,

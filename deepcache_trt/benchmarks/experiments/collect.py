@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.experiments.report import Report, markdown
-from deepcache_trt.benchmarks.experiments.results_folder import PLOT, REPORT, ResultsFolder
+from deepcache_trt.benchmarks.experiments.results_folder import PLOT, REPORT, write_whole
 from deepcache_trt.benchmarks.sampling.place import written
 from deepcache_trt.errors import DeepCacheError, first_line
 
@@ -51,8 +51,8 @@ def collect(results: Path, out: Path) -> list[Report]:
         where = {"run": run, "experiment": report.experiment, "GPU": report.environment.get("GPU", "")}
         where |= {"CPU": report.environment.get("CPU", ""), "command": report.command}
         rows += [where | _cells(report, line) for line in report.lines]
-    ResultsFolder(out).write(PAGE, _HEAD + "\n".join(sections))
-    ResultsFolder(beside).write(NUMBERS, _csv(rows))
+    write_whole(out / PAGE, _HEAD + "\n".join(sections))
+    write_whole(beside / NUMBERS, _csv(rows))
     return reports
 
 

@@ -4,7 +4,7 @@ config.json         what was asked for, to be given again as --config
 environment.json    the machine and versions of the last run
 images/<cell>/      a PNG for each sample, named by its index
 draws.jsonl         a line for each batch that was drawn: its seconds and operations
-samples.jsonl       a line for each picture: its prompt, its seed and its figures
+samples.jsonl       a line for each sample: what it is of, and its figures
 report.json         the table and what has to be known to read it
 table.md, plot.png, plot.svg
 """
@@ -26,21 +26,24 @@ REPORT, PLOT = "report.json", "plot.png"
 class ResultsFolder:
     """One of them."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is made before `begin`."""
+    def __init__(self, path: Path, *, config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        """Nothing is made before `begin`.
+
+        Args:
+            path: where.
+            config: what pictures and figures depend on, as JSON has it.
+            environment: of this run.
+        """
         self.path = path
+        self.config, self.environment = config, environment
 
     @property
     def images(self) -> Path:
         """Where the folders of the cells are."""
         return self.path / "images"
 
-    def begin(self, config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def begin(self) -> None:
         """Make it, or take it up again.
-
-        Args:
-            config: what the pictures and figures depend on, as JSON has it.
-            environment: of this run.
 
         Raises:
             DeepCacheError: it holds the results of another config, or cannot be written.
@@ -48,10 +51,10 @@ class ResultsFolder:
         with written(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / CONFIG).exists():
-                check_settings(self.path / CONFIG, config)
+                check_settings(self.path / CONFIG, self.config)
             else:
-                write_json(self.path / CONFIG, dict(config))
-            write_json(self.path / ENVIRONMENT, dict(environment))
+                write_json(self.path / CONFIG, dict(self.config))
+            write_json(self.path / ENVIRONMENT, dict(self.environment))
 
     def add_draw(self, draw: Mapping[str, Any]) -> None:
         """Append a line about a batch, on the disk before the next one is drawn."""
@@ -75,16 +78,17 @@ class ResultsFolder:
         """Replace the table, as JSON and as a page; `report` is a dataclass."""
         with written(self.path):
             write_json(self.path / REPORT, asdict(report))
-        self.write("table.md", page)
+        write_whole(self.path / "table.md", page)
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Replace the file of samples."""
         lines = [json.dumps(sample, allow_nan=False, ensure_ascii=False) for sample in samples]
-        self.write(SAMPLES, "\n".join(lines) + "\n")
+        write_whole(self.path / SAMPLES, "\n".join(lines) + "\n")
 
-    def write(self, name: str, text: str) -> None:
-        """Replace a file, whole."""
-        with written(self.path):
-            partial = self.path / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path / name)
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file: whoever reads it sees the old text or the new one."""
+    with written(path.parent):
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepcache_trt.benchmarks.fidelity.distances import available
 from deepcache_trt.benchmarks.fidelity.figures import Reading
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader
 
 Read = Callable[[np.ndarray], Reading]
 
@@ -23,6 +27,7 @@ class Extractor:
         others: what its spatial features and its classes are, for a person.
         cure: which of the cures of `distances` helps where it cannot be had.
         load: gives what reads images [N, H, W, 3] uint8.
+        real: reads the real images that those of the bundled models are compared with; None: it knows none.
     """
 
     option: str
@@ -31,6 +36,7 @@ class Extractor:
     others: str
     cure: str
     load: Callable[[], Read]
+    real: Callable[[], Reading] | None = None
 
     def loaded(self) -> Read:
         """The function.
@@ -72,7 +78,7 @@ def _inception() -> Read:
 
 
 def _digits() -> Read:
-    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, duels_won, to_eight
+    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 
     reader = DigitReader()
 
@@ -81,12 +87,26 @@ def _digits() -> Read:
             raise DeepCacheError(
                 f"images of {images.shape[1]}×{images.shape[2]} pixels have no 8×8 areas; give such as the digits are"
             )
-        eight = to_eight(images.transpose(0, 3, 1, 2) / 255)
-        margins = reader.margins(eight)
-        return Reading(pooled=margins, spatial=eight.reshape(len(eight), -1), probabilities=duels_won(margins))
+        return _reading(reader, to_eight(images.transpose(0, 3, 1, 2) / 255))
 
     return read
 
+
+def _real_digits() -> Reading:
+    from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, real_digits
+
+    _, test = real_digits()
+    return _reading(DigitReader(), test.images)
+
+
+def _reading(reader: "DigitReader", eight: np.ndarray) -> Reading:
+    from deepcache_trt.benchmarks.fidelity.digit_reader import duels_won
+
+    margins = reader.margins(eight)
+    return Reading(pooled=margins, spatial=eight.reshape(len(eight), -1), probabilities=duels_won(margins))
+
+
+DIGITS = "digits"
 
 _EXTRACTORS = {
     each.option: each
@@ -100,12 +120,13 @@ _EXTRACTORS = {
             load=_inception,
         ),
         Extractor(
-            option="digits",
+            option=DIGITS,
             name="margins of the digit reader, 45",
             resize="8×8, means of areas",
             others="the 64 areas; of each digit the share of all duels that it wins",
             cure="accuracy, frechet",
             load=_digits,
+            real=_real_digits,
         ),
     )
 }

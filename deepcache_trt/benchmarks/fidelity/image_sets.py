@@ -44,7 +44,7 @@ def statistics_from(
     Raises:
         DeepCacheError: no such collection, saved statistics of other features, or too few images.
     """
-    if _MEAN in _arrays(path):
+    if is_of_statistics(path):
         return _saved(path, extractor, images)
     cached = cache / f"{_digest(path, extractor, images)}.npz"
     if cached.exists():
@@ -98,9 +98,14 @@ def read_images(
     )
 
 
+def is_of_statistics(path: Path) -> bool:
+    """Whether a file holds saved statistics."""
+    return _MEAN in _arrays(path)
+
+
 def check_images(path: Path) -> None:
     """Raise DeepCacheError for what holds no images, before any are read."""
-    if _MEAN in _arrays(path):
+    if is_of_statistics(path):
         raise DeepCacheError(
             f"{path} holds the statistics of images, from which FID alone can be had; give the images, or eval fid"
         )

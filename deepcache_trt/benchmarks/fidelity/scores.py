@@ -7,9 +7,15 @@ its weights are not here they raise one of `fidelity.ABSENCE`.
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+
+from deepcache_trt.benchmarks.fidelity.distances import available
+from deepcache_trt.errors import DeepCacheError
+
+# As tables and reasons name it.
+CLIP = "clip_score"
 
 # DeepCache's choice.
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-g-14", "laion2b_s34b_b88k"
@@ -29,6 +35,23 @@ class ClipScore:
         self._model, _, self._preprocess = open_clip.create_model_and_transforms(model, pretrained=weights)
         self._model.eval()
         self._tokenize = open_clip.get_tokenizer(model)
+
+    @classmethod
+    def loaded(cls, model: str, weights: str) -> Self:
+        """The same.
+
+        Args:
+            model: an architecture of open_clip.
+            weights: a name of open_clip's, or a file.
+
+        Raises:
+            DeepCacheError: it cannot be had here; the message says what to do.
+        """
+        found, absent = available({CLIP: lambda: cls(model, weights)})
+        if absent:
+            raise DeepCacheError(f"no CLIP score by {model}, {weights}: {absent[CLIP]}")
+        score: Self = found[CLIP]
+        return score
 
     def __call__(self, pictures: np.ndarray, prompts: Sequence[str]) -> float:
         """The mean over pictures [N, 3, H, W] in 0…1 and as many prompts."""

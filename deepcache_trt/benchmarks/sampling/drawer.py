@@ -113,6 +113,15 @@ class Drawer:
         return [as_image(picture) for picture in pictures]
 
 
+def classes_of(pipe: Any) -> tuple[int, ...]:
+    """All that a pipeline draws; none where it takes no class."""
+    if "class_labels" not in signature(type(pipe).__call__).parameters:
+        return ()
+    denoiser = pipe.transformer if hasattr(pipe, "transformer") else pipe.class_embedder
+    count = denoiser.config.get("num_embeds_ada_norm") or denoiser.config.num_classes - 1  # the last one is none
+    return tuple(range(count))
+
+
 def load(source: ModelSource, *, random_weights: bool, dtype: torch.dtype, device: str, options: Any) -> Any:
     """A cached pipeline; one of DDPM becomes one of DDIM, which takes η.
 

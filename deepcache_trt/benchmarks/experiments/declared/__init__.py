@@ -2,18 +2,19 @@
 
 import pkgutil
 from importlib import import_module
+from typing import Any
 
 from deepcache_trt.benchmarks.experiments.experiment import Experiment
 from deepcache_trt.errors import UnknownNameError, did_you_mean
 
 
-def experiments() -> dict[str, Experiment]:
+def experiments() -> dict[str, Experiment[Any]]:
     """All of them, by name."""
     modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
     return {module.EXPERIMENT.name: module.EXPERIMENT for module in modules}
 
 
-def experiment_called(name: str) -> Experiment:
+def experiment_called(name: str) -> Experiment[Any]:
     """The one of a name, with dashes or underscores.
 
     Raises:

@@ -1,39 +1,41 @@
-"""What it costs and brings to cut at each branch (DeepCache, tables 7 and 8)."""
+"""Every branch at fixed intervals: the layer-wise ablation (DeepCache, tables 7 and 8)."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
-from deepcache_trt.benchmarks.experiments.experiment import Cell, Experiment, Setting
-from deepcache_trt.benchmarks.experiments.measure import Results
-from deepcache_trt.benchmarks.experiments.report import plot_error_and_time
-from deepcache_trt.runtime.policies import DeepCache, Uncached
+from deepcache_trt.benchmarks.experiments.experiment import Experiment, Findings, Job
+from deepcache_trt.benchmarks.experiments.options import Branches, Intervals, Prompted
 
 
-def _cells(setting: Setting) -> Sequence[Cell]:
-    uncached = Cell(name="uncached", policy=Uncached())
-    return [
-        uncached,
+@dataclass(frozen=True, kw_only=True)
+class _Options(Prompted):
+    interval: Intervals = (5,)
+    branch: Branches = ()
+
+
+def _find(options: _Options, job: Job) -> Findings:
+    from deepcache_trt.benchmarks.experiments.comparison.cells import UNCACHED, cached
+    from deepcache_trt.benchmarks.experiments.comparison.compare import compare
+    from deepcache_trt.benchmarks.experiments.comparison.plots import error_and_time
+    from deepcache_trt.benchmarks.experiments.comparison.prompted import FromPrompts, samples_of
+    from deepcache_trt.benchmarks.experiments.comparison.table import findings
+
+    draws = FromPrompts(options, job.store)
+    cells = [
+        UNCACHED,
         *(
-            Cell(
-                name=f"interval {interval}, branch {branch}",
-                policy=DeepCache(cache_interval=interval, cache_branch_id=branch),
-                reference=uncached.name,
-                at=branch,
-                line=f"interval {interval}",
-            )
-            for interval in setting.intervals or (5,)
-            for branch in setting.branches or range(setting.taps)
+            cached(interval, branch, UNCACHED, at=branch, line=f"interval {interval}")
+            for interval in options.interval
+            for branch in options.branch or range(draws.pipes().branches)
         ),
     ]
-
-
-def _plot(results: Results, figure: Any) -> None:
-    plot_error_and_time(results, figure, "branch")
+    results = compare(cells, samples_of(options, job.limit), draws, job, clip=options.clip)
+    return findings(results, steps=options.steps, plot=partial(error_and_time, axis="branch"))
 
 
 EXPERIMENT = Experiment(
     name="branches",
-    says="Every branch at fixed intervals: operations, time and fidelity.",
-    cells=_cells,
-    plot=_plot,
+    says="Every branch at fixed intervals: operations, time, memory and fidelity.",
+    options=_Options,
+    find=_find,
 )

@@ -1,45 +1,53 @@
 """How pictures change as the interval of caching grows (DeepCache, figure 7)."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.benchmarks.experiments.experiment import Cell, Experiment, Setting
-from deepcache_trt.benchmarks.experiments.measure import Results
-from deepcache_trt.benchmarks.experiments.report import plot_error_and_time, strip
-from deepcache_trt.runtime.policies import DeepCache, Uncached
+from deepcache_trt.benchmarks.experiments.experiment import Experiment, Findings, Job
+from deepcache_trt.benchmarks.experiments.options import Branches, Intervals, Prompted
 
-_INTERVALS = tuple(range(2, 9))
+if TYPE_CHECKING:
+    from deepcache_trt.benchmarks.experiments.comparison.measure import Results
+
 _ROWS = 4  # of pictures
 
 
-def _cells(setting: Setting) -> Sequence[Cell]:
-    uncached = Cell(name="uncached", policy=Uncached())
-    branches = setting.branches or (0,)
-    return [
-        uncached,
+@dataclass(frozen=True, kw_only=True)
+class _Options(Prompted):
+    interval: Intervals = tuple(range(2, 9))
+    branch: Branches = (0,)
+
+
+def _find(options: _Options, job: Job) -> Findings:
+    from deepcache_trt.benchmarks.experiments.comparison.cells import UNCACHED, cached
+    from deepcache_trt.benchmarks.experiments.comparison.compare import compare
+    from deepcache_trt.benchmarks.experiments.comparison.prompted import FromPrompts, samples_of
+    from deepcache_trt.benchmarks.experiments.comparison.table import findings
+
+    cells = [
+        UNCACHED,
         *(
-            Cell(
-                name=f"interval {interval}" + (f", branch {branch}" if len(branches) > 1 else ""),
-                policy=DeepCache(cache_interval=interval, cache_branch_id=branch),
-                reference=uncached.name,
-                at=interval,
-                line=f"branch {branch}" if len(branches) > 1 else "",
-            )
-            for branch in branches
-            for interval in setting.intervals or _INTERVALS
+            cached(interval, branch, UNCACHED, at=interval, line=f"branch {branch}")
+            for branch in options.branch
+            for interval in options.interval
         ),
     ]
+    draws, samples = FromPrompts(options, job.store), samples_of(options, job.limit)
+    return findings(compare(cells, samples, draws, job, clip=options.clip), steps=options.steps, plot=_plot)
 
 
-def _plot(results: Results, figure: Any) -> None:
+def _plot(results: "Results", figure: Any) -> None:
+    from deepcache_trt.benchmarks.experiments.comparison.plots import error_and_time, strip
+
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.1))
-    plot_error_and_time(results, below, "interval")
+    error_and_time(results, below, axis="interval")
     rows = range(0, len(results.samples), max(1, len(results.samples) // _ROWS))[:_ROWS]
     picture = strip(results, rows)
     axes = above.subplots()
     axes.imshow(picture)
     width = picture.shape[1] / len(results.cells)
-    axes.set_xticks([width * (i + 0.5) for i in range(len(results.cells))], [cell.name for cell in results.cells])
+    names = [cell.name.removesuffix(", branch 0") for cell in results.cells]
+    axes.set_xticks([width * (i + 0.5) for i in range(len(results.cells))], names)
     axes.tick_params(axis="x", labelsize="small", length=0)
     axes.set_yticks([])
     figure.set_size_inches(9, 3.8 + 9 * picture.shape[0] / picture.shape[1])
@@ -48,6 +56,6 @@ def _plot(results: Results, figure: Any) -> None:
 EXPERIMENT = Experiment(
     name="interval-evolution",
     says="The same noise at growing intervals: a strip of pictures, and the curve of error and time.",
-    cells=_cells,
-    plot=_plot,
+    options=_Options,
+    find=_find,
 )

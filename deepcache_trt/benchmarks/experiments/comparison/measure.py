@@ -1,9 +1,8 @@
 """The figures of pictures as they were saved, 8 bits deep: each beside the one of the reference with the same noise."""
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.experiments.drawing import Samples
-from deepcache_trt.benchmarks.experiments.experiment import Cell, Experiment
+from deepcache_trt.benchmarks.experiments.comparison.cells import Cell
+from deepcache_trt.benchmarks.experiments.comparison.samples import Samples
+from deepcache_trt.benchmarks.experiments.experiment import Job
 from deepcache_trt.benchmarks.experiments.results_folder import ResultsFolder
 from deepcache_trt.benchmarks.fidelity.digit_reader import DigitReader, to_eight
 from deepcache_trt.benchmarks.fidelity.distances import available, comparisons, finite
-from deepcache_trt.benchmarks.fidelity.scores import ClipScore
+from deepcache_trt.benchmarks.fidelity.scores import CLIP, ClipScore
 from deepcache_trt.benchmarks.sampling.place import image_name
 from deepcache_trt.benchmarks.timing.drawing import DIGITS
 
-_CLIP, _READER = "clip_score", "accuracy, frechet"
+_READER = "accuracy, frechet"
 
 # What is compared between two pictures of one prompt, beside their LPIPS.
 _APART = "mse_apart"
@@ -33,13 +33,15 @@ class Results:
     Attributes:
         cells: in order.
         samples: what was drawn with each.
-        figures: by cell and name a value for each sample, or for each pair of samples of one prompt; infinite where
+        figures: by cell and name a value for each sample, or for each pair of samples of one subject; infinite where
             nothing differs.
         scores: by cell, of all its pictures together.
         seconds: by cell, of an image's loop in each batch, by the index of its first sample.
         macs: by cell, of an image's calls of the denoiser.
+        kept: by cell, bytes of an image's taps.
         absent: figures that there are none of, with the reason and the cure.
         images: the folder with one for each cell.
+        remarks: what else has to be known to read the figures.
     """
 
     cells: Sequence[Cell]
@@ -48,8 +50,10 @@ class Results:
     scores: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, Mapping[int, float]]
     macs: Mapping[str, float]
+    kept: Mapping[str, float]
     absent: Mapping[str, str] = field(default_factory=dict)
     images: Path
+    remarks: tuple[str, ...] = ()
 
     def median(self, cell: str, figure: str) -> float | None:
         """Of a figure's samples; None where there are none."""
@@ -67,27 +71,52 @@ class Results:
         ratios = [other[first] / own[first] for first in own.keys() & other.keys()]
         return statistics.median(ratios) if ratios else None
 
+    def with_scores(self, scores: Mapping[str, Mapping[str, float]]) -> "Results":
+        """With more of them."""
+        return replace(self, scores={name: {**own, **scores.get(name, {})} for name, own in self.scores.items()})
+
     def image(self, cell: Cell, index: int) -> np.ndarray:
         """A picture [H, W, 3] uint8."""
         return _read(self.images / cell.folder / image_name(index))
 
 
 def measure(
-    experiment: Experiment, cells: Sequence[Cell], samples: Samples, folder: ResultsFolder, *, clip: bool
+    cells: Sequence[Cell],
+    samples: Samples,
+    job: Job,
+    *,
+    clip: bool = False,
+    between: bool = False,
+    of_digits: bool = False,
 ) -> Results:
     """Measure all pictures of a folder, and write a line about each.
 
     Args:
-        experiment: tells what is compared.
         cells: whose pictures are all there.
         samples: likewise.
-        folder: of the results.
+        job: whose folder has them.
         clip: whether to take the CLIP score, which wants 5 GB of weights.
+        between: whether pictures of one subject are compared with each other too.
+        of_digits: whether classes are digits; prompts tell it.
     """
+    with job.progress(f"measuring {len(cells) * len(samples):,} pictures") as report:
+        total = len(cells) * len(samples)
+        digits = _digits(samples, of_digits)
+        return _measure(cells, samples, job.folder, clip, between, digits, lambda done: report(done=done, total=total))
+
+
+def _measure(
+    cells: Sequence[Cell],
+    samples: Samples,
+    folder: ResultsFolder,
+    clip: bool,
+    between: bool,
+    digits: np.ndarray | None,
+    seen: Callable[[int], None],
+) -> Results:
     pairs = comparisons()
-    loaders: dict[str, Callable[[], Any]] = {_CLIP: ClipScore} if clip else {}
-    reads_digits = set(samples.prompts) <= set(DIGITS)
-    loaded, absent = available({**loaders, **({_READER: DigitReader} if reads_digits else {})})
+    loaders: dict[str, Callable[[], Any]] = {CLIP: ClipScore} if clip else {}
+    loaded, absent = available({**loaders, **({_READER: DigitReader} if digits is not None else {})})
     figures: dict[str, dict[str, list[float]]] = {cell.name: {} for cell in cells}
     scores: dict[str, dict[str, float]] = {cell.name: {} for cell in cells}
     lines = []
@@ -104,19 +133,22 @@ def measure(
             if cell.reference:
                 beside = picture(by_name[cell.reference], index)
                 found |= {name: compare(beside, own) for name, compare in pairs.functions.items()}
-            if _CLIP in loaded:
-                found[_CLIP] = loaded[_CLIP](own, [samples.prompt(index)])
+            if CLIP in loaded:
+                found[CLIP] = loaded[CLIP](own, [str(samples.subject(index))])
             if _READER in loaded:
                 eight.append(to_eight(own))
             for name, value in found.items():
                 figures[cell.name].setdefault(name, []).append(value)
-            line = {"cell": cell.name, "index": index, "prompt": samples.prompt(index), "seed": samples.seed + index}
-            lines.append({**line, **{name: finite(value) for name, value in found.items()}})
-        if experiment.between:
+            figures_found = {name: finite(value) for name, value in found.items()}
+            lines.append({"cell": cell.name, **samples.line(index), **figures_found})
+            seen(len(lines))
+        if between:
             figures[cell.name] |= _between(partial(picture, cell), samples, pairs.functions.get("lpips"))
         if _READER in loaded:
-            labels = np.array([DIGITS.index(samples.prompt(index)) for index in range(len(samples))])
-            scores[cell.name]["accuracy"] = loaded[_READER].accuracy(np.concatenate(eight), labels)
+            scores[cell.name]["accuracy"] = loaded[_READER].accuracy(np.concatenate(eight), digits)
+        clips = figures[cell.name].get(CLIP, ())
+        if len(clips) > 1:
+            scores[cell.name]["clip_deviation"] = statistics.stdev(clips)
     folder.write_samples(lines)
     draws = folder.draws()
     return Results(
@@ -126,9 +158,18 @@ def measure(
         scores=scores,
         seconds={cell.name: _seconds(cell, draws) for cell in cells},
         macs={draw["cell"]: draw["macs"] for draw in draws},
+        kept={draw["cell"]: draw["kept"] for draw in draws},
         absent={**pairs.absent, **absent},
         images=folder.images,
     )
+
+
+def _digits(samples: Samples, are_classes: bool) -> np.ndarray | None:
+    """The digit that each sample is to show; None where they show others."""
+    subjects = [samples.subject(index) for index in range(len(samples))]
+    if set(subjects) <= set(DIGITS):
+        return np.array([DIGITS.index(str(subject)) for subject in subjects])
+    return np.array(subjects) if are_classes and None not in subjects else None
 
 
 def _between(
@@ -136,11 +177,11 @@ def _between(
     samples: Samples,
     lpips: Callable[[np.ndarray, np.ndarray], float] | None,
 ) -> dict[str, list[float]]:
-    """How far the pictures of one prompt are apart, for each two of them."""
+    """How far the pictures of one subject are apart, for each two of them."""
     found: dict[str, list[float]] = {_APART: [], **({} if lpips is None else {"lpips_apart": []})}
     for start in range(0, len(samples), samples.seeds):
-        of_prompt = [picture(index) for index in range(start, min(start + samples.seeds, len(samples)))]
-        for one, other in combinations(of_prompt, 2):
+        together = [picture(index) for index in range(start, min(start + samples.seeds, len(samples)))]
+        for one, other in combinations(together, 2):
             found[_APART].append(float(np.mean((one.astype(np.float64) - other) ** 2)))
             if lpips is not None:
                 found["lpips_apart"].append(lpips(one, other))
@@ -162,10 +203,3 @@ def _picture(path: Path) -> np.ndarray:
     """[1, 3, H, W] float32 in 0…1."""
     found: np.ndarray = (_read(path).astype(np.float32) / 255).transpose(2, 0, 1)[None]
     return found
-
-
-def in_words(value: float | None, form: str) -> str:
-    """A figure in a table: "=" where nothing differs."""
-    if value is None:
-        return ""
-    return "=" if math.isinf(value) else form.format(value)
