@@ -39,7 +39,8 @@ def logged(stage: str) -> Iterator[Report]:
 def shown(stage: str) -> Iterator[Report]:
     """Report a stage on the terminal: a spinner with the elapsed time while it runs, one line when it is done.
 
-    A stage that reports how far it is gets a bar. With `DEEPCACHE_TRT_PROGRESS=0` in the environment it is only logged.
+    A stage that reports how far it is gets a bar and the remaining time. With `DEEPCACHE_TRT_PROGRESS=0` in the
+    environment it is only logged.
     """
     if os.environ.get(_SETTING) == "0":
         with logged(stage) as unshown:
@@ -47,17 +48,26 @@ def shown(stage: str) -> Iterator[Report]:
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     started = time.perf_counter()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    left = TimeRemainingColumn()
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(stage, total=None)
 
         def report(*, done: float, total: float, detail: str = "") -> None:
-            bar.columns = (*columns, BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[detail]}"))
+            known = (BarColumn(bar_width=24), TaskProgressColumn(), left, TextColumn("{task.fields[detail]}"))
+            bar.columns = (*columns, *known)
             bar.update(task, completed=done, total=total, detail=f"[dim]{escape(detail)}[/dim]")
 
         with logged(stage):

@@ -124,7 +124,7 @@ class Unprompted(OfModel):
     LEAST: ClassVar[Mapping[str, int]] = {"images": 5, "steps": 1, "batch": 1, "seed": 0}
 
     random_weights: Annotated[bool, "The real architecture with seeded weights: needs no download."] = False
-    images: Annotated[int, "Of each way to draw; the papers' figures are of 50,000."] = 500
+    images: Annotated[int, "Of each way to draw; the papers' figures are of 50,000."] = 200
     seed: Annotated[int, "Of image 0; that of image i is this + i."] = 0
     classes: Annotated[tuple[int, ...], "That take turns, of a model of classes; repeatable. [default: all]"] = ()
     steps: Annotated[int, "Denoising steps, of DDIM."] = 100

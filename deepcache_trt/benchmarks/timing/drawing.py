@@ -1,7 +1,7 @@
 """Drawing for a comparison: the same prompts from the same noise, whatever the pipeline."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -20,6 +20,7 @@ from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.pipelines.cached_pipeline import cached_class
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy
 
@@ -90,6 +91,12 @@ class Pipes:
         self._name, self._engines = name, engines
         denoiser = denoiser_of(plain)
         self._architecture = architecture_of(denoiser, dtype=dtype_of(denoiser))
+
+    def of_class(self, choose: Callable[[Any], Any]) -> "Pipes":
+        """The same components in pipelines of another class of diffusers, chosen by the present one."""
+        plain = cached_class(choose(self.plain._plain_class)).from_pipe(self.plain)
+        plain.disable_cache()
+        return Pipes(plain, self._name, self._engines)
 
     @property
     def branches(self) -> int:
@@ -167,8 +174,18 @@ def draw(pipe: Any, scene: Scene, seed: int, *, decode: bool = True) -> Drawn:
     return draw_each(pipe, scene, [_SEED * seed + i for i in range(len(scene.prompts))], decode=decode)
 
 
-def draw_each(pipe: Any, scene: Scene, seeds: Sequence[int], *, decode: bool = True) -> Drawn:
-    """Draw the scene; each picture comes from the noise of a seed of its own, drawn on the CPU."""
+def draw_each(
+    pipe: Any, scene: Scene, seeds: Sequence[int], *, decode: bool = True, given: Mapping[str, Any] | None = None
+) -> Drawn:
+    """Draw the scene; each picture comes from the noise of a seed of its own, drawn on the CPU.
+
+    Args:
+        pipe: that draws.
+        scene: what.
+        seeds: one for each picture.
+        decode: whether pictures are wanted, or latents alone.
+        given: further arguments of the pipeline's call.
+    """
     kept: list[np.ndarray] = []
     clock = LoopClock()
     pipe.progress_bar = clock  # a cached pipeline puts its own back after each call
@@ -181,6 +198,7 @@ def draw_each(pipe: Any, scene: Scene, seeds: Sequence[int], *, decode: bool = T
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt" if decode else "latent",
         **({} if scene.guidance is None else {"guidance_scale": scene.guidance}),
+        **(given or {}),
     ).images
     array = images.float().cpu().numpy()
     seconds = time.perf_counter() - started

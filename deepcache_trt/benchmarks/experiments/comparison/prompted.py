@@ -1,17 +1,18 @@
 """Drawing from prompts, with one model or several."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepcache_trt.benchmarks.counting.pipeline_counts import Calls, calls_of
+from deepcache_trt.benchmarks.counting.pipeline_counts import Calls, calls_at_its_size, calls_of
 from deepcache_trt.benchmarks.experiments.comparison.cells import Cell
 from deepcache_trt.benchmarks.experiments.comparison.drawing import Batch
 from deepcache_trt.benchmarks.experiments.comparison.samples import Samples
+from deepcache_trt.benchmarks.experiments.comparison.starts import Start
 from deepcache_trt.benchmarks.experiments.options import Prompted
 from deepcache_trt.benchmarks.fidelity.scores import as_image
 from deepcache_trt.benchmarks.timing.drawing import Pipes, Scene, draw_each, load_pipes
@@ -25,14 +26,16 @@ class FromPrompts:
     Attributes:
         options: of the experiment, resolved.
         store: see `Job`.
+        start: what pictures begin with; None: noise.
     """
 
     options: Prompted
     store: Path | None
+    start: Start | None = None
 
-    def __reduce__(self) -> tuple[type, tuple[Prompted, Path | None]]:
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """What was loaded stays here."""
-        return FromPrompts, (self.options, self.store)
+        return FromPrompts, (self.options, self.store, self.start)
 
     @cached_property
     def samples(self) -> Samples:
@@ -50,14 +53,20 @@ class FromPrompts:
     def pipes(self, model: str = "") -> Pipes:
         """A model; "": the one that was asked for."""
         if model not in self._pipes:
-            asked = self.options
-            source = ModelSource(model=model or asked.model, revision=asked.revision, variant=asked.variant)
-            if model:
-                source = replace(source, revision=None, variant=None)
-            self._pipes[model] = load_pipes(
-                source, policies=(), backend=asked.backend, dtype=asked.dtype, store=self.store
-            )
+            self._pipes[model] = self._loaded(model)
         return self._pipes[model]
+
+    def _loaded(self, model: str) -> Pipes:
+        asked = self.options
+        source = ModelSource(model=asked.model, revision=asked.revision, variant=asked.variant)
+        if model:
+            source = ModelSource(model=model)
+        pipes = load_pipes(source, policies=(), backend=asked.backend, dtype=asked.dtype, store=self.store)
+        return pipes if self.start is None else pipes.of_class(self.start.pipeline_class)
+
+    def macs(self, cell: Cell) -> Mapping[str, int]:
+        """Operations of one call of each variant, for a batch of one at the model's own size; nothing is drawn."""
+        return calls_at_its_size(self.pipes(cell.model).cached(cell.policy)).macs
 
     def kind(self, cell: Cell) -> Hashable:
         """The model, its variants and the sampler."""
@@ -71,7 +80,8 @@ class FromPrompts:
         steps = cell.steps or options.steps
         prompts = tuple(str(self.samples.subject(index)) for index in indices)
         scene = Scene(prompts=prompts, steps=steps, guidance=options.guidance)
-        drawn = draw_each(pipe, scene, [options.seed + index for index in indices])
+        given = {} if self.start is None else self.start.arguments(self.samples, indices)
+        drawn = draw_each(pipe, scene, [options.seed + index for index in indices], given=given)
         assert drawn.pictures is not None
         counted = (cell, len(indices))
         if counted not in self._calls:

@@ -5,25 +5,9 @@ from importlib import import_module
 from typing import Any
 
 from deepcache_trt.benchmarks.experiments.experiment import Experiment
-from deepcache_trt.errors import UnknownNameError, did_you_mean
 
 
 def experiments() -> dict[str, Experiment[Any]]:
     """All of them, by name."""
     modules = (import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
     return {module.EXPERIMENT.name: module.EXPERIMENT for module in modules}
-
-
-def experiment_called(name: str) -> Experiment[Any]:
-    """The one of a name, with dashes or underscores.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
-    known = experiments()
-    wanted = name.replace("_", "-")
-    if wanted not in known:
-        raise UnknownNameError(
-            f"unknown experiment {name!r}{did_you_mean(wanted, list(known))}; there are {', '.join(known)}"
-        )
-    return known[wanted]

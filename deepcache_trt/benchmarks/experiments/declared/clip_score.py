@@ -25,7 +25,9 @@ def _find(options: _Options, job: Job) -> Findings:
 
     from deepcache_trt.benchmarks.fidelity.scores import ClipScore, images_in
 
-    if options.images is None or not options.images.is_dir():
+    if options.images is None:
+        raise DeepCacheError("clip-score needs --images, the folder with the pictures; give it")
+    if not options.images.is_dir():
         raise DeepCacheError(f"--images {options.images} is no folder; give the one with the pictures")
     if not options.prompt:
         raise DeepCacheError("there are no prompts; give the ones of the pictures with --prompt-file")

@@ -1,15 +1,12 @@
 """Where a full and a cached step spend their operations, layer by layer."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from deepcache_trt.benchmarks.experiments.experiment import Experiment, Findings, Job
 from deepcache_trt.benchmarks.experiments.options import Options
-
-if TYPE_CHECKING:
-    from deepcache_trt.benchmarks.counting.layers import Layer
 
 # A part of a layer's path: a module, with its place in a list.
 _PART = re.compile(r"[^.]+(?:\.\d+)*")
@@ -39,7 +36,7 @@ def _find(options: _Options, job: Job) -> Findings:
 
     counts = count_model(
         options.model,
-        dtype="float16",
+        dtype="float32",
         size=options.size,
         batch=options.batch,
         tokens=options.tokens,
@@ -63,15 +60,10 @@ def _find(options: _Options, job: Job) -> Findings:
     ]
     told, size_is_its_own = published_gmacs(options.model), options.size is None and options.batch == 1
     if told is not None and size_is_its_own:
-        remarks.append(
-            f"published, without the products of attention: {told:g} GMACs; here {_without_products(layers):.2f}"
-        )
+        here = sum(layer.macs.weights for layer in layers["full"]) / 1e9
+        remarks.append(f"published, without the products of attention: {told:g} GMACs; here {here:.2f}")
     header = [_scale(steps)[0], *(column for name in steps for column in (name, "of it"))]
     return Findings(header=header, lines=_lines(steps), remarks=remarks, plot=_plotted(steps))
-
-
-def _without_products(layers: "Mapping[str, Sequence[Layer]]") -> float:
-    return sum(layer.macs.weights for layer in layers["full"]) / 1e9
 
 
 def _scale(steps: _Steps) -> tuple[str, float]:
@@ -111,21 +103,21 @@ def _plotted(steps: _Steps) -> Any:
     unit, scale = _scale(steps)
 
     def plot(figure: Any) -> None:
-        figure.set_size_inches(11, 2.6 * len(steps))
+        import matplotlib
+
+        figure.set_size_inches(11, 3.9 * len(steps))
+        hues = matplotlib.colormaps["tab20"]
+        color = {group: hues(i % hues.N) for i, group in enumerate(_by_part(steps["full"], 1))}
         whole = sum(steps["full"].values())
         for axes, (name, own) in zip(figure.subplots(len(steps), 1, squeeze=False)[:, 0], steps.items(), strict=True):
-            _flame(axes, own, whole)
+            _flame(axes, own, whole, color)
             axes.set(xlim=(0, 100), ylim=(0, _ROWS), yticks=[], xlabel="% of a full step")
             axes.set_title(f"{name}: {sum(own.values()) / scale:.4g} {unit}", loc="left", fontsize="medium")
 
     return plot
 
 
-def _flame(axes: Any, own: Mapping[str, int], whole: int) -> None:
-    import matplotlib
-
-    colors = matplotlib.colormaps["tab20"]
-    color = {group: colors(i % colors.N) for i, group in enumerate(_by_part(own, 1))}
+def _flame(axes: Any, own: Mapping[str, int], whole: int, color: Mapping[str, Any]) -> None:
     for row in range(_ROWS):
         left = 0.0
         for part, count in _by_part(own, row + 1).items():
