@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 CPU = ["onnxruntime>=1.30", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 TRAIN = ["tensorboard>=2.19"]
+RAY = ["ray[data]>=2.40"]
 EVAL = [
     "matplotlib>=3.9",
     "open_clip_torch>=2.26",
@@ -55,11 +56,13 @@ setup(
         "rtx": RTX,
         "eval": EVAL,
         "train": TRAIN,
+        "ray": RAY,
         "docs": DOCS,
         "dev": [
             *CPU,
             *RTX,
             *TRAIN,
+            *RAY,
             "DeepCache==0.1.1",
             "hypothesis>=6",
             "matplotlib>=3.9",
@@ -70,6 +73,7 @@ setup(
             "pytest-timeout>=2.3.1",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "scikit-image>=0.24",
             "scikit-learn>=1.5",
             "torchmetrics>=1.5",
         ],

@@ -16,6 +16,8 @@ from deepcache_trt.errors import first_line
 # The largest difference of two pictures.
 _PEAK = 1.0
 
+_SSIM_EDGE = 5  # pixels: half of its window of 11
+
 # What a library raises where a package or its weights are not there: torchvision beside another build of torch gives a
 # RuntimeError, and so does open_clip; a download that fails is an OSError.
 ABSENCE = (ImportError, OSError, RuntimeError)
@@ -113,8 +115,9 @@ def _ssim() -> Callable[[np.ndarray, np.ndarray], float]:
 
     def ssim(reference: np.ndarray, found: np.ndarray) -> float:
         pictures = torch.from_numpy(found), torch.from_numpy(reference)
-        similarity: Any = structural_similarity_index_measure(*pictures, data_range=_PEAK)
-        return float(similarity)
+        _, similarity = structural_similarity_index_measure(*pictures, data_range=_PEAK, return_full_image=True)
+        # Where a whole window fits in, as Wang et al. (2004) have it; beyond that pixels are mirrored.
+        return float(similarity[..., _SSIM_EDGE:-_SSIM_EDGE, _SSIM_EDGE:-_SSIM_EDGE].mean())
 
     return ssim
 

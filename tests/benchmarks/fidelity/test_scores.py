@@ -81,6 +81,7 @@ def test_inception_gives_the_three_layers_of_the_evaluator(tmp_path: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.utils.data")
 def test_a_folder_against_itself_has_no_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn_inception(tmp_path, monkeypatch)
     import torch
@@ -92,5 +93,5 @@ def test_a_folder_against_itself_has_no_distance(tmp_path: Path, monkeypatch: py
     different = folder_scores(own, other)
     assert same["fid"] == pytest.approx(0, abs=1e-2)
     assert different["fid"] > same["fid"]
-    assert same["inception_score"] >= 1
+    assert same["inception_score"] >= 1 - 1e-9
     assert "299×299" in folder_rule()
