@@ -126,7 +126,7 @@ class Unprompted(OfModel):
     random_weights: Annotated[bool, "The real architecture with seeded weights: needs no download."] = False
     images: Annotated[int, "Of each way to draw; the papers' figures are of 50,000."] = 200
     seed: Annotated[int, "Of image 0; that of image i is this + i."] = 0
-    classes: Annotated[tuple[int, ...], "That take turns, of a model of classes; repeatable. [default: all]"] = ()
+    classes: Annotated[tuple[int, ...], "That take turns; repeatable. [default: all, or the ten digits]"] = ()
     steps: Annotated[int, "Denoising steps, of DDIM."] = 100
     eta: Annotated[float, "0 is DDIM, 1 draws as much noise as DDPM."] = 0.0
     skip_type: Annotated[str, "How timesteps are spaced, as beside the paper of DDIM: uniform or quad."] = "uniform"

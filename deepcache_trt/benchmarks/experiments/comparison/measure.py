@@ -147,8 +147,8 @@ def _measure(
         if _READER in loaded:
             scores[cell.name]["accuracy"] = loaded[_READER].accuracy(np.concatenate(eight), digits)
         clips = figures[cell.name].get(CLIP, ())
-        if len(clips) > 1:
-            scores[cell.name]["clip_deviation"] = statistics.stdev(clips)
+        if clips:
+            scores[cell.name] |= {"clip_mean": statistics.mean(clips), "clip_deviation": statistics.pstdev(clips)}
     folder.write_samples(lines)
     draws = folder.draws()
     return Results(

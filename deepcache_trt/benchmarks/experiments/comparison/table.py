@@ -12,14 +12,14 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "PSNR, dB": ("psnr_db", "{:.1f}"),
     "SSIM": ("ssim", "{:.4f}"),
     "LPIPS": ("lpips", "{:.4f}"),
-    "CLIP score": ("clip_score", "{:.2f}"),
     "MSE of two seeds": ("mse_apart", "{:.4f}"),
     "LPIPS of two seeds": ("lpips_apart", "{:.4f}"),
 }
 
 # The same for what is of all pictures of a cell together.
 _SCORES: Mapping[str, tuple[str, str]] = {
-    "CLIP deviation": ("clip_deviation", "{:.2f}"),
+    "CLIP score": ("clip_mean", "{:.2f}"),
+    "its deviation": ("clip_deviation", "{:.2f}"),
     "read as asked": ("accuracy", "{:.1%}"),
     "Fréchet": ("fid", "{:.3f}"),
     "spatial Fréchet": ("sfid", "{:.3f}"),

@@ -14,7 +14,9 @@ from deepcache_trt.benchmarks.experiments.comparison.cells import Cell
 from deepcache_trt.benchmarks.experiments.comparison.drawing import Batch
 from deepcache_trt.benchmarks.experiments.comparison.samples import Samples
 from deepcache_trt.benchmarks.experiments.options import Unprompted
+from deepcache_trt.benchmarks.fidelity.extractors import DIGITS
 from deepcache_trt.benchmarks.sampling.drawer import Drawer, Sampling, classes_of, load
+from deepcache_trt.benchmarks.timing.drawing import DIGITS as PROMPTS
 from deepcache_trt.benchmarks.timing.drawing import Pipes
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.engines import backends
@@ -55,8 +57,9 @@ class WithoutPrompts:
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
-        """That take turns; none of an unconditional model."""
-        return self.options.classes or classes_of(self.pipes.plain)
+        """That take turns; none of an unconditional model. What the reader of digits judges is of their ten."""
+        known = classes_of(self.pipes.plain)
+        return self.options.classes or (known[: len(PROMPTS)] if self.options.extractor == DIGITS else known)
 
     @cached_property
     def _calls(self) -> dict[tuple[Cell, int], Calls]:
