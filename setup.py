@@ -10,6 +10,7 @@ CPU = ["onnxruntime>=1.30", "openvino>=2026.4"]
 RTX = ["cuda-bindings>=12.8", "polygraphy>=0.53.6", "tensorrt-rtx-cu13>=1.4"]
 TRAIN = ["tensorboard>=2.19"]
 RAY = ["ray[data]>=2.40"]
+SERVE = [*RAY, "ray[serve]>=2.47", "prometheus-client>=0.20", "pyyaml>=6"]
 EVAL = [
     "matplotlib>=3.9",
     "open_clip_torch>=2.26",
@@ -57,21 +58,24 @@ setup(
         "eval": EVAL,
         "train": TRAIN,
         "ray": RAY,
+        "serve": SERVE,
         "docs": DOCS,
         "dev": [
             *CPU,
             *RTX,
             *TRAIN,
-            *RAY,
+            *SERVE,
             "DeepCache==0.1.1",
             "hypothesis>=6",
             "matplotlib>=3.9",
             "mypy>=1.11",
             "nvidia-cuda-nvrtc>=13",  # compiles without a GPU
+            "openai>=2",
             "peft>=0.18",
             "pytest>=8",
             "pytest-timeout>=2.3.1",
             "pytest-xdist>=3.6",
+            "requests>=2.32",
             "ruff>=0.6",
             "scikit-image>=0.24",
             "scikit-learn>=1.5",

@@ -25,7 +25,7 @@ def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
     """Every command as it is typed: a module in `commands` with a function of its name, in a folder of a first word.
 
     A folder that has a function of its name is a command by its first word alone, too. A module with a function
-    `commands` has as many as that gives, by their last word.
+    `commands` has those that it gives, by all that is typed.
     """
     for info in pkgutil.walk_packages(commands.__path__, f"{commands.__name__}."):
         module = import_module(info.name)
@@ -34,8 +34,7 @@ def _commands() -> Iterator[tuple[str, Callable[..., None]]]:
         if inspect.isfunction(function):
             yield typed, function
         elif hasattr(module, "commands"):
-            for name, each in module.commands():
-                yield f"{typed.rpartition(' ')[0]} {name}", each
+            yield from module.commands()
 
 
 def _app() -> typer.Typer:

@@ -13,6 +13,11 @@
 Every message names the value, the limit and the cure. Our own bugs are assertions, never one of these.
 """
 
+import re
+
+# Absolute paths, but neither what follows a scheme, nor a division, nor what was cut down before.
+_PATH = re.compile(r"(?<![\w./:…])(?:/[^\s/:;,'\"()]+)+/?")
+
 
 class DeepCacheError(ValueError):
     """Base of every error that the caller can mend."""
@@ -72,3 +77,8 @@ def of_compiler(error: Exception) -> str:
     if any(word in str(error) for word in ("InvalidCxxCompiler", "TritonMissing", "Failed to find C compiler")):
         text += "; install a C++ compiler such as g++ (and on CUDA triton), or use PyTorch without its compiler"
     return text
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute path cut down to its last part: what is published, or sent to others, has none."""
+    return _PATH.sub(lambda path: f"…/{path[0].rstrip('/').rsplit('/', 1)[-1]}", text)

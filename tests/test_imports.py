@@ -12,7 +12,7 @@ import deepcache_trt
 
 PACKAGE = Path(deepcache_trt.__file__).parent
 
-LEAVES = {"errors", "foreign", "tensors", "progress"}
+LEAVES = {"errors", "foreign", "tensors", "progress", "samplers"}
 LAYERS = {"models", "export", "engines", "runtime", "builder", "pipelines"}
 # What each study is made of, and the studies, which know nothing of one another.
 COUNTING, TIMING, FIDELITY = (f"benchmarks.{name}" for name in ("counting", "timing", "fidelity"))
@@ -48,8 +48,9 @@ ALLOWED = {
     "benchmarks.memory": {ALIAS},
     # It runs no engine; the digits that it learns from are those that pictures are judged by.
     "training": LEAVES | LAYERS - {"pipelines"} | {FIDELITY, TIMING},
-    "commands": LEAVES | LAYERS | BENCHMARKS | {"training"},
-    "cli": LEAVES | LAYERS | BENCHMARKS | {"training", "commands"},
+    "serving": LEAVES | LAYERS,
+    "commands": LEAVES | LAYERS | BENCHMARKS | {"training", "serving"},
+    "cli": LEAVES | LAYERS | BENCHMARKS | {"training", "serving", "commands"},
     "__init__": {"pipelines"},
 }
 

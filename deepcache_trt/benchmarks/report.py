@@ -1,19 +1,10 @@
-"""What every report of a benchmark is written with: JSON that is whole or not there, Markdown tables, no paths."""
+"""What every report of a benchmark is written with: JSON that is whole or not there, Markdown tables."""
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-# Absolute paths, but neither what follows a scheme, nor a division, nor what was cut down before.
-_PATH = re.compile(r"(?<![\w./:…])(?:/[^\s/:;,'\"()]+)+/?")
-
-
-def without_paths(text: str) -> str:
-    """`text` with every absolute path cut down to its last part: reports are published."""
-    return _PATH.sub(lambda path: f"…/{path[0].rstrip('/').rsplit('/', 1)[-1]}", text)
 
 
 def write_json(path: Path, data: Any) -> None:

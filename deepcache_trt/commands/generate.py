@@ -66,11 +66,11 @@ def generate(
     """
     import torch
 
-    from deepcache_trt.benchmarks.timing.samplers import parse_sampler
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.engines import backends
     from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
     from deepcache_trt.progress import quiet_libraries
+    from deepcache_trt.samplers import parse_sampler
 
     if (height is None) != (width is None):
         raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")

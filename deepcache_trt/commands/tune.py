@@ -82,13 +82,13 @@ def tune(
     _check({**budgets, **goals}, plot)
     from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
-    from deepcache_trt.benchmarks.timing.samplers import parse_sampler, sampler_of
     from deepcache_trt.benchmarks.tune.report import options
     from deepcache_trt.benchmarks.tune.run import Space
     from deepcache_trt.benchmarks.tune.run import tune as search
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
     from deepcache_trt.runtime.policies import DeepCache
+    from deepcache_trt.samplers import parse_sampler, sampler_of
 
     check_out(out / "plan.json")
     quiet_libraries()

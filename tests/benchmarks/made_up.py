@@ -1,8 +1,8 @@
 """Samplers and costs for searches that draw nothing."""
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.benchmarks.tune.candidates import Sampling
 from deepcache_trt.benchmarks.tune.costs import Costs
+from deepcache_trt.samplers import Sampler
 
 DDIM, UNIPC, HEUN = (Sampler(class_name=f"{name}Scheduler") for name in ("DDIM", "UniPCMultistep", "HeunDiscrete"))
 

@@ -14,11 +14,11 @@ from deepcache_trt.benchmarks.evaluate.measure import Evaluation, Row, evaluate,
 from deepcache_trt.benchmarks.evaluate.report import markdown, remarks, table
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, draw, load_pipes, prompts_for
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.commands.eval.comparison import settings_from
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache, Uncached
+from deepcache_trt.samplers import Sampler
 from tests.benchmarks.nearer import Nearer
 
 STEPS = 10
@@ -213,7 +213,7 @@ def sampled(pipes: Pipes) -> Evaluation:
     scene = Scene(prompts=DIGITS[:2], steps=1)
     judges = Judges(scene.prompts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 40)
+        patch.setattr("deepcache_trt.samplers._FINEST_STEPS", 40)
         return evaluate_samplers(
             pipes, {"three": DeepCache()}, [DDIM, UNIPC], [4, 20], scene, [0], judges, lambda line: None
         )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from deepcache_trt.benchmarks.timing.drawing import DIGITS, Pipes, Scene, load_pipes
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.benchmarks.tune import report as tune_report
 from deepcache_trt.benchmarks.tune.candidates import (
     DEFAULT,
@@ -31,6 +30,7 @@ from deepcache_trt.benchmarks.tune.search import Search, search
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache
+from deepcache_trt.samplers import Sampler
 from tests.benchmarks.made_up import DDIM, HEUN, UNIPC, costs, quiet, sampling
 
 BOTH = [DeepCache(cache_branch_id=branch) for branch in (0, 1)]
@@ -141,7 +141,7 @@ def test_against_another_truth_what_caching_changed_is_told_beside_it(pipes: Pip
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """A solution that is found sooner."""
-    monkeypatch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 60)
+    monkeypatch.setattr("deepcache_trt.samplers._FINEST_STEPS", 60)
 
 
 Tune = Callable[..., Tuned]

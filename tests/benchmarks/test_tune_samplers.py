@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.benchmarks.tune.candidates import (
     Candidate,
     Planned,
@@ -19,6 +18,7 @@ from deepcache_trt.benchmarks.tune.search import Search, search
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Adaptive, DeepCache
+from deepcache_trt.samplers import Sampler
 from tests.benchmarks.made_up import DDIM, HEUN, UNIPC, costs, quiet, sampling
 
 ErrorOf = Callable[[Candidate[DeepCache | Adaptive], int], float]

@@ -52,7 +52,7 @@ def test_a_budget_that_nothing_meets_is_one_line_with_the_least(run: Run, tmp_pa
 def test_tune_searches_samplers_and_says_how_to_draw_what_it_found(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 20)
+    monkeypatch.setattr("deepcache_trt.samplers._FINEST_STEPS", 20)
     few = ["--seeds", 1, "--unseen", 1, "--prompt", "two", "--branch", 0, "--out", tmp_path, "--plot", "svg"]
     samplers = ["--scheduler", "ddim", "--scheduler", "unipc,timestep_spacing=trailing", "--steps", 4, "--steps", 2]
     result = run("tune", *few, *samplers, "--speedup", 1.6)

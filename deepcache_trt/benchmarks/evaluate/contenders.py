@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.runtime.policies import Policy, Uncached
+from deepcache_trt.samplers import Sampler
 
 PLAIN, ENGINES = "diffusers", "engines"
 _UNCACHED = Uncached()

@@ -19,9 +19,9 @@ from deepcache_trt.benchmarks.evaluate.contenders import ENGINES, Contender, con
 from deepcache_trt.benchmarks.fidelity.distances import finite, relative_error
 from deepcache_trt.benchmarks.fidelity.judges import Judges
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw, solve
-from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy, Uncached
+from deepcache_trt.samplers import Sampler, finest, in_words
 
 Tell = Callable[[str], None]
 

@@ -18,8 +18,8 @@ PAGE, FOLDER, NUMBERS = "experiments.md", "experiments", "experiments.csv"
 _HEAD = """# Experiments
 
 Each section is one run of `deepcache-trt experiment`, on the machine that it names; `deepcache-trt experiment report`
-wrote the page. The same command draws it anew, with other models and prompts too. Where the papers measured the same thing,
-their figures stand beside.
+wrote the page. The same command draws it anew, with other models and prompts too. Where the papers measured the same
+thing, their figures stand beside.
 
 """
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.benchmarks.report import without_paths, write_json
+from deepcache_trt.benchmarks.report import write_json
+from deepcache_trt.errors import without_paths
 
 PASS, FAIL, MISSING, SKIPPED = STATUSES = ("pass", "fail", "missing", "skipped")
 

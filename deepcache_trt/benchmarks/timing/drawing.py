@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcache_trt.benchmarks.timing.samplers import finest
 from deepcache_trt.benchmarks.timing.systems import LoopClock, keep_latents
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.builder.pieces import variants_of
@@ -23,6 +22,7 @@ from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.pipelines.cached_pipeline import cached_class
 from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy
+from deepcache_trt.samplers import finest
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS = tuple(f"a handwritten {word}" for word in _WORDS)  # the prompts of the bundled model

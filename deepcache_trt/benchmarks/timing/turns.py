@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
-from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.benchmarks.timing import children
 from deepcache_trt.benchmarks.timing.worker import DRAW, LOAD
+from deepcache_trt.errors import without_paths
 
 _POLL_SECONDS = 0.1
 _GOODBYE_SECONDS = 20

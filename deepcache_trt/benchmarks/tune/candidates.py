@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.decision import CRITERIA
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import Adaptive, Policy, deepcache
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.samplers import Sampler
 
 DEFAULT = DeepCache()
 UNCACHED = DeepCache(cache_interval=1)

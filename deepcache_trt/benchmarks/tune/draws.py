@@ -9,7 +9,6 @@ from itertools import product
 from deepcache_trt.benchmarks.counting.pipeline_counts import macs_of
 from deepcache_trt.benchmarks.fidelity.distances import relative_error
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, draw
-from deepcache_trt.benchmarks.timing.samplers import Sampler, draws_noise
 from deepcache_trt.benchmarks.tune.candidates import (
     FORECASTS,
     UNCACHED,
@@ -23,6 +22,7 @@ from deepcache_trt.benchmarks.tune.measures import ERROR, Measure
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.plan import FULL, SKIP, Plan
 from deepcache_trt.runtime.policies.deepcache import SHALLOW, DeepCache
+from deepcache_trt.samplers import Sampler, draws_noise
 
 _TIMING_ROUNDS = 5
 

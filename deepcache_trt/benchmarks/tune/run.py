@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from deepcache_trt.benchmarks.timing.drawing import Drawn, Pipes, Scene, solve
-from deepcache_trt.benchmarks.timing.samplers import Sampler, finest, in_words
 from deepcache_trt.benchmarks.tune.candidates import DEFAULT, UNCACHED, AnyCandidate, Candidate, Sampling
 from deepcache_trt.benchmarks.tune.cheapest import Cheapest, cheapest
 from deepcache_trt.benchmarks.tune.costs import Budget, Costs
 from deepcache_trt.benchmarks.tune.draws import Checked, Drawer, check_converges, sampling_of
 from deepcache_trt.benchmarks.tune.measures import ERROR, Goal, Measure
 from deepcache_trt.benchmarks.tune.search import Search, Tell, search
+from deepcache_trt.samplers import Sampler, finest, in_words
 
 # Candidates that are checked, by the names of their rows.
 REFERENCE, CHOSEN = "uncached", "chosen"

@@ -81,9 +81,9 @@ def eval(
     from deepcache_trt.benchmarks.report import write_json
     from deepcache_trt.benchmarks.timing.allocator import keep_freed_memory
     from deepcache_trt.benchmarks.timing.drawing import Scene, load_pipes, prompts_for
-    from deepcache_trt.benchmarks.timing.samplers import parse_sampler, sampler_of
     from deepcache_trt.builder.model_source import ModelSource
     from deepcache_trt.progress import quiet_libraries
+    from deepcache_trt.samplers import parse_sampler, sampler_of
 
     if out is not None:
         check_out(out / "eval.json")

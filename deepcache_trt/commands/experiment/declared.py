@@ -25,9 +25,9 @@ _ALSO = {
 
 
 def commands() -> Iterator[tuple[str, Callable[..., None]]]:
-    """Each of them, by its name."""
+    """Each of them, as it is typed."""
     for name, experiment in experiments().items():
-        yield name, _command(experiment)
+        yield f"experiment {name}", _command(experiment)
 
 
 def _command(experiment: Experiment[Any]) -> Callable[..., None]:

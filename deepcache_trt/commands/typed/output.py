@@ -36,7 +36,7 @@ def check_out(out: Path) -> None:
 
 def typed_command() -> str:
     """The command that runs, as reports print it: they are published, so paths are cut down to their last part."""
-    from deepcache_trt.benchmarks.report import without_paths
+    from deepcache_trt.errors import without_paths
 
     return without_paths(shlex.join(["deepcache-trt", *sys.argv[1:]]))
 

@@ -11,8 +11,8 @@ from deepcache_trt.benchmarks.gpu_check.rows import CHECKS, WHOLE, WORKS, Row
 from deepcache_trt.benchmarks.gpu_check.schedule import Account
 from deepcache_trt.benchmarks.gpu_check.summary import summary
 from deepcache_trt.benchmarks.gpu_check.workloads import WORKLOADS, settings_of
-from deepcache_trt.benchmarks.report import without_paths
 from deepcache_trt.benchmarks.timing.published_table import HARDWARE
+from deepcache_trt.errors import without_paths
 from tests.benchmarks.gpu_check.gpu_rows import row
 
 

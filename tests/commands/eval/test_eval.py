@@ -32,7 +32,7 @@ def test_eval_prints_a_table_and_keeps_figures_and_pictures(
 
 @pytest.mark.usefixtures("built")
 def test_eval_compares_samplers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepcache_trt.benchmarks.timing.samplers._FINEST_STEPS", 6)
+    monkeypatch.setattr("deepcache_trt.samplers._FINEST_STEPS", 6)
     few = ["--steps", 2, "--steps", 3, "--seeds", 1, "--prompt", "two", "--interval", 2]
     result = run("eval", *few, "--scheduler", "euler,timestep_spacing=trailing", "--json")
     assert_one_line(result)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
 
 if TYPE_CHECKING:
-    from deepcache_trt.benchmarks.timing.samplers import Sampler
+    from deepcache_trt.samplers import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from deepcache_trt.benchmarks.experiments.options import Branches, Intervals, Pr
 
 if TYPE_CHECKING:
     from deepcache_trt.benchmarks.experiments.comparison.cells import Cell
-    from deepcache_trt.benchmarks.timing.samplers import Sampler
+    from deepcache_trt.samplers import Sampler
 
 # DeepCache's ablation has the first three.
 _SCHEDULERS = ("ddim", "pndm", "pndm,skip_prk_steps=true", "dpmsolvermultistep", "eulerdiscrete", "unipc")
@@ -29,7 +29,7 @@ def _find(options: _Options, job: Job) -> Findings:
     from deepcache_trt.benchmarks.experiments.comparison.plots import error_and_time
     from deepcache_trt.benchmarks.experiments.comparison.prompted import FromPrompts, samples_of
     from deepcache_trt.benchmarks.experiments.comparison.table import findings
-    from deepcache_trt.benchmarks.timing.samplers import parse_sampler
+    from deepcache_trt.samplers import parse_sampler
 
     draws, samples = FromPrompts(options, job.store), samples_of(options, job.limit)
     own = draws.pipes().own_scheduler

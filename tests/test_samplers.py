@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
-from deepcache_trt.benchmarks.timing.samplers import Sampler, draws_noise, finest, in_words, parse_sampler, sampler_of
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
+from deepcache_trt.samplers import Sampler, draws_noise, finest, in_words, parse_sampler, sampler_of
 
 OWN: Any = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, timestep_spacing="leading")
 

@@ -1,0 +1,1 @@
+"""Drawing for many: requests in batches, on Ray Serve behind HTTP, and prompt files on Ray Data."""
