@@ -39,7 +39,8 @@ class Settings:
         dtype: of the pipelines; "": float16 on a GPU, float32 without one.
         store: where engines are kept; "": the user's cache.
         replicas: at most; as many as there are GPUs where it is 0, and one where there are none.
-        cores: threads of a replica; 0: all of its machine, shared among as many as there may be.
+        cores: threads of a replica; 0: those of its machine, shared among as many replicas as there may be, but for
+            one that answers.
         batch: pictures that are drawn together, at most.
         waiting: pictures that wait in front of a replica, at most.
         seconds: that a request may take.
@@ -104,7 +105,8 @@ class Replica:
 
         quiet_libraries()
         # Ray tells a process to have as many threads as it asked for cores.
-        torch.set_num_threads(settings.cores or max(1, len(os.sched_getaffinity(0)) // max(settings.replicas, 1)))
+        shared = len(os.sched_getaffinity(0)) // max(settings.replicas, 1)
+        torch.set_num_threads(settings.cores or max(1, shared - 1))
         served = Served(
             models=dict(settings.models),
             adapters=dict(settings.adapters),
