@@ -158,7 +158,7 @@ class Front:
         )
 
     async def _draw(self, wanted: Wanted) -> AsyncIterator[Any]:
-        from deepcache_trt.serving.http import GoneError
+        from deepcache_trt.serving.answers import GoneError
 
         for _ in range(_TRIES):
             found = self._replicas.remote(wanted)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -13,28 +12,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 from deepcache_trt import __version__
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, without_paths
-from deepcache_trt.serving.batches import FullError, Step
+from deepcache_trt.serving.answers import Answer, GoneError, Guarded, LimitedBody, answer_to, body_of, response
+from deepcache_trt.serving.batches import Step
 from deepcache_trt.serving.bodies import Defaults, GenerateBody, ImagesBody, as_base64, invalid
 from deepcache_trt.serving.metrics import Metrics
 from deepcache_trt.serving.wanted import Limits, Wanted
 
-_log = logging.getLogger(__name__)
-
-_SECOND = 1  # after which a client that was turned away may ask again
 _KEPT = 256  # pictures that can be fetched by their address
 
 
 # A picture: its steps, then a `Painted`.
 Draw = Callable[[Wanted], AsyncIterator[Any]]
-
-
-class GoneError(DeepCacheError):
-    """Whoever drew it is gone, and nobody else could."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,40 +55,29 @@ class Door:
     key: str = ""
 
 
-class _Answer(Exception):  # noqa: N818 - it is no error of ours
-    """Ends a request."""
-
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-_STRANGER = _Answer(401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", "invalid_api_key")
-
-
 def create_app(door: Door) -> FastAPI:
     """The application."""
     app = FastAPI(title="deepcache-trt", version=__version__)
     metrics, kept = Metrics(), OrderedDict[str, bytes]()
 
-    app.add_middleware(_LimitedBody, most=door.body)
-    app.add_middleware(_Guarded, metrics=metrics, key=door.key)
+    app.add_middleware(LimitedBody, most=door.body)
+    app.add_middleware(Guarded, metrics=metrics, key=door.key)
 
-    @app.exception_handler(_Answer)
-    async def told(request: Request, error: _Answer) -> Response:
-        return _error(error)
+    @app.exception_handler(Answer)
+    async def told(request: Request, error: Answer) -> Response:
+        return response(error)
 
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
-        return _error(_Answer(400, invalid(error.errors()[0]), "invalid_request"))
+        return response(Answer(400, invalid(error.errors()[0]), "invalid_request"))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        return _error(_Answer(error.status_code, str(error.detail), "invalid_request"))
+        return response(Answer(error.status_code, str(error.detail), "invalid_request"))
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return _error(_answer_to(error))
+        return response(answer_to(error))
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -122,7 +104,7 @@ def create_app(door: Door) -> FastAPI:
     @app.get("/v1/pictures/{name}", name="picture")
     async def picture(name: str) -> Response:
         if name not in kept:
-            raise _Answer(404, "there is no such picture any more; draw it again", "not_found")
+            raise Answer(404, "there is no such picture any more; draw it again", "not_found")
         return Response(kept[name], media_type="image/png")
 
     @app.post("/v1/generate", response_model=None)
@@ -142,9 +124,9 @@ def _asked(door: Door, body: ImagesBody | GenerateBody) -> list[Wanted]:
         for each in wanted:
             door.check(each)
     except UnknownNameError as error:
-        raise _Answer(404, without_paths(str(error)), "model_not_found") from error
+        raise Answer(404, without_paths(str(error)), "model_not_found") from error
     except DeepCacheError as error:
-        raise _Answer(400, without_paths(str(error)), "invalid_request") from error
+        raise Answer(400, without_paths(str(error)), "invalid_request") from error
     return wanted
 
 
@@ -158,12 +140,12 @@ async def _all(door: Door, metrics: Metrics, wanted: Sequence[Wanted], request: 
         if drawing.done():
             return list(drawing.result())
         if gone.done():
-            raise _Answer(499, "the client is gone", "gone")
-        raise _Answer(504, f"it took longer than {door.seconds:g} s; ask for less, or later", "timeout")
-    except _Answer:
+            raise Answer(499, "the client is gone", "gone")
+        raise Answer(504, f"it took longer than {door.seconds:g} s; ask for less, or later", "timeout")
+    except Answer:
         raise
     except Exception as error:
-        raise _answer_to(error) from error
+        raise answer_to(error) from error
     finally:
         gone.cancel()
         drawing.cancel()
@@ -205,10 +187,10 @@ async def _events(door: Door, metrics: Metrics, wanted: Sequence[Wanted]) -> Asy
             async with asyncio.timeout(door.seconds):
                 await asyncio.gather(*(follow(number, one) for number, one in enumerate(wanted)))
         except TimeoutError:
-            answer = _Answer(504, f"it took longer than {door.seconds:g} s; ask for less, or later", "timeout")
-            queue.put_nowait(("error", _body(answer)))
+            answer = Answer(504, f"it took longer than {door.seconds:g} s; ask for less, or later", "timeout")
+            queue.put_nowait(("error", body_of(answer)))
         except Exception as error:
-            queue.put_nowait(("error", _body(_answer_to(error))))
+            queue.put_nowait(("error", body_of(answer_to(error))))
         queue.put_nowait(("done", {}))
 
     async with _running(all_of_them()):
@@ -243,85 +225,3 @@ def _keep(kept: OrderedDict[str, bytes], image: Any) -> str:
     while len(kept) > _KEPT:
         kept.popitem(last=False)
     return name
-
-
-def _answer_to(error: BaseException) -> _Answer:
-    """What a client is told of an error; nothing of the server's folders."""
-    if isinstance(error, _Answer):
-        return error
-    if isinstance(error, FullError):
-        return _Answer(429, str(error), "rate_limit_exceeded")
-    if isinstance(error, GoneError):
-        return _Answer(503, str(error), "unavailable")
-    if isinstance(error, DeepCacheError):
-        return _Answer(400, without_paths(str(error)), "invalid_request")
-    name = secrets.token_hex(4)
-    _log.error("error %s", name, exc_info=error)
-    return _Answer(500, f"something is wrong on the server; its log says what under {name}", "internal_error")
-
-
-def _error(answer: _Answer) -> JSONResponse:
-    headers = {"Retry-After": str(_SECOND)} if answer.status in (429, 503) else {}
-    return JSONResponse(_body(answer), status_code=answer.status, headers=headers)
-
-
-def _body(answer: _Answer) -> dict[str, Any]:
-    """In OpenAI's form."""
-    kind = "server_error" if answer.status >= 500 else "invalid_request_error"
-    return {"error": {"message": str(answer), "type": kind, "param": None, "code": answer.code}}
-
-
-class _Guarded:
-    """Counts requests, and turns those away that do not show the key."""
-
-    def __init__(self, app: Any, metrics: Metrics, key: str) -> None:
-        self._app, self._metrics, self._key = app, metrics, key
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, started = 500, time.perf_counter()
-
-        async def counted(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            with self._metrics.waiting.track_inprogress():
-                await (self._app if self._is_known(scope) else _error(_STRANGER))(scope, receive, counted)
-        finally:
-            self._metrics.answered(status, time.perf_counter() - started)
-
-    def _is_known(self, scope: Any) -> bool:
-        shown = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-        return not self._key or scope["path"] == "/health" or secrets.compare_digest(shown, self._key.encode())
-
-
-class _LimitedBody:
-    """Refuses bodies that are larger than they may be, without reading them."""
-
-    def __init__(self, app: Any, most: int) -> None:
-        self._app, self._most = app, most
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        read = 0
-        answer = _Answer(413, f"the body has more than {self._most:,} bytes; send less", "too_large")
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._most:
-            await _error(answer)(scope, receive, send)
-            return
-
-        async def counted() -> Any:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most:
-                raise answer
-            return message
-
-        await self._app(scope, counted, send)

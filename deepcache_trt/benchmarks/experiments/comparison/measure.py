@@ -129,7 +129,9 @@ def _measure(
     for cell in cells:
         eight = list[np.ndarray]()
         for index in range(len(samples)):  # one at a time: thousands of large pictures fit into no memory
-            own, found = picture(cell, index), dict[str, float]()
+            found = dict[str, float]()
+            if cell.reference or loaded:
+                own = picture(cell, index)
             if cell.reference:
                 beside = picture(by_name[cell.reference], index)
                 found |= {name: compare(beside, own) for name, compare in pairs.functions.items()}
@@ -140,7 +142,8 @@ def _measure(
             for name, value in found.items():
                 figures[cell.name].setdefault(name, []).append(value)
             figures_found = {name: finite(value) for name, value in found.items()}
-            lines.append({"cell": cell.name, **samples.line(index), **figures_found})
+            where = {"cell": cell.name, "image": f"{folder.images.name}/{cell.folder}/{image_name(index)}"}
+            lines.append({**where, **samples.line(index), **figures_found})
             seen(len(lines))
         if between:
             figures[cell.name] |= _between(partial(picture, cell), samples, pairs.functions.get("lpips"))
