@@ -59,6 +59,7 @@ setup(
         "train": TRAIN,
         "ray": RAY,
         "serve": SERVE,
+        "ui": ["gradio>=6"],
         "docs": DOCS,
         "dev": [
             *CPU,

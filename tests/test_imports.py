@@ -49,8 +49,9 @@ ALLOWED = {
     # It runs no engine; the digits that it learns from are those that pictures are judged by.
     "training": LEAVES | LAYERS - {"pipelines"} | {FIDELITY, TIMING},
     "serving": LEAVES | LAYERS,
-    "commands": LEAVES | LAYERS | BENCHMARKS | {"training", "serving"},
-    "cli": LEAVES | LAYERS | BENCHMARKS | {"training", "serving", "commands"},
+    "ui": LEAVES | LAYERS | {"serving"},
+    "commands": LEAVES | LAYERS | BENCHMARKS | {"training", "serving", "ui"},
+    "cli": LEAVES | LAYERS | BENCHMARKS | {"training", "serving", "ui", "commands"},
     "__init__": {"pipelines"},
 }
 

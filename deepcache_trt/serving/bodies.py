@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.policies.policy import policy_from_json
-from deepcache_trt.serving.wanted import Limits, Wanted
-
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+from deepcache_trt.serving.wanted import Limits, Wanted, sides
 
 
 class ImagesBody(BaseModel):
@@ -40,7 +37,7 @@ class ImagesBody(BaseModel):
 
     def wanted(self, default: "Defaults", limits: Limits) -> list[Wanted]:
         """The pictures, which have seeds that count up."""
-        height, width = _sides(self.size)
+        height, width = sides(self.size)
         one = Wanted(
             model=self.model or default.model,
             prompt=self.prompt,
@@ -78,7 +75,7 @@ class GenerateBody(BaseModel):
 
     def wanted(self, default: "Defaults", limits: Limits) -> list[Wanted]:
         """The pictures, which have seeds that count up."""
-        height, width = _sides(self.size)
+        height, width = sides(self.size)
         one = Wanted(
             model=self.model or default.model,
             prompt=self.prompt,
@@ -124,15 +121,6 @@ def _several(one: Wanted, count: int, limits: Limits) -> list[Wanted]:
         raise DeepCacheError(f"n {count} is outside 1…{limits.images}; ask several times for more")
     one.check(limits)
     return [replace(one, seed=one.seed + i) for i in range(count)]
-
-
-def _sides(size: str | None) -> tuple[int | None, int | None]:
-    if size in (None, "auto"):
-        return None, None
-    found = _SIZE.fullmatch(str(size))
-    if found is None:
-        raise DeepCacheError(f"size {size!r} is none; write width x height, as 512x512, or auto")
-    return int(found[2]), int(found[1])
 
 
 def _image(text: str, limits: Limits) -> Any:

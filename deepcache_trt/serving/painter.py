@@ -1,6 +1,7 @@
 """What draws: the pipelines of the models, each of which draws pictures of one kind as one batch."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -13,7 +14,10 @@ from PIL import Image
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
-from deepcache_trt.pipelines.cached_pipeline import cached_class
+from deepcache_trt.models.fresh import dtype_of
+from deepcache_trt.models.registry import architecture_of
+from deepcache_trt.pipelines.cached_denoiser import denoiser_of
+from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline, cached_class
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies import Policy, Uncached
 from deepcache_trt.samplers import parse_sampler
@@ -78,7 +82,7 @@ class Painter:
     def __init__(self, served: Served) -> None:
         """Nothing is loaded yet."""
         self._served = served
-        self._pipes: dict[tuple[str, str], Any] = {}
+        self._pipes: dict[tuple[str, str, bool], Any] = {}
         self._lock = threading.Lock()
 
     def paint(
@@ -86,6 +90,8 @@ class Painter:
         wanted: Sequence[Wanted],
         told: Callable[[int, int], None] = lambda done, total: None,
         is_deserted: Callable[[], bool] = lambda: False,
+        *,
+        is_plain: bool | None = None,
     ) -> list[Painted]:
         """Draw pictures of one kind; each is the one that is drawn alone, but for rounding.
 
@@ -93,6 +99,7 @@ class Painter:
             wanted: at most as many as the largest of `SIZES`.
             told: called with the steps that are done, and all.
             is_deserted: asked at each step whether to stop.
+            is_plain: whether plain diffusers draws; None: as is served.
 
         Raises:
             DeepCacheError: the pipeline refuses something, or what it draws is no picture.
@@ -100,7 +107,9 @@ class Painter:
         first, count = wanted[0], len(wanted)
         padded = [*wanted, *[wanted[-1]] * (next(size for size in SIZES if size >= count) - count)]
         with self._lock:
-            pipe = self._ready(first)
+            plain = self._served.is_plain if is_plain is None else is_plain
+            pipe = self._ready(first, plain)
+            started = time.perf_counter()
             pipe.progress_bar = _Steps(pipe, told, is_deserted)
             try:
                 images = pipe(**self._arguments(pipe, padded)).images
@@ -110,13 +119,14 @@ class Painter:
                 raise DeepCacheError(f"{type(pipe).__name__} refuses this: {error}") from error
             finally:
                 vars(pipe).pop("progress_bar", None)
-            run = pipe.last_run
+            seconds = time.perf_counter() - started
+            run = None if plain else pipe.last_run
             calls = _calls(run)
             return [
                 Painted(
                     image=image,
                     calls=calls,
-                    seconds=0.0 if run is None else run.seconds["total"],
+                    seconds=seconds,
                     batch=count,
                     opened=0 if run is None else sum(run.opened.values()),
                 )
@@ -129,26 +139,28 @@ class Painter:
         for size in (size for size in SIZES if size <= most):
             self.paint([wanted] * size)
 
-    def _ready(self, wanted: Wanted) -> Any:
+    def _ready(self, wanted: Wanted, plain: bool) -> Any:
         """The pipeline of the task, with the scheduler, policy and adapters of a picture."""
-        task = "text2img" if wanted.image is None else "img2img"
-        pipe = self._pipe(wanted.model, task)
-        own = self._pipe(wanted.model, "text2img").own_scheduler
+        pipe = self._pipe(wanted.model, "text2img" if wanted.image is None else "img2img", plain)
+        own = self._pipe(wanted.model).own_scheduler
         pipe.scheduler = parse_sampler(wanted.scheduler, own).scheduler(own) if wanted.scheduler else own
-        if not self._served.is_plain:
-            pipe.set_cache_params(policy=wanted.policy)
+        pipe.set_cache_params(policy=wanted.policy)
         if self._served.adapters:
             _adapt(pipe, wanted.adapters)
         return pipe
 
-    def _pipe(self, model: str, task: str) -> Any:
-        if (model, task) not in self._pipes:
-            self._pipes[model, task] = self._load(model) if task == "text2img" else self._of_images(model)
-        return self._pipes[model, task]
+    def _pipe(self, model: str, task: str = "text2img", plain: bool = False) -> Any:
+        """A pipeline; all of a model share its components, and one that is plain never runs an engine."""
+        if (model, task, plain) not in self._pipes:
+            if plain:
+                pipe = DeepCachePipeline.from_pipe(self._pipe(model, task))
+                pipe.disable_cache()
+            else:
+                pipe = self._load(model) if task == "text2img" else self._of_images(model)
+            self._pipes[model, task, plain] = pipe
+        return self._pipes[model, task, plain]
 
     def _load(self, model: str) -> Any:
-        from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
-
         served = self._served
         device = backends.best_device(served.backend)
         pipe = DeepCachePipeline.from_pretrained(
@@ -165,14 +177,18 @@ class Painter:
         for name, file in served.adapters.items():
             pipe.load_lora_weights(file, adapter_name=name)
         pipe.own_scheduler = pipe.scheduler
-        if served.is_plain:
-            pipe.disable_cache()
         return pipe
+
+    def branches(self, model: str) -> int:
+        """At how many skip connections a model can be cut; 0: at none."""
+        denoiser = denoiser_of(self._pipe(model))
+        taps = architecture_of(denoiser, dtype=dtype_of(denoiser)).taps
+        return sum(tap.name.removeprefix("tap_").isdigit() for tap in taps)
 
     def _of_images(self, model: str) -> Any:
         from diffusers.pipelines import auto_pipeline
 
-        pipe = self._pipe(model, "text2img")
+        pipe = self._pipe(model)
         for name, each in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items():
             if each is pipe._plain_class and name in auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING:
                 return cached_class(auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING[name]).from_pipe(pipe)

@@ -1,5 +1,6 @@
 """One picture that somebody wants, and what has to be the same of pictures that are drawn together."""
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS = 8  # what sides are multiples of
+
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +94,17 @@ class Wanted:
         if not 0 < self.strength <= 1:
             raise DeepCacheError(f"strength {self.strength:g} is outside 0…1; 1 draws all anew")
         self.policy.plan(self.steps)
+
+
+def sides(size: str | None) -> tuple[int | None, int | None]:
+    """Height and width of "width x height"; None: the model's.
+
+    Raises:
+        DeepCacheError: it is no size.
+    """
+    if size in (None, "auto"):
+        return None, None
+    found = _SIZE.fullmatch(str(size))
+    if found is None:
+        raise DeepCacheError(f"size {size!r} is none; write width x height, as 512x512, or auto")
+    return int(found[2]), int(found[1])

@@ -13,15 +13,18 @@ from typer.testing import CliRunner
 
 from deepcache_trt import cli
 from deepcache_trt.benchmarks.alias import repeated
+from deepcache_trt.benchmarks.experiments.declared import experiments
 
 FOLDER = Path(cli.__file__).parent / "commands"
 NO_COMMANDS = {"__init__", "options", "output", "comparison"}  # what commands share, or a first word alone hands on
+SEVERAL = {"declared", "server", "prompts", "page"}  # which say by themselves how they are typed
 
 
 def test_every_file_is_a_command() -> None:
     paths = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.py")]
-    named = {" ".join(path.parts).replace("_", "-") for path in paths if path.name not in NO_COMMANDS}
-    assert named | {"eval"} == set(cli.COMMANDS)
+    named = {" ".join(path.parts).replace("_", "-") for path in paths if path.name not in NO_COMMANDS | SEVERAL}
+    experiment = {f"experiment {name}" for name in experiments()}
+    assert named | experiment | {"eval", "serve", "batch", "ui"} == set(cli.COMMANDS)
 
 
 def test_a_command_is_one_file(tmp_path: Path) -> None:

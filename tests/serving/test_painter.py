@@ -13,6 +13,7 @@ from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
 from deepcache_trt.runtime.policies import DeepCache, Uncached
 from deepcache_trt.serving.painter import SIZES, Painter, Served, check_served
 from deepcache_trt.serving.wanted import Limits, Wanted
+from tests.pipelines.loras import fresh, save_two
 
 pytest.importorskip("onnxruntime")
 
@@ -92,6 +93,26 @@ def test_what_the_pipeline_refuses_is_told_and_the_next_picture_is_drawn(painter
 def test_what_no_server_draws_is_refused_with_the_limit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DeepCacheError, match=message):
         replace(SEVEN, **change).check(Limits())
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+def test_adapters_are_those_of_the_request(tmp_path: Path, store_root: Path) -> None:
+    """One after the other, and none: each the same as when nothing else was asked for before."""
+    fresh().save_pretrained(tmp_path / "tiny")
+    save_two(tmp_path / "loras")
+    served: dict[str, Any] = {"models": {"tiny": str(tmp_path / "tiny")}, "backend": "onnxruntime", "store": store_root}
+    adapters = {name: str(tmp_path / "loras" / name) for name in ("a", "b")}
+    painter = Painter(Served(adapters=adapters, **served))
+    one = Wanted(model="tiny", prompt="x", seed=0, steps=2, policy=Uncached())
+
+    def drawn(*names: str) -> np.ndarray:
+        return pixels(painter.paint([replace(one, adapters=tuple((name, 0.8) for name in names))])[0])
+
+    found = {names: drawn(*names) for names in ((), ("a",), ("b",), ("a", "b"))}
+    for names, picture in found.items():
+        assert np.array_equal(drawn(*names), picture)
+    assert np.array_equal(found[()], pixels(Painter(Served(adapters={}, **served)).paint([one])[0]))
+    assert len({picture.tobytes() for picture in found.values()}) == 4
 
 
 def test_what_is_not_served_is_named() -> None:

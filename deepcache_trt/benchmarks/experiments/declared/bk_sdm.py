@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from deepcache_trt.benchmarks.experiments.experiment import Experiment, Findings, Job
 from deepcache_trt.benchmarks.experiments.options import Prompted
-from deepcache_trt.runtime.plan import FULL
 
 if TYPE_CHECKING:
     from deepcache_trt.benchmarks.experiments.comparison.cells import Cell
@@ -39,6 +38,7 @@ def _find(options: _Options, job: Job) -> Findings:
 def _cells(draws: "FromPrompts", options: _Options) -> "list[Cell]":
     """The model by itself, each smaller one, and the model cached at the interval whose operations come nearest."""
     from deepcache_trt.benchmarks.experiments.comparison.cells import UNCACHED, Cell, cached
+    from deepcache_trt.runtime.plan import FULL
 
     macs = draws.macs(cached(2, options.branch))
     costs = {}
