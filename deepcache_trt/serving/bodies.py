@@ -132,7 +132,9 @@ def _image(text: str, limits: Limits) -> Any:
             wide, high = picture.size
             raise DeepCacheError(f"an image of {wide}×{high} pixels is larger than {limits.pixels}; make it smaller")
         return picture.convert("RGB")
-    except (OSError, ValueError, binascii.Error) as error:
+    except DeepCacheError:
+        raise
+    except (OSError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
         raise DeepCacheError("image is no base64 of a PNG or JPEG; encode one") from error
 
 

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,16 @@ def expected(painter: Painter, **given: Any) -> np.ndarray:
     return np.asarray(painter.paint([Wanted(**{**wanted, **given})])[0].image)
 
 
+def large_png(width: int, height: int) -> str:
+    """The beginning of a picture that says so of itself."""
+    held = io.BytesIO()
+    Image.new("L", (1, 1)).save(held, "PNG")
+    data = bytearray(held.getvalue())
+    data[16:24] = width.to_bytes(4) + height.to_bytes(4)
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return base64.b64encode(data).decode()
+
+
 def near(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and int(np.abs(one.astype(int) - other).max()) <= 1
 
@@ -165,6 +176,8 @@ def test_everything_that_a_pipeline_takes(url: str, painter: Painter) -> None:
         ({"guidance": 1e400}, "guidance"),
         ({"scheduler": "unipk"}, "unknown scheduler 'unipk'"),
         ({"image": "no picture"}, "image is no base64 of a PNG or JPEG; encode one"),
+        ({"image": large_png(3_000, 8)}, "an image of 3000×8 pixels is larger than 2048; make it smaller"),
+        ({"image": large_png(30_000, 30_000)}, "image is no base64 of a PNG or JPEG; encode one"),
         ({"adapters": {"ink": 1.0}}, "unknown adapter 'ink'; there are none"),
         ({"steps": 10**9}, "steps 1000000000 is outside 1…200"),
     ],

@@ -49,9 +49,9 @@ def test_each_runs_to_its_end_on_the_digits(name: str, run: Run, tmp_path: Path,
     [
         ("bk-sdm", "--model {models}/sd15 --smaller {models}/sd21 --steps 3 --limit 1 --backend onnxruntime"),
         ("ddpm", "--steps 4 --interval 2 --limit 5 --batch 5"),
-        ("dit", "--limit 5 --batch 5"),
+        pytest.param("dit", "--limit 5 --batch 5", marks=pytest.mark.slow),
         ("feature-similarity", "--model digits-dit --steps 4 --limit 1"),
-        ("ldm", "--model digits-ddpm --steps 4 --interval 2 --limit 5 --batch 5"),
+        pytest.param("ldm", "--model digits-ddpm --steps 4 --limit 5 --batch 5", marks=pytest.mark.slow),
         ("macs", "--model digits-ddpm"),
     ],
 )
