@@ -14,9 +14,6 @@ from PIL import Image
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
-from deepcache_trt.models.fresh import dtype_of
-from deepcache_trt.models.registry import architecture_of
-from deepcache_trt.pipelines.cached_denoiser import denoiser_of
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline, cached_class
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies import Policy, Uncached
@@ -178,12 +175,6 @@ class Painter:
             pipe.load_lora_weights(file, adapter_name=name)
         pipe.own_scheduler = pipe.scheduler
         return pipe
-
-    def branches(self, model: str) -> int:
-        """At how many skip connections a model can be cut; 0: at none."""
-        denoiser = denoiser_of(self._pipe(model))
-        taps = architecture_of(denoiser, dtype=dtype_of(denoiser)).taps
-        return sum(tap.name.removeprefix("tap_").isdigit() for tap in taps)
 
     def _of_images(self, model: str) -> Any:
         from diffusers.pipelines import auto_pipeline
