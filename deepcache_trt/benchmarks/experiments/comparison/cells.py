@@ -1,6 +1,7 @@
 """The ways to draw that an experiment sets beside each other."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +61,15 @@ def cached(
         at=at,
         line=line,
     )
+
+
+def over_intervals(intervals: Sequence[int], branches: Sequence[int]) -> list[Cell]:
+    """Uncached, and DeepCache over intervals, in a line of a plot for each branch."""
+    return [
+        UNCACHED,
+        *(
+            cached(interval, branch, UNCACHED, at=interval, line=f"branch {branch}")
+            for branch in branches
+            for interval in intervals
+        ),
+    ]

@@ -16,19 +16,12 @@ class _Options(Unprompted):
 
 
 def _find(options: _Options, job: Job) -> Findings:
-    from deepcache_trt.benchmarks.experiments.comparison.cells import UNCACHED, cached
+    from deepcache_trt.benchmarks.experiments.comparison.cells import over_intervals
     from deepcache_trt.benchmarks.experiments.comparison.plots import fid_and_time
     from deepcache_trt.benchmarks.experiments.comparison.sets import compare_sets
     from deepcache_trt.benchmarks.experiments.comparison.unprompted import WithoutPrompts
 
-    cells = [
-        UNCACHED,
-        *(
-            cached(interval, branch, UNCACHED, at=interval, line=f"branch {branch}")
-            for branch in options.branch
-            for interval in options.interval
-        ),
-    ]
+    cells = over_intervals(options.interval, options.branch)
     draws = WithoutPrompts(options, job.store)
     return compare_sets(cells, draws, job, plot=partial(fid_and_time, axis="interval"))
 

@@ -19,19 +19,12 @@ class _Options(Prompted):
 
 
 def _find(options: _Options, job: Job) -> Findings:
-    from deepcache_trt.benchmarks.experiments.comparison.cells import UNCACHED, cached
+    from deepcache_trt.benchmarks.experiments.comparison.cells import over_intervals
     from deepcache_trt.benchmarks.experiments.comparison.compare import compare
     from deepcache_trt.benchmarks.experiments.comparison.prompted import FromPrompts, samples_of
     from deepcache_trt.benchmarks.experiments.comparison.table import findings
 
-    cells = [
-        UNCACHED,
-        *(
-            cached(interval, branch, UNCACHED, at=interval, line=f"branch {branch}")
-            for branch in options.branch
-            for interval in options.interval
-        ),
-    ]
+    cells = over_intervals(options.interval, options.branch)
     draws, samples = FromPrompts(options, job.store), samples_of(options, job.limit)
     return findings(compare(cells, samples, draws, job, clip=options.clip), steps=options.steps, plot=_plot)
 
