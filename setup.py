@@ -60,6 +60,7 @@ setup(
         "ray": RAY,
         "serve": SERVE,
         "ui": ["gradio>=6"],
+        "comfyui": CPU,  # the folder of nodes needs no more than the package, and something that runs engines
         "docs": DOCS,
         "dev": [
             *CPU,

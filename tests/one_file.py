@@ -23,6 +23,8 @@ _UNET = {
     "mid_block.resnets.0": "middle_block.0",
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -43,7 +45,7 @@ _VAE = {
 def save_as_one_file(pipe: Any, path: Path) -> Path:
     """Write a Stable Diffusion pipeline's weights to `path`, a safetensors file or a pickle."""
     tensors = {
-        **{f"model.diffusion_model.{name}": value for name, value in _unet(pipe.unet)},
+        **{f"model.diffusion_model.{name}": value for name, value in original_unet(pipe.unet)},
         **{f"first_stage_model.{name}": value for name, value in _vae(pipe.vae)},
         **{f"cond_stage_model.transformer.{name}": value for name, value in _text(pipe.text_encoder)},
     }
@@ -55,7 +57,8 @@ def save_as_one_file(pipe: Any, path: Path) -> Path:
     return path
 
 
-def _unet(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def original_unet(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a U-Net of diffusers, under their original names."""
     prefixes = dict(_UNET)
     layers = model.config.layers_per_block + 1
     for i in range(len(model.down_blocks)):

@@ -78,10 +78,15 @@ def _onnx_of(
 
     make_traceable(fake)
     with compile_lock:  # the exporters and torch.compile keep in globals what they are at
-        with progress("tracing the model"), _quiet():
-            exported = _exported_program(fake, architecture)
-        with progress("translating to ONNX"), _quiet():
-            graph = _translate(exported, fake)
+        try:
+            graph = _traced(fake, architecture, progress)
+        except torch.onnx.OnnxExporterError as error:
+            # Once in some thousands of programs torch 2.13 counts fewer parameters than it has made inputs of while it
+            # decomposes a program, and looks for an input of ours that is not there, each time that it is given this
+            # program; another one of the same model passes.
+            if not isinstance(error.__cause__, IndexError):
+                raise
+            graph = _traced(fake, architecture, progress)
     with progress("optimizing the graph"), _quiet():
         tidy(graph, architecture, _buffers_of(fake, real))
     return graph
@@ -167,8 +172,13 @@ def _example(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
     return torch.zeros(spec.resolve(sizes), dtype=getattr(torch, spec.dtype))
 
 
-def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -> onnx_ir.Model:
-    program = _translated(exported)
+def _traced(fake: torch.nn.Module, architecture: Architecture, progress: Progress) -> onnx_ir.Model:
+    with progress("tracing the model"), _quiet():
+        exported = _exported_program(fake, architecture)
+    with progress("translating to ONNX"), _quiet():
+        # The exporter's own optimizer dies on fake constants.
+        program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False)
+    assert program is not None
     graph = program.model
     for name in list(graph.graph.initializers):
         value = graph.graph.initializers[name]
@@ -177,23 +187,6 @@ def _translate(exported: torch.export.ExportedProgram, model: torch.nn.Module) -
             value.const_value = None
             value.name = name.removeprefix("model.")
     return graph
-
-
-def _translated(exported: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    for is_last in (False, True):
-        try:
-            # The exporter's own optimizer dies on fake constants.
-            program = torch.onnx.export(exported, dynamo=True, optimize=False, verbose=False)
-        except torch.onnx.OnnxExporterError as error:
-            # Once in some thousands of programs torch 2.13 counts fewer parameters than it has made inputs of while it
-            # decomposes a program, and takes an input of ours that is not there; the same program passes when it is
-            # given again.
-            if is_last or not isinstance(error.__cause__, IndexError):
-                raise
-        else:
-            assert program is not None
-            return program
-    raise AssertionError("the last try returns or raises")
 
 
 def _buffers_of(fake: torch.nn.Module, real: Callable[[], torch.nn.Module]) -> Callable[[str], torch.Tensor | None]:

@@ -10,7 +10,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,77 +21,18 @@ from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
-from deepcache_trt.models.architecture import OUTPUT, Architecture
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.live_component import LiveComponent
-from deepcache_trt.runtime.decision import Decision
+from deepcache_trt.progress import Progress
+from deepcache_trt.runtime.generation import Generation, Resting
 from deepcache_trt.runtime.plan import FEW_CALLS, FULL, Plan, gain_in_words
 from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.runtime.session import Session
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Generation:
-    """One way through a table of timesteps, as far as it is: each call replaces it by the next one.
-
-    Attributes:
-        timesteps: the scheduler's table; another object there begins another generation.
-        plan: the variant of each call.
-        session: whose buffers hold the last call.
-        number: of the session's own generation, see `Session.begin`.
-        calls: how many there have been.
-        decisions: about them, where a rule decides.
-        outputs: what the model returned last, by name.
-        sizes: the axes of the last call.
-        thread: that began it.
-        promised: the variant of the next call, if anyone has asked; else the full one.
-        is_finished: the rest has been run by the loop; what is still asked is answered with the last outputs.
-        is_over: the next call begins another generation, whatever the scheduler says.
-    """
-
-    timesteps: Any
-    plan: Plan
-    session: Session
-    number: int
-    thread: int = field(default_factory=threading.get_ident)
-    calls: int = 0
-    decisions: tuple[Decision, ...] = ()
-    outputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    promised: str = FULL
-    is_finished: bool = False
-    is_over: bool = False
-
-    @property
-    def planned(self) -> str | None:
-        """The variant of the next call, by the plan; None: a rule decides.
-
-        Past its end, as custom pipelines may go, it is the full one.
-        """
-        if self.calls >= len(self.plan):
-            return FULL
-        return self.plan.variants[self.calls] if self.plan.rule is None else None
-
-    @property
-    def taken(self) -> Plan:
-        """The plan, or what came of it where a rule decides."""
-        if self.plan.rule is None:
-            return self.plan
-        return Plan(variants=tuple(decision.variant for decision in self.decisions))
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether another generation has been begun in its session."""
-        return self.session.generation != self.number
-
-    @property
-    def prediction(self) -> torch.Tensor:
-        """What the model predicted last."""
-        return self.outputs[OUTPUT]
 
 
 class CachedDenoiser(LiveComponent):
@@ -104,14 +45,15 @@ class CachedDenoiser(LiveComponent):
         options: EngineOptions,
         *,
         name: str | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Check the policy and the model; nothing is built before the first call.
+        """Check the policy and the model; nothing is built before the first call; arguments as of `LiveComponent`.
 
         Raises:
             UnsupportedError: the pipeline's denoiser is not covered.
             UnknownNameError: the policy wants a tap that the model lacks.
         """
-        super().__init__(pipe, part_of_denoiser(pipe), options, name=name)
+        super().__init__(pipe, part_of_denoiser(pipe), options, name=name, progress=progress)
         self.generation: Generation | None = None  # the last one of this call of the pipeline
         self._few_calls: set[Plan] = set()  # the log has told of these
         self._backward_loop: Callable[..., Any] | None = None  # what stands for the pipeline's own
@@ -169,6 +111,21 @@ class CachedDenoiser(LiveComponent):
     def _end(self) -> None:
         if self.generation is not None:
             self.generation = replace(self.generation, is_over=True)
+
+    def take_turns(self, resting: "Resting | None") -> "Resting | None":
+        """Go on with a generation that rested, None: begin one at the next call; returns the one that now rests.
+
+        Where one step is several calls, as of each prompt by itself, those that belong together are a generation.
+        """
+        now, self.generation = self.generation, None
+        # Laid aside before the other one takes its place in the buffers.
+        rests = None if now is None else Resting(now, None if now.is_interrupted else now.session.lay_aside())
+        if resting is not None:
+            self.generation = resting.generation
+            if resting.kept is not None:
+                number = resting.generation.session.take_up(resting.kept)
+                self.generation = replace(resting.generation, number=number)
+        return rests
 
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""

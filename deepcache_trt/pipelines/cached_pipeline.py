@@ -20,10 +20,11 @@ from deepcache_trt.pipelines.engine_options import (
     CacheKeywords,
     EngineOptions,
     PipelineKeywords,
+    live_paths,
     policy_from,
     split_keywords,
 )
-from deepcache_trt.pipelines.live_component import LiveComponent, live_paths
+from deepcache_trt.pipelines.live_component import LiveComponent
 from deepcache_trt.pipelines.patched_forward import alone_with
 from deepcache_trt.pipelines.torch_weights import INSTEAD
 from deepcache_trt.pipelines.whole_loop import Run, WholeLoop, recorded

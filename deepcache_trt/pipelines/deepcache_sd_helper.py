@@ -42,6 +42,17 @@ class DeepCacheSDHelper:
             self._denoiser.policy = policy
         self._policy = policy
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """What was set, by the names under which the package keeps it, for programs that show it."""
+        block, layer = divmod(self._policy.cache_branch_id, 3)
+        return {
+            "cache_interval": self._policy.cache_interval,
+            "cache_layer_id": layer,
+            "cache_block_id": block,
+            "skip_mode": self._policy.skip_mode,
+        }
+
     def enable(self, pipe: Pipeline | None = None) -> None:
         """Run the pipeline's denoiser on engines from the next image on; another helper of the pipeline is disabled."""
         pipe = pipe if pipe is not None else self.pipe

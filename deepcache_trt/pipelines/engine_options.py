@@ -5,10 +5,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
-from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
+from deepcache_trt.foreign import Pipeline
+from deepcache_trt.models.families.family import Family
+from deepcache_trt.models.registry import covered_models
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.policies.plan_file import read_policy
 
@@ -182,3 +186,23 @@ def policy_from(given: Mapping[str, Any], base: Policy) -> Policy:
     if not said:
         return base
     return replace(base if isinstance(base, DeepCache) else DeepCache(), **said)
+
+
+def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
+    """Where the models beside the denoiser are that run on engines, with their families.
+
+    Raises:
+        UnsupportedError: one that was asked for by name and is not covered, or not there.
+    """
+    beside = [part for part in pipe.components if part not in DENOISERS]
+    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
+    wanted = list(covered)
+    if options.components is not None:
+        wanted = [part for part in options.components if part not in DENOISERS]
+    for part in wanted:
+        if part not in covered:
+            raise UnsupportedError(
+                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
+                f"it has {', '.join(covered) or 'none'}"
+            )
+    return {path: family for part in wanted for path, family in covered[part].items()}

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import call_sizes
@@ -30,16 +29,15 @@ from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
 from deepcache_trt.models.calls import form_of, tensors_from_call
-from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.fresh import dtype_of
-from deepcache_trt.models.registry import architecture_of, covered_models, family_of
+from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.structure import Looked
 from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.material import Identity, Material, Version, arrange, places_of
 from deepcache_trt.pipelines.patched_forward import PatchedForward
 from deepcache_trt.pipelines.torch_weights import check_not_offloaded, load, may_be_offloaded
-from deepcache_trt.progress import as_in_diffusers
+from deepcache_trt.progress import Progress, as_in_diffusers
 from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies import Policy, Uncached
@@ -53,7 +51,15 @@ class LiveComponent:
 
     policy: Policy = Uncached()  # which variants it has; only a denoiser's is chosen, and followed by what steers it
 
-    def __init__(self, pipe: Pipeline, part: str, options: EngineOptions, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Pipeline,
+        part: str,
+        options: EngineOptions,
+        *,
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Nothing is built before the first call.
 
         Args:
@@ -61,6 +67,7 @@ class LiveComponent:
             part: the attribute of the pipeline that holds the model, or a path from there, as "controlnet.nets.0".
             options: which engines.
             name: what messages call the pipeline's model.
+            progress: told about each stage of a build; None: as the pipeline shows its steps.
         """
         self.part = part
         self.options = options
@@ -68,6 +75,7 @@ class LiveComponent:
         self.seconds = 0.0  # spent in calls of the model
         self.engines = OpenEngines()
         self._pipe = pipe
+        self._progress = progress
         self._patch = PatchedForward(self._forward)
         self._material = Material(self.name, part, refit=options.refit, keep_torch_weights=options.keep_torch_weights)
         self._architecture: Architecture | None = None
@@ -129,6 +137,12 @@ class LiveComponent:
         """Let go of the engines; the next call loads them again."""
         self.engines.close()
         self._is_checked = False
+
+    def rest(self) -> None:
+        """Hold no weight of the model until the next call, for whoever moves or frees them; engines stay open."""
+        self.remove()
+        self._material.forget()
+        self._looked, self._is_checked = None, False
 
     def load_weights(self) -> None:
         """Load the model's torch weights if they were dropped."""
@@ -258,7 +272,7 @@ class LiveComponent:
         # What torch engines record on a GPU takes memory of its own.
         held = 0 if target.backend.runs_model and device.type == "cpu" else component.weight_bytes
         make_room(held, device)
-        progress = as_in_diffusers(getattr(self._pipe, "_progress_bar_config", {}))
+        progress = self._progress or as_in_diffusers(getattr(self._pipe, "_progress_bar_config", {}))
         drop: Callable[[], None] | None = None
 
         def before_loading() -> None:
@@ -277,23 +291,3 @@ class LiveComponent:
                 before_loading=before_loading,
             )
         return SharedSession(session, drop, component, held_bytes=held)
-
-
-def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
-    """Where the models beside the denoiser are that run on engines, with their families.
-
-    Raises:
-        UnsupportedError: one that was asked for by name and is not covered, or not there.
-    """
-    beside = [part for part in pipe.components if part not in DENOISERS]
-    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
-    wanted = list(covered)
-    if options.components is not None:
-        wanted = [part for part in options.components if part not in DENOISERS]
-    for part in wanted:
-        if part not in covered:
-            raise UnsupportedError(
-                f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
-                f"it has {', '.join(covered) or 'none'}"
-            )
-    return {path: family for part in wanted for path, family in covered[part].items()}

@@ -50,6 +50,11 @@ class Material:
         """The model as it is now; raises where engines cannot follow, see `structure_of`."""
         return self._structure.of(model)
 
+    def forget(self) -> None:
+        """Hold nothing of the model; it is looked at anew."""
+        self._structure = KnownStructure(self._check)
+        self._base_weights = {}
+
     def _check(self, model: Model) -> None:
         check_not_offloaded(model, self._part)
         check_untouched(model)

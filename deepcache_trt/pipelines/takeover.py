@@ -16,8 +16,9 @@ import torch
 
 from deepcache_trt.foreign import Pipeline, Scheduler
 from deepcache_trt.models.registry import family_of
-from deepcache_trt.pipelines.cached_denoiser import Generation, part_of_denoiser
+from deepcache_trt.pipelines.cached_denoiser import part_of_denoiser
 from deepcache_trt.pipelines.inpainting import Inpainting
+from deepcache_trt.runtime.generation import Generation
 from deepcache_trt.runtime.guidance import Guidance
 from deepcache_trt.runtime.loop_state import Known
 from deepcache_trt.runtime.plan import Plan

@@ -19,8 +19,10 @@ from deepcache_trt.runtime.cuda_graph import Recorded
 from deepcache_trt.runtime.decision import Decider, Decision, Rule
 from deepcache_trt.runtime.device import on_device
 from deepcache_trt.runtime.forecast import FORECASTERS, Forecast
+from deepcache_trt.runtime.generation import Kept
 from deepcache_trt.runtime.plan import SKIP
 from deepcache_trt.runtime.run_log import RunLog
+from deepcache_trt.runtime.segments.arena import HandsOn, reused
 from deepcache_trt.runtime.switch import Step, Switch, Unit
 
 if TYPE_CHECKING:
@@ -54,9 +56,9 @@ class Session:
         self.profiles = profiles
         self.log = RunLog()
         self._outputs = outputs
-        self._reused = {
-            name: _reused([engines[each] for each in self.variants[name]], engines) for name in self.variants
-        }
+        pieces = {name: HandsOn(inputs=[*each.inputs], outputs=[*each.outputs]) for name, each in engines.items()}
+        given = {name for piece in pieces.values() for name in piece.outputs}
+        self._reused = {name: reused([pieces[i] for i in run], given=given) for name, run in self.variants.items()}
         self._reused[SKIP] = set(outputs)
         self._kept = set(outputs).union(*self._reused.values())  # what is held from call to call; the rest is handed on
         self._shapes: OrderedDict[Hashable, Buffers] = OrderedDict()  # the last few, the newest last
@@ -95,6 +97,23 @@ class Session:
         self._forget()
         self.generation += 1
         return self.generation
+
+    def lay_aside(self) -> Kept | None:
+        """What this generation holds, for `take_up` after others; None: nothing, or a forecast or a rule has more."""
+        if self._buffers_for is None or not self._held or self._forecaster or self._rule:
+            return None
+        sizes, device = self._buffers_for
+        return Kept(sizes=sizes, device=device, tensors={name: self.buffers[name].clone() for name in self._held})
+
+    def take_up(self, kept: Kept) -> int:
+        """Go on with the generation that `kept` was laid aside of; returns its number from now on, see `begin`."""
+        number = self.begin()
+        with on_device(kept.device):
+            self._prepare(kept.sizes, kept.device)
+            for name, tensor in kept.tensors.items():
+                self.buffers[name].copy_(tensor)
+        self._held = {*kept.tensors}
+        return number
 
     def run(
         self, variant: str | None, tensors: Mapping[str, "torch.Tensor"], sizes: Mapping[str, int]
@@ -278,14 +297,3 @@ class Session:
         for engine in self.engines.values():
             if engine.workspace_bytes:
                 engine.use_workspace(self._workspace)
-
-
-def _reused(run: Sequence[Engine], engines: Mapping[str, Engine]) -> set[str]:
-    """What engines that run in this order take of what calls before have computed: taps."""
-    given = {name for engine in engines.values() for name in engine.outputs}
-    computed: set[str] = set()
-    reused: set[str] = set()
-    for engine in run:
-        reused |= (engine.inputs.keys() & given) - computed
-        computed |= engine.outputs.keys()
-    return reused

@@ -50,6 +50,21 @@ def arena_of(pieces: Sequence[HandsOn], sizes: Mapping[str, int], *, held: Colle
     )
 
 
+def reused(run: Sequence[HandsOn], *, given: Collection[str]) -> set[str]:
+    """What pieces that run in this order take of what calls before have computed: taps.
+
+    Args:
+        run: the pieces of one variant.
+        given: what any piece of any variant writes.
+    """
+    computed: set[str] = set()
+    taken: set[str] = set()
+    for piece in run:
+        taken |= {*piece.inputs} & {*given} - computed
+        computed |= {*piece.outputs}
+    return taken
+
+
 def lifetimes(pieces: Sequence[HandsOn], *, held: Collection[str]) -> dict[str, tuple[int, int]]:
     """The index of the piece that writes each tensor and of the last one that reads it, which both need it.
 

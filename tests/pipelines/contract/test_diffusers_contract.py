@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import DeepCache
 import diffusers
 import pytest
 import torch
@@ -142,6 +143,14 @@ def test_other_pipelines_work_through_the_helper(pipeline_class: Any, source: An
     assert difference(edit(pipe), expected) > 1e-3
     helper.disable()
     assert torch.equal(edit(pipe), expected)
+
+
+@pytest.mark.parametrize("branch", [0, 4])
+def test_the_helper_shows_what_was_set_as_the_package_does(branch: int) -> None:
+    theirs, ours = DeepCache.DeepCacheSDHelper(), DeepCacheSDHelper()
+    for helper in (theirs, ours):
+        helper.set_params(cache_interval=5, cache_branch_id=branch)
+    assert ours.params == theirs.params
 
 
 def test_unconditional_pipelines_work_through_the_helper() -> None:
