@@ -36,6 +36,7 @@ setup(
         "accelerate>=1.0",
         "diffusers>=0.42",
         "filelock>=3.13",
+        "jsonschema>=4.20",
         "numpy>=1.26",
         "onnx>=1.19",
         "onnx-ir>=0.1.16",

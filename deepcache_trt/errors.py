@@ -8,6 +8,7 @@
     ├── UnsupportedError      an argument that the graph does not have
     ├── NotBuiltError         an engine that is missing while building is forbidden
     ├── StoreError            the store cannot be read or written (no space, no permission)
+    │   └── DamagedError      something in it is not what was written there
     └── ParityError           a built graph that does not compute what the model computes
 
 Every message names the value, the limit and the cure. Our own bugs are assertions, never one of these.
@@ -49,6 +50,10 @@ class NotBuiltError(DeepCacheError):
 
 class StoreError(DeepCacheError):
     """The store cannot be read or written."""
+
+
+class DamagedError(StoreError):
+    """A manifest, or a file that it names, is not what was written; says which and how."""
 
 
 class ParityError(DeepCacheError):

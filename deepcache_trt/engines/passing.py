@@ -5,7 +5,6 @@ take no more than `$DEEPCACHE_TRT_ADAPTERS_GB` of the disk, 20 GB if it says not
 stays readable until it is let go: a file that is open outlives its name.
 """
 
-import json
 import os
 import shutil
 import time
@@ -14,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from deepcache_trt.errors import StoreError
+from deepcache_trt.engines.manifest import read
+from deepcache_trt.errors import DamagedError, StoreError
 
 # Marks such an artefact in its manifest.
 PASSING = "passing"
@@ -107,8 +106,8 @@ def _size(held: list[_Passing]) -> int:
 
 def _held(root: Path) -> Iterator[_Passing]:
     for manifest in root.glob("*/*/manifest.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # `Store.find` reports a damaged one
-            about: dict[str, Any] = json.loads(manifest.read_text())["about"]
+        with suppress(OSError, DamagedError):  # `Store.find` reports a damaged one
+            about = read(manifest).about
             if about.get(PASSING):
                 folder = manifest.parent
                 states = [file.stat() for file in (*folder.iterdir(), *_compiled(root, folder.name))]

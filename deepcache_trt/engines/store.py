@@ -27,17 +27,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from deepcache_trt.engines.manifest import MANIFEST, Manifest, is_unchanged, read, record
 from deepcache_trt.engines.passing import PASSING, make_room, note_use
-from deepcache_trt.errors import StoreError
+from deepcache_trt.errors import DamagedError, StoreError
 
 _log = logging.getLogger(__name__)
 
 KINDS = ("graphs", "weights", "engines")
-MANIFEST = "manifest.json"
-
-# Larger files are hashed when they are stored and again only if their size or time of change differs.
-_ALWAYS_HASHED_BYTES = 64 << 20
-
 # A temporary folder older than this belongs to a build that was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -88,22 +84,44 @@ class Store:
             note_use(found.folder / MANIFEST)
         return found
 
-    def _whole(self, kind: str, key: str) -> Artefact | None:
+    def _whole(self, kind: str, key: str, *, thoroughly: bool = False) -> Artefact | None:
         """The artefact if it is there and whole; one that was damaged is reported in the log and counts as missing."""
         folder = self.root / kind / key
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            about, files = manifest["about"], manifest["files"]
-            changed = [name for name, recorded in files.items() if not _is_unchanged(folder / name, recorded)]
+            return self.check(kind, key, thoroughly=thoroughly)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # whatever a damaged file gives
-            _log.warning("%s: unreadable manifest (%s); it will be rebuilt", folder, error)
+        except DamagedError as error:
+            _log.warning("%s: %s; it will be rebuilt", folder, error)
             return None
+
+    def check(self, kind: str, key: str, *, thoroughly: bool = False) -> Artefact:
+        """The artefact, if nothing of it has changed.
+
+        Args:
+            kind: one of `KINDS`.
+            key: its name.
+            thoroughly: read large files too, which otherwise are known by their size and time of change.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            DamagedError: it is not what was stored; says which file.
+        """
+        folder = self.root / kind / key
+        if folder.is_symlink():
+            raise DamagedError("it is a link, and artefacts are folders of the store")
+        try:
+            manifest = read(folder / MANIFEST)
+        except DamagedError as error:
+            raise DamagedError(f"unreadable {MANIFEST}: {error}") from error
+        changed = [
+            name
+            for name, recorded in manifest.files.items()
+            if not is_unchanged(folder / name, recorded, thoroughly=thoroughly)
+        ]
         if changed:
-            _log.warning("%s: %s is not what the manifest says; it will be rebuilt", folder, ", ".join(changed))
-            return None
-        return Artefact(kind=kind, key=key, folder=folder, about=about)
+            raise DamagedError(f"{', '.join(changed)} is not what the manifest says")
+        return Artefact(kind=kind, key=key, folder=folder, about=manifest.about)
 
     def get(
         self,
@@ -154,9 +172,8 @@ class Store:
         wanted = json.loads(json.dumps(about, default=str))
         for manifest in sorted((self.root / kind).glob(f"*/{MANIFEST}")):
             try:
-                described = json.loads(manifest.read_text())["about"]
-                fits = wanted.items() <= described.items()
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                fits = wanted.items() <= read(manifest).about.items()
+            except (OSError, DamagedError):
                 continue  # `find` reports a damaged one when it is asked for
             found = self.find(kind, manifest.parent.name) if fits else None
             if found is not None:
@@ -166,12 +183,12 @@ class Store:
         """Add entries to an artefact's description; its key and files stay as they are."""
         path = artefact.folder / MANIFEST
         with self._locked(artefact.kind, artefact.key), _as_store_errors(self.root):
-            manifest = json.loads(path.read_text())
-            manifest["about"] |= entries
+            manifest = read(path)
+            manifest.about.update(json.loads(json.dumps(entries)))
             with self.scratch() as folder:
-                (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+                manifest.write(folder / MANIFEST)
                 (folder / MANIFEST).replace(path)
-        return replace(artefact, about=manifest["about"])
+        return replace(artefact, about=manifest.about)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -192,16 +209,21 @@ class Store:
                 self._remove_abandoned()
                 temporary.mkdir(parents=True)
                 about = json.loads(json.dumps(build(temporary)))  # what is returned is what will be read
-                files = {file.name: _record(file) for file in sorted(temporary.iterdir())}
-                manifest = {"about": about, "files": files, "created": int(time.time())}
-                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+                files = {file.name: record(file) for file in sorted(temporary.iterdir())}
+                Manifest(about=about, files=files, created=int(time.time())).write(temporary / MANIFEST)
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                if folder.exists():  # damaged, or `find` would have returned it
-                    shutil.rmtree(folder)
+                self._set_aside(folder)  # damaged, or `find` would have returned it
                 temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Artefact(kind=kind, key=key, folder=folder, about=about)
+
+    def _set_aside(self, folder: Path) -> None:
+        """Remove what is in the place of an artefact, a link to elsewhere without what it leads to."""
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
 
     @contextmanager
     def _locked(self, kind: str, key: str) -> Iterator[None]:
@@ -220,42 +242,6 @@ class Store:
             with suppress(FileNotFoundError):  # another process finishes its build meanwhile
                 if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _record(file: Path) -> dict[str, Any]:
-    status = file.stat()
-    return {"sha256": _known_sha256(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _is_unchanged(file: Path, recorded: Mapping[str, Any]) -> bool:
-    try:
-        status = file.stat()
-    except OSError:
-        return False
-    if status.st_size != recorded["size"]:
-        return False
-    if status.st_size > _ALWAYS_HASHED_BYTES and status.st_mtime_ns == recorded["mtime_ns"]:
-        return True
-    return bool(_sha256(file) == recorded["sha256"])
-
-
-_hashed: dict[tuple[int, int, int, int], str] = {}  # the large files that this process has read
-
-
-def _known_sha256(file: Path) -> str:
-    """The hash of a file; one that many artefacts link to is read once."""
-    status = file.stat()
-    if status.st_size <= _ALWAYS_HASHED_BYTES:
-        return _sha256(file)
-    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    if identity not in _hashed:
-        _hashed[identity] = _sha256(file)
-    return _hashed[identity]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

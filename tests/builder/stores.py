@@ -1,5 +1,7 @@
 """Stores of their own for tests that look at what a build leaves, with the graphs of all tests: exports take long."""
 
+import os
+import shutil
 from pathlib import Path
 
 from deepcache_trt.builder.component import Component
@@ -12,7 +14,7 @@ def store_with_graph(component: Component, shared: Path, root: Path) -> Store:
     """A store at `root` that has the graph of `component` and nothing else."""
     kept = graph_artefact(component, Store(shared), logged)
     (root / "graphs").mkdir(parents=True)
-    (root / "graphs" / kept.key).symlink_to(kept.folder)
+    shutil.copytree(kept.folder, root / "graphs" / kept.key, copy_function=os.link)
     return Store(root)
 
 

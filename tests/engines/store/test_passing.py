@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from deepcache_trt.engines import passing
-from deepcache_trt.engines.store import MANIFEST, Artefact, Store
+from deepcache_trt.engines.manifest import MANIFEST
+from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.errors import StoreError
 
 KB = 1000

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from deepcache_trt.engines.store import MANIFEST, Store, key_of
+from deepcache_trt.engines.manifest import MANIFEST
+from deepcache_trt.engines.store import Store, key_of
 from deepcache_trt.errors import CheckpointError
 from tests.engines.store.builds import ENGINE, Build, failing, leftovers
 

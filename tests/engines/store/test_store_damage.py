@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.engines.store import MANIFEST, Store, key_of
+from deepcache_trt.engines.manifest import MANIFEST
+from deepcache_trt.engines.store import Store, key_of
 from tests.engines.store.builds import ENGINE, Build
 
 LARGE = (64 << 20) + 1  # the store does not hash a larger file every time

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.engines.store import MANIFEST, Store
+from deepcache_trt.engines.manifest import MANIFEST
+from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import StoreError
 from tests.engines.store.builds import ENGINE, Build, leftovers
 
@@ -35,9 +36,9 @@ def described(**about: Any) -> Callable[[Path], dict[str, Any]]:
 def described_engines(store: Store) -> dict[str, Any]:
     """Three engines, by the number of their key."""
     abouts: dict[str, dict[str, Any]] = {
-        "0": {"device": "sm86", "variant": {"name": "full", "emits": ["tap_0"]}, "level": None},
-        "1": {"device": "sm86", "variant": {"name": "shallow", "emits": []}, "level": 3},
-        "2": {"device": "sm89", "variant": {"name": "full", "emits": ["tap_0"]}, "level": 3},
+        "0": {"device": "sm86", "part": {"name": "full", "emits": ["tap_0"]}, "level": None},
+        "1": {"device": "sm86", "part": {"name": "shallow", "emits": []}, "level": 3},
+        "2": {"device": "sm89", "part": {"name": "full", "emits": ["tap_0"]}, "level": 3},
     }
     return {number: store.get("engines", {"n": number}, described(**about)) for number, about in abouts.items()}
 
@@ -49,10 +50,10 @@ def described_engines(store: Store) -> dict[str, Any]:
         ({"device": "sm86"}, "01"),
         ({"device": "sm86", "level": 3}, "1"),
         ({"level": None}, "0"),
-        ({"variant": {"name": "full", "emits": ["tap_0"]}}, "02"),
-        ({"variant": {"name": "full", "emits": ("tap_0",)}}, "02"),  # as the code has it, before it was JSON
-        ({"variant": {"name": "full"}}, ""),  # an entry is compared as a whole
-        ({"variant": {"name": "full", "emits": ["tap_1"]}}, ""),
+        ({"part": {"name": "full", "emits": ["tap_0"]}}, "02"),
+        ({"part": {"name": "full", "emits": ("tap_0",)}}, "02"),  # as the code has it, before it was JSON
+        ({"part": {"name": "full"}}, ""),  # an entry is compared as a whole
+        ({"part": {"name": "full", "emits": ["tap_1"]}}, ""),
         ({"backend": None}, ""),  # none of them says anything about it
         ({"backend": "torch"}, ""),
     ],
@@ -87,8 +88,8 @@ def test_an_amended_artefact_is_found_with_what_was_added_and_is_still_whole(sto
 
 def test_an_amendment_keeps_what_another_process_has_added(store: Store) -> None:
     built = store.get("engines", ENGINE, Build())
-    store.amend(built, check="ours")
-    assert store.amend(built, note="theirs").about == {"model": "digits", "count": 1, "check": "ours", "note": "theirs"}
+    store.amend(built, seen="ours")
+    assert store.amend(built, note="theirs").about == {"model": "digits", "count": 1, "seen": "ours", "note": "theirs"}
 
 
 def test_an_amendment_that_cannot_be_written_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +102,6 @@ def test_an_amendment_that_cannot_be_written_changes_nothing(store: Store, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(StoreError, match="no space left in the store"):
-            store.amend(built, check="ours")
+            store.amend(built, seen="ours")
     assert store.find("engines", built.key) == built
     assert leftovers(store) == before
