@@ -1,9 +1,11 @@
 """Which backends there are, which of them work on this machine, and which one `auto` means."""
 
+import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from deepcache_trt.engines import onnxruntime, openvino, tensorrt, torch
 from deepcache_trt.engines.backend import Backend, why_no_gpu
@@ -108,6 +110,17 @@ def probe(backend: Backend) -> Finding:
 def probe_all() -> list[Finding]:
     """Try every backend on every device that it could run on."""
     return [probe(backend) for backend in every()]
+
+
+def is_outdated(about: Mapping[str, Any]) -> bool:
+    """Whether an engine, of what its manifest says, is of another version of its backend than works here."""
+    here = _versions_here(about["backend"]) if "backend" in about else frozenset()
+    return bool(here) and about["backend_version"] not in here
+
+
+@functools.cache
+def _versions_here(name: str) -> frozenset[str]:
+    return frozenset(each.version() for each in every() if each.name == name and probe(each).works)
 
 
 def check_name(name: str) -> None:

@@ -24,7 +24,7 @@ _SETTING = "DEEPCACHE_TRT_ADAPTERS_GB"
 _DEFAULT_GB = 20.0
 
 # Another process may have found an artefact and be about to open it.
-_BEING_OPENED_SECONDS = 60.0
+BEING_OPENED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,19 @@ class _Passing:
     used: float
     files: dict[tuple[int, int], int]  # bytes by device and inode: engines link their weights
 
-    def remove(self, root: Path) -> None:
-        """All at once for whoever looks for it, and with what backends have compiled of it."""
-        gone = root / "tmp" / uuid.uuid4().hex
-        with suppress(OSError):
+
+def remove(folder: Path, root: Path) -> None:
+    """An artefact, all at once for whoever looks for it, and with what backends have compiled of it."""
+    gone = root / "tmp" / uuid.uuid4().hex
+    with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
+        else:
             gone.parent.mkdir(exist_ok=True)
-            self.folder.rename(gone)
+            folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-        for compiled in root.glob(f"caches/*/*/{self.folder.name}*"):
-            shutil.rmtree(compiled, ignore_errors=True)
+    for compiled in root.glob(f"caches/*/*/{folder.name}*"):
+        shutil.rmtree(compiled, ignore_errors=True)
 
 
 def room_bytes() -> int:
@@ -91,8 +95,8 @@ def make_room(root: Path, *, weights: str) -> None:
     for artefact in list(held):
         if _size(held) <= room:
             return
-        if artefact.weights != weights and now - artefact.used > _BEING_OPENED_SECONDS:
-            artefact.remove(root)
+        if artefact.weights != weights and now - artefact.used > BEING_OPENED_SECONDS:
+            remove(artefact.folder, root)
             held.remove(artefact)
 
 
@@ -110,11 +114,11 @@ def _held(root: Path) -> Iterator[_Passing]:
             about = read(manifest).about
             if about.get(PASSING):
                 folder = manifest.parent
-                states = [file.stat() for file in (*folder.iterdir(), *_compiled(root, folder.name))]
+                states = [file.stat() for file in (*folder.iterdir(), *compiled_of(root, folder.name))]
                 files = {(state.st_dev, state.st_ino): state.st_size for state in states}
                 yield _Passing(folder, about.get("weights", folder.name), manifest.stat().st_mtime, files)
 
 
-def _compiled(root: Path, key: str) -> Iterator[Path]:
+def compiled_of(root: Path, key: str) -> Iterator[Path]:
     """What backends have compiled of an engine."""
     return (file for folder in root.glob(f"caches/*/*/{key}*") for file in folder.rglob("*") if file.is_file())

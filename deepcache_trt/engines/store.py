@@ -29,11 +29,11 @@ from filelock import FileLock
 
 from deepcache_trt.engines.manifest import MANIFEST, Manifest, is_unchanged, read, record
 from deepcache_trt.engines.passing import PASSING, make_room, note_use
+from deepcache_trt.engines.upkeep import KINDS, keep_to_setting
 from deepcache_trt.errors import DamagedError, StoreError
 
 _log = logging.getLogger(__name__)
 
-KINDS = ("graphs", "weights", "engines")
 # A temporary folder older than this belongs to a build that was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -80,7 +80,7 @@ class Store:
     def find(self, kind: str, key: str) -> Artefact | None:
         """The artefact if it is there and whole, which is used from now on; see `_whole` for one that is damaged."""
         found = self._whole(kind, key)
-        if found is not None and found.about.get(PASSING):
+        if found is not None:
             note_use(found.folder / MANIFEST)
         return found
 
@@ -152,11 +152,22 @@ class Store:
             found = self.find(kind, key)  # another process may have built it while this one waited
             if found is not None:
                 return found
-            if not passing:
-                return self._build(kind, key, build)
-            found = self._build(kind, key, lambda folder: {**build(folder), PASSING: True})
-        make_room(self.root, weights=found.about.get("weights", key))
+            found = self._build(kind, key, (lambda folder: {**build(folder), PASSING: True}) if passing else build)
+        if passing:
+            make_room(self.root, weights=found.about.get("weights", key))
+        keep_to_setting(self.root)
         return found
+
+    def adopt(self, kind: str, key: str, folder: Path) -> bool:
+        """Take a whole artefact from a folder on the store's own file system; False where there is one already."""
+        with self._locked(kind, key), _as_store_errors(self.root):
+            if self._whole(kind, key) is not None:
+                return False
+            place = self.root / kind / key
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._set_aside(place)
+            folder.rename(place)
+        return True
 
     def list(self) -> Iterator[Artefact]:
         """Every whole artefact, by kind and age; to be listed is not to be used."""
@@ -206,7 +217,7 @@ class Store:
         temporary = self.root / "tmp" / f"{key}-{uuid.uuid4().hex[:8]}"
         try:
             with _as_store_errors(self.root):
-                self._remove_abandoned()
+                self.remove_abandoned()
                 temporary.mkdir(parents=True)
                 about = json.loads(json.dumps(build(temporary)))  # what is returned is what will be read
                 files = {file.name: record(file) for file in sorted(temporary.iterdir())}
@@ -237,7 +248,8 @@ class Store:
         finally:
             lock.release()
 
-    def _remove_abandoned(self) -> None:
+    def remove_abandoned(self) -> None:
+        """Remove what builds have left that were killed a day ago or longer."""
         for folder in (self.root / "tmp").glob("*"):
             with suppress(FileNotFoundError):  # another process finishes its build meanwhile
                 if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:

@@ -16,15 +16,21 @@ from deepcache_trt.benchmarks.alias import repeated
 from deepcache_trt.benchmarks.experiments.declared import experiments
 
 FOLDER = Path(cli.__file__).parent / "commands"
-NO_COMMANDS = {"__init__", "options", "output", "comparison"}  # what commands share, or a first word alone hands on
-SEVERAL = {"declared", "server", "prompts", "page"}  # which say by themselves how they are typed
+NO_COMMANDS = {
+    "__init__",
+    "options",
+    "output",
+    "quantities",
+    "comparison",
+}  # what commands share, or a first word alone hands on
+SEVERAL = {"declared", "server", "prompts", "page", "imports"}  # which say by themselves how they are typed
 
 
 def test_every_file_is_a_command() -> None:
     paths = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.py")]
     named = {" ".join(path.parts).replace("_", "-") for path in paths if path.name not in NO_COMMANDS | SEVERAL}
     experiment = {f"experiment {name}" for name in experiments()}
-    assert named | experiment | {"eval", "serve", "batch", "ui"} == set(cli.COMMANDS)
+    assert named | experiment | {"eval", "serve", "batch", "ui", "store import"} == set(cli.COMMANDS)
 
 
 def test_a_command_is_one_file(tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_help_says_what_a_command_and_each_of_its_options_is_for(command: str) -
     assert shown.output.startswith(f"Usage: deepcache-trt {command} [OPTIONS]")
 
 
-@pytest.mark.parametrize("group", ["", "check", "router"])
+@pytest.mark.parametrize("group", ["", "check", "router", "store"])
 def test_a_list_of_commands_cuts_no_summary_off(group: str) -> None:
     shown = CliRunner().invoke(cli.app, [*group.split(), "--help"]).output
     lines = dict(line.split(maxsplit=1) for line in shown.partition("Commands:\n")[2].splitlines())

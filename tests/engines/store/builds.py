@@ -6,6 +6,26 @@ from typing import Any
 
 from deepcache_trt.engines.store import Store
 
+# What the manifest of an engine says.
+_RANGE = {"min": 1, "opt": 2, "max": 4}
+_TENSOR = {"name": "sample", "dtype": "float32", "shape": ["batch", 4, "height", "8*width"]}
+DESCRIPTION: dict[str, Any] = {
+    "graph": "0" * 20,
+    "weights": "1" * 20,
+    "model": "digits",
+    "component": "unet",
+    "dtype": "float32",
+    "backend": "onnxruntime",
+    "backend_version": "1.30",
+    "device": "cpu",
+    "inputs": [_TENSOR],
+    "outputs": [_TENSOR],
+    "profiles": [dict.fromkeys(("batch", "height", "width", "sequence"), _RANGE)],
+    "variant": {"name": "full", "consumes": [], "emits": ["tap_0"], "outputs": None},
+    "build_options": {"optimization_level": None, "workspace_bytes": None, "refittable": False},
+    "check": {"usable": True, "reason": "", "tolerance": 1e-3, "sizes": {"batch": 1}, "relative_error": {"y": 0.0}},
+}
+
 ENGINE = {"graph": "abc", "backend": "onnxruntime", "profile": {"batch": [1, 2, 8]}}
 
 

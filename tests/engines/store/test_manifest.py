@@ -13,26 +13,7 @@ from deepcache_trt.engines import manifest
 from deepcache_trt.engines.manifest import MANIFEST, Manifest
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.errors import DamagedError
-from tests.engines.store.builds import ENGINE, Build
-
-RANGE = {"min": 1, "opt": 2, "max": 4}
-TENSOR = {"name": "sample", "dtype": "float32", "shape": ["batch", 4, "height", "8*width"]}
-DESCRIPTION: dict[str, Any] = {
-    "graph": "0" * 20,
-    "weights": "1" * 20,
-    "model": "digits",
-    "component": "unet",
-    "dtype": "float32",
-    "backend": "onnxruntime",
-    "backend_version": "1.30",
-    "device": "cpu",
-    "inputs": [TENSOR],
-    "outputs": [TENSOR],
-    "profiles": [dict.fromkeys(("batch", "height", "width", "sequence"), RANGE)],
-    "variant": {"name": "full", "consumes": [], "emits": ["tap_0"], "outputs": None},
-    "build_options": {"optimization_level": None, "workspace_bytes": None, "refittable": False},
-    "check": {"usable": True, "reason": "", "tolerance": 1e-3, "sizes": {"batch": 1}, "relative_error": {"y": 0.0}},
-}
+from tests.engines.store.builds import DESCRIPTION, ENGINE, Build
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What has been built, and keeping it in order."""
