@@ -3,10 +3,13 @@
 import functools
 import inspect
 import io
+import itertools
 import logging
+import math
+import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -57,8 +60,38 @@ def _app() -> typer.Typer:
             groups[typed].callback(invoke_without_command=True)(_alone(function))
             app.add_typer(groups[typed], name=typed)
         else:
-            groups[group].command(name)(function)
+            groups[group].command(name)(_sane(function))
     return app
+
+
+def _sane(function: Callable[..., None]) -> Callable[..., None]:
+    """The same command, which numbers that nothing can be made of do not reach."""
+
+    @functools.wraps(function)
+    def checked(**given: Any) -> None:
+        for name, value in given.items():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                option = f"--{name.replace('_', '-')}"
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise DeepCacheError(f"{option} {each} is no finite number; give one")
+                if isinstance(each, int) and not -(2**63) <= each < 2**63:
+                    raise DeepCacheError(f"{option} {each} is beyond 64 bits; give a smaller number")
+        function(**given)
+
+    return checked
+
+
+def _check_paths(words: Sequence[str]) -> None:
+    """Raise for an option of a path that is empty, which Python takes for the folder that one is in."""
+    for option, value in itertools.pairwise([*words, "-"]):
+        name, is_joined, joined = option.partition("=")
+        if name in _path_options() and ((value == "" and not is_joined) or (is_joined and joined == "")):
+            raise DeepCacheError(f"{name} is empty; give a path, or leave it out")
+
+
+def _path_options() -> set[str]:
+    parameters = (each for function in COMMANDS.values() for each in inspect.signature(function).parameters.values())
+    return {f"--{each.name.replace('_', '-')}" for each in parameters if "Path" in str(each.annotation)}
 
 
 def _alone(function: Callable[..., None]) -> Callable[..., None]:
@@ -94,7 +127,12 @@ def _options(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="INFO" if verbose else "WARNING")
+    wanted = os.environ.get("DEEPCACHE_TRT_LOG", "info" if verbose else "warning").upper()
+    if wanted not in logging.getLevelNamesMapping():
+        known = ", ".join(name.lower() for name in ("DEBUG", "INFO", "WARNING", "ERROR"))
+        raise DeepCacheError(f"DEEPCACHE_TRT_LOG={wanted.lower()!r} is no level; there are {known}")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="WARNING")
+    logging.getLogger(__package__).setLevel(wanted)
 
 
 COMMANDS = dict(_commands())
@@ -107,9 +145,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has not every letter shows a question mark
             stream.reconfigure(errors="replace")
     try:
+        _check_paths(sys.argv[1:])
         code = app(prog_name="deepcache-trt", standalone_mode=False)
     except DeepCacheError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except _USAGE_ERROR as error:
         _fail(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path} --help")
     except (KeyboardInterrupt, typer.Abort):

@@ -152,3 +152,26 @@ def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(backends, "probe_all", interrupted)
     assert run("doctor") == Result(code=130, out="", err="interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "x", "--guidance", "nan"], "--guidance nan is no finite number"),
+        (["generate", "x", "--guidance=-inf"], "--guidance -inf is no finite number"),
+        (["generate", "x", "--seed", "1" * 30], f"--seed {'1' * 30} is beyond 64 bits"),
+        (["profile", "--model", "sd15", "--bandwidth", "nan"], "--bandwidth nan is no finite number"),
+        (["generate", "x", "--store", ""], "--store is empty"),
+        (["store", "ls", "--store="], "--store is empty"),
+        (["store", "gc", "--max-size", "50 XB"], "'50 XB' is no size"),
+        (["store", "gc", "--unused-for", "-3d"], "'-3d' is no time"),
+        (["store", "rm", ""], "'' names no artefact"),
+        (["store", "import", "/nowhere/engines.tar"], "there is no file /nowhere/engines.tar"),
+        (["store", "export", "digits", "--store", "/proc/nothing"], "has no engines of 'digits'"),
+        (["generate", "x", "--out", "/proc/nothing/x.png", "--steps", "1"], "/proc/nothing"),
+    ],
+)
+def test_what_no_command_can_take_is_one_line(arguments: list[str], message: str) -> None:
+    result = run_process(*arguments)
+    assert_one_line(result)
+    assert message in result.err

@@ -259,8 +259,7 @@ def checkpoint_files(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
         # diffusers has written the variant on either side.
         for index in (Path(f"{single}.index.json"), folder / f"{stem}.safetensors.index.{variant}.json"):
             if index.is_file():
-                shards = set(json.loads(index.read_text())["weight_map"].values())
-                return tuple(folder / file for file in sorted(shards))
+                return tuple(folder / file for file in _shards(index))
     if any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} holds its weights only as a pickle, which can run code when it is loaded; "
@@ -268,6 +267,20 @@ def checkpoint_files(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
         )
     wanted = f"{_STEMS[0]}{f'.{variant}' if variant else ''}.safetensors"
     raise CheckpointError(f"{folder} holds no {wanted}; choose another --variant or a complete checkpoint")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index lists, all of them beside it."""
+    try:
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index} is no index of shards ({type(error).__name__}); complete the checkpoint"
+        ) from error
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{index} lists {file!r}, which is no file beside it; complete the checkpoint")
+    return files
 
 
 def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -21,6 +21,7 @@ from deepcache_trt.commands.typed.options import (
     StoreFolder,
     WeightsVariant,
 )
+from deepcache_trt.commands.typed.output import check_out
 from deepcache_trt.errors import DeepCacheError, UnsupportedError
 
 
@@ -35,7 +36,7 @@ def generate(
     guidance: Guidance = None,
     height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first image; the following ones count up.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first image; the following ones count up.")] = 0,
     scheduler: Annotated[
         str | None,
         typer.Option(help="Of diffusers, as unipc or ddim,timestep_spacing=trailing. [default: the model's]"),
@@ -75,6 +76,7 @@ def generate(
     if (height is None) != (width is None):
         raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")
     _check_format(out)
+    check_out(out)
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(

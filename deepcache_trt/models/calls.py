@@ -1,12 +1,13 @@
 """From the call that a pipeline makes to the named tensors of a graph: the inverse of `Architecture.call`.
 
-Arguments that the graph does not have are refused, never ignored.
+Arguments that the graph does not have are refused, never ignored, and so are numbers that no picture comes of: they are
+named where they come from, and never decoded to one.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.errors import BackendError, UnsupportedError
 from deepcache_trt.models.architecture import DOWN_RESIDUAL, MID_RESIDUAL, Architecture, CallForm
 from deepcache_trt.models.processors import check_processors
 from deepcache_trt.models.registry import family_of
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 _FORMS = ("return_dict", "output_hidden_states")
 
 _FALSE_IS_NONE = ("cross_attention_kwargs", "added_cond_kwargs", "output_attentions")
+
+# What pipelines of diffusers call it.
+_ARGUMENTS = {"sample": "latents", "encoder_hidden_states": "prompt_embeds"}
 
 _LORA_SCALE = (
     "leave it out; how strongly a LoRA counts is set with pipe.set_adapters(name, scale) or "
@@ -135,3 +139,44 @@ def check_untouched(model: Any) -> None:
             f"set config.output_attentions = False"
         )
     check_processors(model)
+
+
+def unsound(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, int]:
+    """How many values of each tensor are NaN or infinite, where any are; a GPU is waited for once."""
+    import torch
+
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not floating:
+        return {}
+    counts = torch.stack([(~tensor.isfinite()).sum() for tensor in floating.values()]).tolist()
+    return {name: count for name, count in zip(floating, counts, strict=True) if count}
+
+
+def check_given(part: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Raise UnsupportedError for arguments of a model that are NaN or infinite."""
+    for name, count in unsound(tensors).items():
+        raise UnsupportedError(
+            f"{count} of {tensors[name].numel()} values of {_ARGUMENTS.get(name, name)} that {part} is given are NaN "
+            f"or infinite, of which no picture comes; give finite ones"
+        )
+
+
+def check_made(title: str, outputs: Mapping[str, "torch.Tensor"]) -> None:
+    """Raise BackendError for what engines gave that is NaN or infinite.
+
+    Args:
+        title: which engines, as "the onnxruntime engines of digits unet".
+        outputs: of them, by name.
+    """
+    for name, count in unsound(outputs).items():
+        raise BackendError(
+            f"{title} gave {count} NaN or infinite values of {outputs[name].numel()} in {name}, of which no picture "
+            f"comes; try dtype float32 or bfloat16, another backend, or deepcache-trt store verify"
+        )
+
+
+def check_sound(part: str, title: str, given: Mapping[str, "torch.Tensor"], made: Mapping[str, "torch.Tensor"]) -> None:
+    """Raise for outputs that are NaN or infinite, as `check_given` where the arguments are, else as `check_made`."""
+    if unsound(made):
+        check_given(part, given)
+        check_made(title, made)

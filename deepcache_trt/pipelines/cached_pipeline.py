@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -226,7 +227,7 @@ def cached_class(base: Any) -> Any:
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind_partial(self, *args, **kwargs).arguments
-        _check_steps(arguments)
+        _check_numbers(arguments)
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)
         self._denoiser().check_size(arguments.get("height"), arguments.get("width"))
@@ -240,7 +241,13 @@ def cached_class(base: Any) -> Any:
                 stack.enter_context(component.installed())
             stack.enter_context(recorded(self, denoiser, others, loop))
             stack.enter_context(loop.installed())
-            return base.__call__(self, *args, **kwargs)
+            try:
+                drawn = base.__call__(self, *args, **kwargs)
+            except Exception:
+                denoiser.check_made()  # which may be why the decoder, or a checker, refused the latents
+                raise
+            denoiser.check_made()
+            return drawn
 
     namespace = {
         "__call__": call,
@@ -281,7 +288,11 @@ def _live_components(
     )
 
 
-def _check_steps(arguments: Mapping[str, Any]) -> None:
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    for name in ("guidance_scale", "guidance_rescale", "image_guidance_scale", "eta", "strength"):
+        value = arguments.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DeepCacheError(f"{name} must be a finite number, not {value}")
     steps = arguments.get("num_inference_steps")
     if isinstance(steps, int) and steps < 1:
         raise DeepCacheError(f"num_inference_steps must be at least 1, not {steps}")

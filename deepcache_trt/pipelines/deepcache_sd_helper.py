@@ -90,6 +90,7 @@ class DeepCacheSDHelper:
                 denoiser.follow(self._denoiser)
             with denoiser.installed():
                 yield
+                denoiser.check_made()
 
 
 class _Told:

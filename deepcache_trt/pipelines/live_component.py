@@ -28,7 +28,7 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.calls import form_of, tensors_from_call
+from deepcache_trt.models.calls import check_sound, form_of, tensors_from_call
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.structure import Looked
@@ -96,6 +96,11 @@ class LiveComponent:
     def session(self) -> Session | None:
         """What is open now; other pipelines with the same model may hold it too."""
         return self.engines.session
+
+    @property
+    def title(self) -> str:
+        """Its engines, in words."""
+        return f"the engines of {self.name} {self.part} ({', '.join(map(str, self._backends.values()))})"
 
     def follow(self, origin: "LiveComponent") -> None:
         """Share with `origin`, the same of the pipeline that this one is a copy of, what is known of their model.
@@ -177,7 +182,9 @@ class LiveComponent:
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
-        return self._on_session(model, tensors, sizes, lambda session: session.run(FULL, tensors, sizes))
+        made = self._on_session(model, tensors, sizes, lambda session: session.run(FULL, tensors, sizes))
+        check_sound(self.part, self.title, tensors, made)
+        return made
 
     def _on_session(
         self,

@@ -153,6 +153,7 @@ class WholeLoop:
                 is_stopped=lambda: bool(getattr(pipe, "_interrupt", False)),  # another thread may set it
                 known=ready.known,
             )
+        self._denoiser.check_made(final)
         self._inpainting.finish(final)
         self.seconds = time.perf_counter() - started
         self._denoiser.finish()
