@@ -13,7 +13,7 @@ NEWEST := .venv-newest
 PARITY := tests/test_imports.py tests/export tests/models tests/builder/test_checkpoint_names.py \
 	tests/pipelines/loop/test_parity.py tests/pipelines/coverage/test_every_pipeline.py
 
-.PHONY: demo test test-newest lint check-slow docs clean
+.PHONY: demo test test-newest lint check-slow soak docs clean
 
 demo: $(STAMP)  ## draw ten digits, plain and cached, into demo/digits.png
 	$(BIN)/python -m deepcache_trt.benchmarks.demo --out demo
@@ -33,6 +33,10 @@ lint: $(STAMP)
 
 check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: about an hour
 	$(BIN)/python -m pytest -m slow
+
+soak: $(STAMP)  ## what the store and the server stand, with figures: about twenty minutes
+	SOAK_KILLS=60 $(BIN)/python -m pytest -m slow -s -q tests/builder/test_killed_builds.py
+	SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -s -q --timeout 1500 tests/serving/test_server.py -k sixteen
 
 docs: $(DOCS_STAMP)  ## the pages as a site, in build/site; what is linked and not there is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet

@@ -21,6 +21,9 @@ from deepcache_trt.errors import DeepCacheError
 # Typer's usage errors: click's class or that of its own copy of click, which has no public name.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 
+# What DEEPCACHE_TRT_LOG can be: how much this package says, whatever others do.
+_LEVELS = ("debug", "info", "warning", "error")
+
 _INTERRUPTED = 130  # what a shell reports for Ctrl-C; typer returns it too
 
 
@@ -127,12 +130,11 @@ def _options(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-    wanted = os.environ.get("DEEPCACHE_TRT_LOG", "info" if verbose else "warning").upper()
-    if wanted not in logging.getLevelNamesMapping():
-        known = ", ".join(name.lower() for name in ("DEBUG", "INFO", "WARNING", "ERROR"))
-        raise DeepCacheError(f"DEEPCACHE_TRT_LOG={wanted.lower()!r} is no level; there are {known}")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="WARNING")
-    logging.getLogger(__package__).setLevel(wanted)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level="INFO" if verbose else "WARNING")
+    if wanted := os.environ.get("DEEPCACHE_TRT_LOG"):
+        if wanted not in _LEVELS:
+            raise DeepCacheError(f"DEEPCACHE_TRT_LOG={wanted!r} is no level; there are {', '.join(_LEVELS)}")
+        logging.getLogger(__package__).setLevel(wanted.upper())
 
 
 COMMANDS = dict(_commands())

@@ -77,10 +77,10 @@ def bytes_in_setting(setting: str, *, example: int) -> int | None:
     return size
 
 
-def note_use(manifest: Path) -> None:
-    """The artefact of this manifest is used now."""
+def note_use(folder: Path) -> None:
+    """The artefact in this folder is used now; its files stay as they are, their times too."""
     with suppress(OSError):  # in a store that others may only read
-        os.utime(manifest)
+        os.utime(folder)
 
 
 def make_room(root: Path, *, weights: str) -> None:
@@ -116,7 +116,7 @@ def _held(root: Path) -> Iterator[_Passing]:
                 folder = manifest.parent
                 states = [file.stat() for file in (*folder.iterdir(), *compiled_of(root, folder.name))]
                 files = {(state.st_dev, state.st_ino): state.st_size for state in states}
-                yield _Passing(folder, about.get("weights", folder.name), manifest.stat().st_mtime, files)
+                yield _Passing(folder, about.get("weights", folder.name), folder.stat().st_mtime, files)
 
 
 def compiled_of(root: Path, key: str) -> Iterator[Path]:

@@ -81,7 +81,7 @@ class Store:
         """The artefact if it is there and whole, which is used from now on; see `_whole` for one that is damaged."""
         found = self._whole(kind, key)
         if found is not None:
-            note_use(found.folder / MANIFEST)
+            note_use(found.folder)
         return found
 
     def _whole(self, kind: str, key: str, *, thoroughly: bool = False) -> Artefact | None:

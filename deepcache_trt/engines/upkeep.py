@@ -77,7 +77,7 @@ def _held(kind: str, folder: Path, root: Path) -> Held:
         if folder.is_symlink():
             raise DamagedError("it is a link")
         manifest = read(folder / MANIFEST)
-        used = (folder / MANIFEST).stat().st_mtime
+        used = folder.stat().st_mtime
     except (OSError, DamagedError) as error:
         return Held(kind=kind, key=folder.name, folder=folder, damage=str(error), files=files)
     return Held(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from deepcache_trt.engines import passing
-from deepcache_trt.engines.manifest import MANIFEST
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.errors import StoreError
 
@@ -44,7 +43,7 @@ def engine(store: Store, of: Artefact, *, is_passing: bool = True) -> Artefact:
 def grow_old(*artefacts: Artefact) -> None:
     """As if they had been used an hour ago, each a second after the one before."""
     for second, artefact in enumerate(artefacts):
-        os.utime(artefact.folder / MANIFEST, times=(time.time() - 3600 + second,) * 2)
+        os.utime(artefact.folder, times=(time.time() - 3600 + second,) * 2)
 
 
 def names(store: Store) -> set[str]:
@@ -64,9 +63,9 @@ def test_to_be_listed_is_not_to_be_used(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artefacts = weights(store, "first"), weights(store, "second")
     grow_old(*artefacts)
-    before = [(artefact.folder / MANIFEST).stat().st_mtime_ns for artefact in artefacts]
+    before = [artefact.folder.stat().st_mtime_ns for artefact in artefacts]
     assert names(store) == {"first", "second"}
-    assert [(artefact.folder / MANIFEST).stat().st_mtime_ns for artefact in artefacts] == before
+    assert [artefact.folder.stat().st_mtime_ns for artefact in artefacts] == before
 
 
 def test_what_is_linked_counts_once_and_goes_with_its_weights(tmp_path: Path) -> None:

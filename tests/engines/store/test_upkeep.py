@@ -26,7 +26,7 @@ def add(store: Store, kind: str, name: str, *, hours: float, megabytes: int = 1,
 
     artefact = store.get(kind, {"name": name}, build)
     long_ago = time.time() - hours * HOUR
-    os.utime(artefact.folder / MANIFEST, (long_ago, long_ago))
+    os.utime(artefact.folder, (long_ago, long_ago))
     return artefact.key
 
 

@@ -1,0 +1,66 @@
+"""A build may be killed at any moment: what it leaves never loads, and the next build works.
+
+A few moments in every run; as many as SOAK_KILLS says in `make soak`.
+"""
+
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from deepcache_trt.builder.engines import build_pieces
+from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.engines.store import Store
+from deepcache_trt.engines.upkeep import collect, held
+from deepcache_trt.runtime.policies.deepcache import DeepCache
+from tests.builder.small_builds import ONE, denoiser, on_cpu
+
+KILLS = int(os.environ.get("SOAK_KILLS", "4"))
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.builder.small_builds", "onnxruntime", "torch.onnx"])
+
+
+def build(root: Path, *, segments: bool) -> None:
+    build_pieces(denoiser(), DeepCache(), on_cpu(Store(root), segments=segments))
+
+
+def killed_after(seconds: float, root: Path, *, segments: bool) -> bool:
+    """Whether a build was killed; False: it was done before."""
+    process = _FORKS.Process(target=build, args=(root,), kwargs={"segments": segments})
+    process.start()
+    process.join(seconds)
+    was_running = process.is_alive()
+    process.kill()
+    process.join()
+    return was_running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    started = time.monotonic()
+    assert not killed_after(600, tmp_path / "first", segments=False)
+    whole = time.monotonic() - started
+    kills = 0
+    for number in range(KILLS):
+        root, segments = tmp_path / str(number // 4), bool(number % 2)  # some go on where one was killed
+        kills += killed_after(dice.uniform(0, whole), root, segments=segments)
+        store = Store(root)
+        for each in held(root):
+            store.check(each.kind, each.key, thoroughly=True)
+        if number % 4 == 3 or number == KILLS - 1:
+            session = open_session(denoiser(), DeepCache(), on_cpu(store), sizes=ONE)
+            assert set(session.engines) == {"full", "shallow"}
+            session.close()
+            for left in (root / "tmp").glob("*"):
+                os.utime(left, (0, 0))
+            store.remove_abandoned()
+            assert not list((root / "tmp").glob("*"))
+            assert not list(collect(root))
+    print(f"{kills} builds of {KILLS} killed over {whole:.0f} s, none of what they left was loaded")
+    assert kills >= KILLS // 2
