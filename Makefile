@@ -35,7 +35,7 @@ check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: about 
 	$(BIN)/python -m pytest -m slow
 
 soak: $(STAMP)  ## what the store and the server stand, with figures: about twenty minutes
-	SOAK_KILLS=60 $(BIN)/python -m pytest -m slow -s -q tests/builder/test_killed_builds.py
+	SOAK_KILLS=60 $(BIN)/python -m pytest -m slow -s -q tests/engines/store/test_killed_builds.py
 	SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -s -q --timeout 1500 tests/serving/test_server.py -k sixteen
 
 docs: $(DOCS_STAMP)  ## the pages as a site, in build/site; what is linked and not there is an error

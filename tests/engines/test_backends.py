@@ -184,7 +184,7 @@ def command(environment: dict[str, str], *arguments: object) -> subprocess.Compl
 
 def test_a_backend_of_another_package_draws(tmp_path: Path) -> None:
     environment = install(tmp_path / "site", plain="toy_backend:BACKEND")
-    rows = json.loads(command(environment, "doctor", "--json").stdout)
+    rows = json.loads(command(environment, "doctor", "--json").stdout)["backends"]
     assert (rows[-1]["name"], rows[-1]["device"], rows[-1]["works"]) == ("plain", "cpu", True)
     picture = tmp_path / "seven.png"
     drawn = command(
@@ -219,7 +219,7 @@ def test_a_broken_backend_of_another_package_is_left_out_and_named(tmp_path: Pat
     assert told.returncode == 0
     assert "'broken' of another package is left out" in told.stderr
     assert re.search(reason, told.stderr), told.stderr
-    assert [row["name"] for row in json.loads(told.stdout)] == [backend.name for backend in backends.OWN]
+    assert [row["name"] for row in json.loads(told.stdout)["backends"]] == [backend.name for backend in backends.OWN]
 
 
 def test_a_second_backend_of_one_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
