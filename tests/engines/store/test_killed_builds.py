@@ -42,18 +42,18 @@ def killed_after(seconds: float, root: Path, *, segments: bool) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(tmp_path: Path) -> None:
-    dice = random.Random(0)
-    started = time.monotonic()
-    assert not killed_after(600, tmp_path / "first", segments=False)
-    whole = time.monotonic() - started
-    kills = 0
+    dice, kills = random.Random(0), 0
+    for warm in (False, True):  # the first one waits for the imports of all
+        started = time.monotonic()
+        assert not killed_after(600, tmp_path / f"whole {warm}", segments=False)
+        whole = time.monotonic() - started
     for number in range(KILLS):
-        root, segments = tmp_path / str(number // 4), bool(number % 2)  # some go on where one was killed
-        kills += killed_after(dice.uniform(0, whole), root, segments=segments)
+        root = tmp_path / str(number)
+        kills += killed_after(dice.uniform(0, whole), root, segments=bool(number % 2))
         store = Store(root)
         for each in held(root):
             store.check(each.kind, each.key, thoroughly=True)
-        if number % 4 == 3 or number == KILLS - 1:
+        if number % 8 == 0:
             session = open_session(denoiser(), DeepCache(), on_cpu(store), sizes=ONE)
             assert set(session.engines) == {"full", "shallow"}
             session.close()
@@ -62,5 +62,5 @@ def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(tmp_pat
             store.remove_abandoned()
             assert not list((root / "tmp").glob("*"))
             assert not list(collect(root))
-    print(f"{kills} builds of {KILLS} killed over {whole:.0f} s, none of what they left was loaded")
-    assert kills >= KILLS // 2
+    print(f"{kills} of {KILLS} builds killed within {whole:.0f} s, none of what they left was loaded")
+    assert kills > KILLS // 2
