@@ -86,10 +86,10 @@ def _sane(function: Callable[..., None]) -> Callable[..., None]:
 
 def _check_paths(words: Sequence[str]) -> None:
     """Raise for an option of a path that is empty, which Python takes for the folder that one is in."""
-    for option, value in itertools.pairwise([*words, "-"]):
-        name, is_joined, joined = option.partition("=")
-        if name in _path_options() and ((value == "" and not is_joined) or (is_joined and joined == "")):
-            raise DeepCacheError(f"{name} is empty; give a path, or leave it out")
+    empty = [option for option, value in itertools.pairwise(words) if value == ""]
+    empty += [word.removesuffix("=") for word in words if word.endswith("=")]
+    for option in empty and _path_options().intersection(empty):
+        raise DeepCacheError(f"{option} is empty; give a path, or leave it out")
 
 
 def _path_options() -> set[str]:

@@ -16,7 +16,6 @@ from deepcache_trt.errors import DamagedError, StoreError
 
 _NAME = re.compile(r"(graphs|weights|engines)/([0-9a-f]{20})/([^/\\\x00]{1,255})")
 
-
 # The first file: what there is to be, since a tar file that breaks off at a damaged place looks whole.
 _CONTENTS = "contents.json"
 _MOST_CONTENTS = 16 << 20
@@ -93,9 +92,9 @@ def _unpack(file: Path, folder: Path) -> list[tuple[str, str]]:
                 assert content is not None
                 with target.open("xb") as written:
                     shutil.copyfileobj(content, written)
-    except (tarfile.TarError, EOFError, FileExistsError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
+    except StoreError:
+        raise
+    except (tarfile.TarError, EOFError, FileExistsError, ValueError, RecursionError) as error:
         raise DamagedError(f"{file} is no whole file of `deepcache-trt store export` ({error})") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise StoreError(f"there is no file {file}") from error

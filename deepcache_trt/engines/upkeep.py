@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Held:
         created: when it was built, in seconds since 1970.
         used: when it was last asked for.
         files: bytes by device and inode, of all that is to it; what a backend has compiled of it too.
+        links: how many names each of them has, in the store and elsewhere.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Held:
     created: float = 0.0
     used: float = 0.0
     files: dict[tuple[int, int], int] = field(default_factory=dict)
+    links: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -69,40 +71,35 @@ def held(root: Path) -> list[Held]:
 
 def _held(kind: str, folder: Path, root: Path) -> Held:
     files: dict[tuple[int, int], int] = {}
+    links: dict[tuple[int, int], int] = {}
     for file in (*(folder.iterdir() if folder.is_dir() else ()), *compiled_of(root, folder.name)):
         with suppress(OSError):
             state = file.lstat()
-            files[state.st_dev, state.st_ino] = state.st_size
+            files[state.st_dev, state.st_ino], links[state.st_dev, state.st_ino] = state.st_size, state.st_nlink
+    entry = Held(kind=kind, key=folder.name, folder=folder, files=files, links=links)
     try:
         if folder.is_symlink():
             raise DamagedError("it is a link")
         manifest = read(folder / MANIFEST)
-        used = folder.stat().st_mtime
+        return replace(entry, about=manifest.about, created=manifest.created, used=folder.stat().st_mtime)
     except (OSError, DamagedError) as error:
-        return Held(kind=kind, key=folder.name, folder=folder, damage=str(error), files=files)
-    return Held(
-        kind=kind,
-        key=folder.name,
-        folder=folder,
-        about=manifest.about,
-        created=manifest.created,
-        used=used,
-        files=files,
-    )
+        return replace(entry, damage=str(error))
 
 
-def bytes_of(artefacts: Sequence[Held]) -> int:
-    """What they take of the disk: a file that several link counts once, and one of a checkpoint beside not at all."""
-    sizes = {inode: size for each in artefacts for inode, size in each.files.items()}
-    names = Counter(inode for each in artefacts for inode in each.files)
-    elsewhere = set()
-    for each in artefacts:
-        for file in each.folder.glob("*"):
-            with suppress(OSError):
-                state = file.lstat()
-                if state.st_nlink > names[state.st_dev, state.st_ino]:
-                    elsewhere.add((state.st_dev, state.st_ino))
-    return sum(size for inode, size in sizes.items() if inode not in elsewhere)
+def bytes_of(everything: Sequence[Held]) -> int:
+    """What a store takes of the disk: a file that several link counts once, one of a checkpoint beside not at all."""
+    own = _own(everything)
+    return sum(size for inode, size in _sizes(everything).items() if inode in own)
+
+
+def _sizes(artefacts: Sequence[Held]) -> dict[tuple[int, int], int]:
+    return {inode: size for each in artefacts for inode, size in each.files.items()}
+
+
+def _own(everything: Sequence[Held]) -> set[tuple[int, int]]:
+    """The files that nothing outside of the store links."""
+    names = Counter(inode for each in everything for inode in each.files)
+    return {inode for each in everything for inode, count in each.links.items() if count <= names[inode]}
 
 
 def collect(
@@ -115,9 +112,9 @@ def collect(
 ) -> Iterator[Held]:
     """Remove what can go, and give each of it.
 
-    What is damaged and what is outdated goes; then what was not used for long; then, until the rest fits, what adapters
-    have left and what was used longest ago. What an engine that stays is made of stays too, and what was asked for in
-    the last minute, which may be about to be opened.
+    What is damaged, outdated or was not used for long goes; then, until the rest fits, what adapters have left and what
+    was used longest ago. What an engine that stays is made of stays too, and what was asked for in the last minute,
+    which may be about to be opened.
 
     Args:
         root: of the store.
@@ -127,27 +124,31 @@ def collect(
         dry: only say what would go.
     """
     left, now = held(root), time.time()
+    own = _own(left)
 
-    def may_go(each: Held) -> bool:
+    def goes(each: Held) -> bool:
         needed = {name for other in left if other is not each for name in other.needs}
-        return now - each.used > BEING_OPENED_SECONDS and (each.kind, each.key) not in needed
+        if now - each.used <= BEING_OPENED_SECONDS or (each.kind, each.key) in needed or not (dry or drop(root, each)):
+            return False
+        left.remove(each)
+        return True
 
-    def is_old(each: Held) -> bool:
-        return unused_seconds is not None and now - each.used > unused_seconds
+    # Engines before what they are made of.
+    order = sorted(left, key=lambda each: (not each.about.get(PASSING), each.kind != "engines", each.used))
+    for each in order:
+        is_old = unused_seconds is not None and now - each.used > unused_seconds
+        if (each.damage or is_old or is_outdated(each)) and goes(each):
+            yield each
+    for each in order:
+        taken = sum(size for inode, size in _sizes(left).items() if inode in own)
+        if max_bytes is None or taken <= max_bytes:
+            return
+        if each in left and goes(each):
+            yield each
 
-    def is_too_much(_: Held) -> bool:
-        return max_bytes is not None and bytes_of(left) > max_bytes
 
-    for reason in (lambda each: bool(each.damage) or is_outdated(each), is_old, is_too_much):
-        # Engines before what they are made of.
-        for each in sorted(left, key=lambda each: (not each.about.get(PASSING), each.kind != "engines", each.used)):
-            if reason(each) and may_go(each) and (dry or _remove(root, each)):
-                left.remove(each)
-                yield each
-
-
-def _remove(root: Path, each: Held) -> bool:
-    """Whether it is gone; what is being built now stays."""
+def drop(root: Path, each: Held) -> bool:
+    """Remove one, whatever it is needed for; whether it is gone: what is being built now stays."""
     try:
         (root / "locks").mkdir(exist_ok=True)
         with FileLock(root / "locks" / f"{each.kind}-{each.key}.lock", timeout=0):
@@ -155,11 +156,6 @@ def _remove(root: Path, each: Held) -> bool:
     except (Timeout, OSError):
         return False
     return not each.folder.exists()
-
-
-def drop(root: Path, each: Held) -> bool:
-    """Remove one, whatever it is needed for; whether it is gone."""
-    return _remove(root, each)
 
 
 def keep_to_setting(root: Path) -> None:

@@ -21,7 +21,7 @@ from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
-from deepcache_trt.models.architecture import OUTPUT, Architecture
+from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.calls import check_given, check_made
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import COVERED_DENOISERS, architecture_of
@@ -131,8 +131,7 @@ class CachedDenoiser(LiveComponent):
     def check_made(self, latents: torch.Tensor | None = None) -> None:
         """Raise BackendError where what was predicted last, or the latents that came of it, are NaN or infinite."""
         outputs = {} if self.generation is None else self.generation.outputs
-        made = {name: outputs[name] for name in (OUTPUT,) if name in outputs}
-        check_made(self.title, made | ({} if latents is None else {"latents": latents}))
+        check_made(self.title, {**outputs, **({} if latents is None else {"latents": latents})})
 
     def finish(self) -> None:
         """The rest of the generation has been run by the loop: answer what is still asked with the last prediction."""

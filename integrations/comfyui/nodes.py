@@ -9,7 +9,6 @@ import comfy.utils
 from comfy.patcher_extension import WrappersMP
 
 from deepcache_trt.engines.backends import names
-from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.progress import Report, shown
 from deepcache_trt.runtime.policies import DeepCache
@@ -79,16 +78,11 @@ class ApplyDeepCacheEngines:
 
     def apply(self, model: Any, engines: CachedEngines) -> tuple[Any]:
         """The MODEL on engines; the one that was given stays as it is."""
-        check_options(model.model_options.get("transformer_options", {}), model.model)
-        inside, around = WrappersMP.DIFFUSION_MODEL, WrappersMP.OUTER_SAMPLE
-        if others := [key for key in model.wrappers.get(inside, {}) if key != KEY]:
-            raise UnsupportedError(
-                f"another node wraps the U-Net of the MODEL ({others[0]}), and engines stand for all of it; "
-                f"take one of the two nodes away"
-            )
+        for options in (model.model_options.get("transformer_options", {}), {"wrappers": model.wrappers}):
+            check_options(options, model.model)
         unet = EngineUNet(model.model, engines.policy, engines.options, progress=_in_comfyui)
         patched = model.clone()
-        for kind, wrapper in ((inside, unet), (around, unet.sampling)):
+        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, unet), (WrappersMP.OUTER_SAMPLE, unet.sampling)):
             patched.remove_wrappers_with_key(kind, KEY)
             patched.add_wrapper_with_key(kind, KEY, wrapper)
         return (patched,)
