@@ -26,6 +26,7 @@ from deepcache_trt.models.taps import tapped
 from deepcache_trt.models.traceable import make_traceable
 from deepcache_trt.progress import Progress, logged
 from deepcache_trt.tensors import TensorSpec, resolve_dim
+from deepcache_trt.tracing import traced_alone
 
 # Latents of 512 are images of 4096 pixels.
 MAX_LATENT_SIZE = 512
@@ -74,19 +75,9 @@ def _onnx_of(
     fake: torch.nn.Module, architecture: Architecture, real: Callable[[], torch.nn.Module], progress: Progress
 ) -> onnx_ir.Model:
     """The graph of a model on fake tensors; `real` gives one whose buffers have values, where these are needed."""
-    from torch._dynamo.convert_frame import compile_lock  # takes long to import
-
     make_traceable(fake)
-    with compile_lock:  # the exporters and torch.compile keep in globals what they are at
-        try:
-            graph = _traced(fake, architecture, progress)
-        except torch.onnx.OnnxExporterError as error:
-            # Once in some thousands of programs torch 2.13 counts fewer parameters than it has made inputs of while it
-            # decomposes a program, and looks for an input of ours that is not there, each time that it is given this
-            # program; another one of the same model passes.
-            if not isinstance(error.__cause__, IndexError):
-                raise
-            graph = _traced(fake, architecture, progress)
+    with traced_alone():
+        graph = _traced(fake, architecture, progress)
     with progress("optimizing the graph"), _quiet():
         tidy(graph, architecture, _buffers_of(fake, real))
     return graph

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir
@@ -208,26 +207,3 @@ def test_a_real_part_exports_in_half_a_minute(name: str, folder: str, tmp_path: 
     model = fake_model(part.model_class(), part.config, dtype)
     outputs = [value.name for value in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.output]
     assert outputs == [spec.name for spec in architecture_of(model, dtype=dtype).outputs]
-
-
-@pytest.mark.parametrize(("fails", "passes"), [(1, True), (2, False)])
-def test_a_program_that_torch_loses_count_of_is_traced_again(
-    fails: int, passes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = torch.onnx.export, []
-
-    def export_sometimes(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args[0])
-        if len(calls) <= fails:
-            raise torch.onnx.OnnxExporterError("failed to decompose") from IndexError("list index out of range")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(torch.onnx, "export", export_sometimes)
-    model = tiny.part("vae")
-    if passes:
-        assert onnx_from_config(type(model), dict(model.config), dtype="float32").graph.outputs
-    else:
-        with pytest.raises(torch.onnx.OnnxExporterError):
-            onnx_from_config(type(model), dict(model.config), dtype="float32")
-    assert len(calls) == 2
-    assert calls[0] is not calls[1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.backend import TensorFunction
 from deepcache_trt.errors import BackendError, first_line
+from deepcache_trt.tracing import traced_alone
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,6 @@ class Pruned:
         return dict(zip(self._outputs, results, strict=True))
 
     def _trace(self, tensors: Mapping[str, "torch.Tensor"]) -> "torch.fx.GraphModule":
-        from torch._dynamo.convert_frame import compile_lock  # takes long to import
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def positional(*given: "torch.Tensor") -> list["torch.Tensor"]:
@@ -57,7 +57,7 @@ class Pruned:
             self._outputs = tuple(results)
             return list(results.values())
 
-        with compile_lock:  # torch's tracers keep in globals what they are at
+        with traced_alone():
             # Before dispatch, operations are those that the model calls, not what they are made of.
             trace = make_fx(positional, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
             graph = trace(*tensors.values())
