@@ -5,6 +5,7 @@
     ├── BackendError          a backend that is not installed, or does not work on this machine
     ├── CheckpointError       a folder or file that is no usable diffusers checkpoint
     ├── ShapeError            a size, batch or dtype that the model or the engine cannot take
+    ├── ArgumentError         a value of an argument of which no picture can come
     ├── UnsupportedError      an argument that the graph does not have
     ├── NotBuiltError         an engine that is missing while building is forbidden
     ├── StoreError            the store cannot be read or written (no space, no permission)
@@ -38,6 +39,10 @@ class CheckpointError(DeepCacheError):
 
 class ShapeError(DeepCacheError):
     """A size, batch or dtype that the model or the engine cannot take."""
+
+
+class ArgumentError(DeepCacheError):
+    """A value of an argument of which no picture can come: no number, negative, or more than the machine holds."""
 
 
 class UnsupportedError(DeepCacheError):

@@ -13,6 +13,7 @@ from deepcache_trt.builder.component import Component
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.errors import ShapeError
 from deepcache_trt.models.architecture import Architecture
+from deepcache_trt.models.calls import argument_of
 from deepcache_trt.tensors import PROMPT_TOKENS, axis_sizes
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def call_sizes(architecture: Architecture, tensors: Mapping[str, "torch.Tensor"]
     check_sizes(architecture, sizes)
     for name, shape in shapes.items():
         if len(shape) != len(specs[name].shape) or shape != specs[name].resolve(sizes):
-            raise ShapeError(f"{name} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
+            raise ShapeError(f"{argument_of(name)} has shape {list(shape)}, the graph takes {specs[name]} at {sizes}")
     return sizes
 
 

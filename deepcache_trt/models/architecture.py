@@ -112,6 +112,7 @@ class Architecture:
         own_size: height and width in pixels that the model has been made for.
         tile: height and width of the tiles that a decoder may be asked for instead of whole latents; None: it is not.
         frames: how many frames of one video are a batch, where it is made of frames; None: of images.
+        rows: how many the table has in which an input of whole numbers is looked up, by the input's name.
         cures: what to do about an argument that the graph does not have, by its name.
     """
 
@@ -132,6 +133,7 @@ class Architecture:
     own_size: tuple[int, int] = (1, 1)
     tile: int | None = None
     frames: int | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
     cures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ named where they come from, and never decoded to one.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepcache_trt.errors import BackendError, UnsupportedError
+from deepcache_trt.errors import ArgumentError, BackendError, UnsupportedError
 from deepcache_trt.models.architecture import DOWN_RESIDUAL, MID_RESIDUAL, Architecture, CallForm
 from deepcache_trt.models.processors import check_processors
 from deepcache_trt.models.registry import family_of
@@ -23,6 +23,12 @@ _FALSE_IS_NONE = ("cross_attention_kwargs", "added_cond_kwargs", "output_attenti
 
 # What pipelines of diffusers call it.
 _ARGUMENTS = {"sample": "latents", "encoder_hidden_states": "prompt_embeds"}
+
+
+def argument_of(name: str) -> str:
+    """What pipelines of diffusers call an input of a graph."""
+    return _ARGUMENTS.get(name, name)
+
 
 _LORA_SCALE = (
     "leave it out; how strongly a LoRA counts is set with pipe.set_adapters(name, scale) or "
@@ -57,6 +63,7 @@ def tensors_from_call(
             raise UnsupportedError(f"{kind} is called without {spec.name}, which its graph takes ({spec})")
         first = next(iter(tensors.values()), None)
         tensors[spec.name] = _to_spec(given.pop(spec.name), spec, first)
+    _check_looked_up(architecture, kind, tensors)
     if given:
         name = next(iter(given))
         raise UnsupportedError(
@@ -64,6 +71,16 @@ def tensors_from_call(
             f"{_cure(name, given[name], architecture)}"
         )
     return tensors
+
+
+def _check_looked_up(architecture: Architecture, kind: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Refuse what is in none of a model's tables: some engines take what lies beside them, and say nothing."""
+    for name, rows in architecture.rows.items():
+        low, high = (int(end) for end in tensors[name].aminmax())
+        if low < 0 or high >= rows:
+            raise ArgumentError(
+                f"{name} has {low if low < 0 else high}, and {kind} knows 0 to {rows - 1}; give one of these"
+            )
 
 
 def _is_empty(name: str, value: Any) -> bool:
@@ -90,10 +107,10 @@ def _to_spec(value: Any, spec: TensorSpec, first: "torch.Tensor | None") -> "tor
     import torch
 
     dtype = getattr(torch, spec.dtype)
-    if spec.name == "sample" and value.dtype == torch.float64 != dtype:
+    if spec.name == "sample" and value.dtype != dtype:
         raise UnsupportedError(
-            f"the latents are float64 and the model takes {spec.dtype}, which diffusers does not mix either; "
-            f"pass latents.to(torch.{spec.dtype})"
+            f"the latents are {str(value.dtype).removeprefix('torch.')} and the model takes {spec.dtype}, which "
+            f"diffusers does not mix either; pass latents.to(torch.{spec.dtype})"
         )
     if spec.name == "timestep":
         value = _timestep(value, spec, first)
@@ -156,7 +173,7 @@ def check_given(part: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
     """Raise UnsupportedError for arguments of a model that are NaN or infinite."""
     for name, count in unsound(tensors).items():
         raise UnsupportedError(
-            f"{count} of {tensors[name].numel()} values of {_ARGUMENTS.get(name, name)} that {part} is given are NaN "
+            f"{count} of {tensors[name].numel()} values of {argument_of(name)} that {part} is given are NaN "
             f"or infinite, of which no picture comes; give finite ones"
         )
 

@@ -75,6 +75,11 @@ class CachedDenoiser(LiveComponent):
         check_sizes(architecture, latents)
 
     @property
+    def own_size(self) -> tuple[int, int]:
+        """Height and width in pixels that the model has been made for."""
+        return self._architecture_now().own_size
+
+    @property
     def plan(self) -> Plan:
         """Of the last generation; without calls where there is none."""
         return Plan(variants=()) if self.generation is None else self.generation.taken

@@ -4,13 +4,13 @@ import contextlib
 import copy
 import functools
 import inspect
-import math
 import weakref
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from deepcache_trt.arguments import check_arguments
 from deepcache_trt.builder.plain_pipeline import load_pipeline
-from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError
+from deepcache_trt.errors import CheckpointError, UnsupportedError
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.processors import kept_processors
@@ -227,9 +227,13 @@ def cached_class(base: Any) -> Any:
     @functools.wraps(base.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind_partial(self, *args, **kwargs).arguments
-        _check_numbers(arguments)
         if not self._cache_enabled:
             return base.__call__(self, *args, **kwargs)
+        check_arguments(
+            {n: v for n, v in arguments.items() if v is not None or signature.parameters[n].default is not None},
+            own_size=self._denoiser().own_size,
+            layers=_skippable(self),
+        )
         self._denoiser().check_size(arguments.get("height"), arguments.get("width"))
         denoiser, others = self._denoiser(), self._components_now()
         loop = WholeLoop(self, denoiser, arguments)
@@ -277,6 +281,12 @@ def _give_engines(pipe: Any, policy: Policy, options: EngineOptions, *, name: st
     pipe._live_components = _live_components(pipe, live_paths(pipe, options), pipe._cached_denoiser)
 
 
+def _skippable(pipe: Any) -> int | None:
+    """How many layers `clip_skip` can skip: pipelines of two text encoders never take the last one's output."""
+    count = getattr(getattr(getattr(pipe, "text_encoder", None), "config", None), "num_hidden_layers", None)
+    return count if count is None or getattr(pipe, "text_encoder_2", None) is None else count - 1
+
+
 def _live_components(
     pipe: Pipeline, paths: Mapping[str, Family], denoiser: CachedDenoiser
 ) -> tuple[LiveComponent, ...]:
@@ -286,13 +296,3 @@ def _live_components(
         else LiveComponent(pipe, path, denoiser.options, name=denoiser.name)
         for path, family in paths.items()
     )
-
-
-def _check_numbers(arguments: Mapping[str, Any]) -> None:
-    for name in ("guidance_scale", "guidance_rescale", "image_guidance_scale", "eta", "strength"):
-        value = arguments.get(name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise DeepCacheError(f"{name} must be a finite number, not {value}")
-    steps = arguments.get("num_inference_steps")
-    if isinstance(steps, int) and steps < 1:
-        raise DeepCacheError(f"num_inference_steps must be at least 1, not {steps}")

@@ -40,6 +40,7 @@ def _describe(pooled: str, output_class: str, model: Any, dtype: str, form: Call
         answer=partial(_answer, output_class),
         read=_read,
         max_batch=MAX_IMAGES,
+        rows={"input_ids": model.get_input_embeddings().num_embeddings},
         # Old configs say 2 and mean the highest id of the vocabulary (transformers, pull request 24773).
         tokens=Tokens(
             vocabulary=config.vocab_size,

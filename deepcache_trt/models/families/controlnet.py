@@ -19,7 +19,7 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, downsampling, residuals
+from deepcache_trt.models.families.unet import check_blocks, downsampling, residuals, rows
 from deepcache_trt.models.families.unet_2d_condition import (
     added_conditions,
     condition_inputs,
@@ -63,6 +63,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         call=_call,
         answer=_answer,
         read=_read,
+        rows=rows(model),
         taps=(_CONDITION,),
         steering=_steering([spec.name for spec in outputs]),
         downsampling=downsampling(model),

@@ -21,8 +21,15 @@ def dit_taps(model: Any) -> tuple[Tap, ...]:
     )
 
 
-def of_classes(model: Any, dtype: str, taps: tuple[Tap, ...]) -> Architecture:
-    """A transformer that is called as a DiT is: of noisy latents of one size, timesteps and labels of classes."""
+def of_classes(model: Any, dtype: str, taps: tuple[Tap, ...], *, classes: int) -> Architecture:
+    """A transformer that is called as a DiT is: of noisy latents of one size, timesteps and labels of classes.
+
+    Args:
+        model: as in `Family`.
+        dtype: as in `Family`.
+        taps: of it.
+        classes: how many labels it has an embedding of; the last one is none, which guidance uses.
+    """
     config = model.config
     # The table of positions is a constant, or weights, of one size.
     size = config.sample_size
@@ -38,6 +45,7 @@ def of_classes(model: Any, dtype: str, taps: tuple[Tap, ...]) -> Architecture:
         answer=answer_as("Transformer2DModelOutput"),
         read=_read,
         taps=taps,
+        rows={"class_labels": classes},
         size_multiple=0,
         max_batch=MAX_IMAGES,
         fixed_size=size,
@@ -47,7 +55,8 @@ def of_classes(model: Any, dtype: str, taps: tuple[Tap, ...]) -> Architecture:
 
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
-    return of_classes(model, dtype, dit_taps(model))
+    table = model.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
+    return of_classes(model, dtype, dit_taps(model), classes=table.num_embeddings)
 
 
 def _read(architecture: Architecture, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,12 @@ def class_labels(model: Any, dtype: str) -> list[TensorSpec]:
     raise UnsupportedError(f"class_embed_type={config.class_embed_type!r} is not covered")
 
 
+def rows(model: Any) -> dict[str, int]:
+    """Of the table of labels, where a U-Net has one."""
+    count = getattr(model.class_embedding, "num_embeddings", None)
+    return {} if count is None else {"class_labels": count}
+
+
 def cross_attention_dim(config: Mapping[str, Any]) -> int:
     """The width of what a U-Net attends to."""
     dims = config["cross_attention_dim"]

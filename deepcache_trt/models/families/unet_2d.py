@@ -14,7 +14,7 @@ from deepcache_trt.models.architecture import (
     sides,
 )
 from deepcache_trt.models.families.family import Family
-from deepcache_trt.models.families.unet import check_blocks, class_labels, downsampling, unet_taps
+from deepcache_trt.models.families.unet import check_blocks, class_labels, downsampling, rows, unet_taps
 from deepcache_trt.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
         call=_call,
         answer=answer_as("UNet2DOutput"),
         taps=unet_taps(model),
+        rows=rows(model),
         size_multiple=downsampling(model),
         downsampling=downsampling(model),
         max_batch=MAX_IMAGES,

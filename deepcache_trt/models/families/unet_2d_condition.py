@@ -25,6 +25,7 @@ from deepcache_trt.models.families.unet import (
     cross_attention_dim,
     downsampling,
     residuals,
+    rows,
     unet_taps,
 )
 from deepcache_trt.models.ip_adapter import image_shapes, ip_adapter_call, ip_adapter_inputs, ip_adapter_tensors
@@ -75,6 +76,7 @@ def uncached(model: Any, dtype: str, form: CallForm = AS_CONFIGURED) -> Architec
         call=_call,
         answer=answer_as("UNet2DConditionOutput"),
         read=_read,
+        rows=rows(model),
         downsampling=downsampling(model),
         max_batch=MAX_IMAGES,
         pixels=LATENT_PIXELS,

@@ -20,7 +20,7 @@ def uvit_taps(model: Any) -> tuple[Tap, ...]:
 
 
 def _describe(model: Any, dtype: str, form: CallForm) -> Architecture:
-    return of_classes(model, dtype, uvit_taps(model))
+    return of_classes(model, dtype, uvit_taps(model), classes=model.label_emb.num_embeddings)
 
 
 UVIT = Family(

@@ -1,0 +1,139 @@
+"""An argument of which no picture can come is refused by its name, at once; the pipeline draws as before."""
+
+import inspect
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from deepcache_trt import DeepCachePipeline
+from deepcache_trt.runtime.policies.uncached import Uncached
+from tests import tiny
+from tests.pipelines import dits
+
+HUGE = st.integers(min_value=10**9, max_value=10**40)
+NO_NUMBER = st.one_of(st.just(math.nan), st.just(math.inf), st.text(max_size=8), st.none(), st.binary(max_size=3))
+NO_COUNT = st.one_of(NO_NUMBER, st.integers(-(10**40), -1), st.floats(0.1, 0.9), st.booleans(), st.just([2]), HUGE)
+# What is negative, or between whole numbers, is a guidance as well.
+NO_GUIDANCE = st.one_of(NO_NUMBER, HUGE, st.just([7.5]), st.just(np.float32("nan")), st.just(torch.tensor(math.nan)))
+NO_TENSOR = st.one_of(
+    st.text(max_size=8),
+    st.just(np.zeros((1, 4, 8, 8))),
+    st.sampled_from(["meta", "sparse", "complex", "empty", "nan"]).map(lambda kind: bad_tensor(kind)),
+)
+
+
+def bad_tensor(kind: str) -> torch.Tensor:
+    whole = torch.zeros(1, 4, 8, 8)
+    match kind:
+        case "meta":
+            return whole.to("meta")
+        case "sparse":
+            return whole.to_sparse()
+        case "complex":
+            return whole.to(torch.complex64)
+        case "empty":
+            return whole[:0]
+    return whole * math.nan
+
+
+BAD: dict[str, SearchStrategy[Any]] = {
+    "prompt": st.one_of(
+        st.integers(),
+        st.binary(),
+        st.just([]),
+        st.lists(st.one_of(st.none(), st.integers(), st.just([])), min_size=1, max_size=3),
+        st.text(st.characters(categories=["Cs"]), min_size=1),
+    ),
+    "negative_prompt": st.one_of(st.integers(), st.just([]), st.just([None])),
+    "height": NO_COUNT.filter(lambda value: value is not None),
+    "width": NO_COUNT.filter(lambda value: value is not None),
+    "num_inference_steps": NO_COUNT,
+    "num_images_per_prompt": NO_COUNT,
+    "batch_size": NO_COUNT,
+    "clip_skip": st.one_of(st.integers(-5, -1), HUGE, st.just(1.5), st.just("1")),
+    "guidance_scale": NO_GUIDANCE,
+    "guidance_rescale": NO_GUIDANCE,
+    "eta": st.one_of(NO_GUIDANCE, st.floats(1.01, 100), st.floats(-100, -0.01)),
+    "generator": st.one_of(st.integers(), st.text(max_size=3), st.just([]), st.just([None])),
+    "latents": NO_TENSOR,
+    "class_labels": st.one_of(
+        st.just([]), st.lists(st.one_of(st.integers(1001, 10**40), st.integers(-(10**40), -1)), min_size=1, max_size=2)
+    ),
+    "cross_attention_kwargs": st.one_of(st.integers(1, 9), st.just({"scale": math.nan}), st.just({"unheard": 1})),
+    "callback_on_step_end": st.one_of(st.integers(), st.text(max_size=3)),
+    "callback_on_step_end_tensor_inputs": st.one_of(st.integers(), st.just(["unheard"]), st.just([7])),
+}
+
+
+def of_text() -> tuple[Any, dict[str, Any]]:
+    return tiny.stable_diffusion(), {"prompt": "a handwritten seven", "height": 64, "width": 64}
+
+
+def of_two_encoders() -> tuple[Any, dict[str, Any]]:
+    return tiny.stable_diffusion_xl(), {"prompt": "a handwritten seven", "height": 64, "width": 64}
+
+
+def of_classes() -> tuple[Any, dict[str, Any]]:
+    return dits.plain(), {"class_labels": [3]}
+
+
+def without_condition() -> tuple[Any, dict[str, Any]]:
+    return DDIMPipeline(tiny.denoiser("ddpm"), DDIMScheduler()), {"batch_size": 1}
+
+
+KINDS = {"text": of_text, "two encoders": of_two_encoders, "classes": of_classes, "no condition": without_condition}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_bad_arguments_are_refused_by_name_within_a_second(kind: str) -> None:
+    plain, good = KINDS[kind]()
+    policy: dict[str, Any] = {"policy": Uncached()} if kind == "classes" else {"cache_interval": 2}
+    pipe = DeepCachePipeline.from_pipe(plain, backend="onnxruntime", **policy)
+    pipe.set_progress_bar_config(disable=True)
+    good = {**good, "num_inference_steps": 2, "output_type": "np"}
+
+    def draw(**changes: Any) -> Any:
+        return pipe(**{**good, "generator": torch.Generator().manual_seed(0), **changes}).images
+
+    before = draw()
+    # A ControlNet or an img2img pipeline has more, of the same kinds.
+    names = sorted(set(BAD) & set(inspect.signature(type(pipe).__call__).parameters))
+
+    @settings(max_examples=120, deadline=None)
+    @given(bad=st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), BAD[name])))
+    def every_bad_argument(bad: tuple[str, Any]) -> None:
+        name, value = bad
+        started = time.process_time()
+        with pytest.raises((ValueError, TypeError), match=name):
+            draw(**{name: value})
+        assert time.process_time() - started < 1
+
+    every_bad_argument()
+    assert np.array_equal(draw(), before)
+
+
+def test_what_diffusers_follows_is_followed() -> None:
+    plain, good = of_text()
+    pipe = DeepCachePipeline.from_pipe(plain, backend="onnxruntime", cache_interval=1)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    followed: dict[str, dict[str, Any]] = {
+        "a long prompt": {"prompt": "seven " * 20_000},
+        "a zero character": {"prompt": "a\0b"},
+        "whole sides": {"height": 64.0, "width": np.int64(64)},
+        "other strides": {"latents": latents.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)},
+        "one number repeated": {"latents": torch.ones(1, 1, 1, 1).expand(1, 4, 8, 8)},
+        "whole numbers": {"latents": (latents * 3).int()},
+        "negative guidance": {"guidance_scale": -2.0},
+        "a tensor of one number": {"guidance_scale": torch.tensor(3.0)},
+    }
+    for what, arguments in followed.items():
+        call = {"latents": latents, **good, **arguments, "num_inference_steps": 2, "output_type": "np"}
+        np.testing.assert_allclose(pipe(**call).images, plain(**call).images, atol=1e-4, err_msg=what)
