@@ -128,10 +128,14 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     created: int
 
-    def write(self, path: Path) -> None:
-        """Write it, with the hash of itself."""
+    def to_bytes(self) -> bytes:
+        """What a file of it holds: JSON, with the hash of itself."""
         content = {"about": self.about, "files": dict(self.files), "created": self.created}
-        path.write_text(json.dumps({**content, "sha256": _hash_of(content)}, indent=2), encoding="utf-8")
+        return json.dumps({**content, "sha256": _hash_of(content)}, indent=2).encode()
+
+    def write(self, path: Path) -> None:
+        """Write it."""
+        path.write_bytes(self.to_bytes())
 
 
 def read(path: Path) -> Manifest:

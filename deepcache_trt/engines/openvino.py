@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.engines.backend import ENGINE_GRAPH, Backend, Built, package_version
+from deepcache_trt.engines.caches import is_usable, keep
 from deepcache_trt.engines.engine import Engine, check_binding, profile_for
 from deepcache_trt.engines.profile import ShapeProfile
-from deepcache_trt.engines.store import write_whole
 from deepcache_trt.errors import BackendError, StoreError
 from deepcache_trt.tensors import TensorSpec
 
@@ -123,14 +123,16 @@ class OpenVinoEngine(Engine):
             if self._cache is None:
                 return self._compile(profile).create_infer_request()
             blob = self._cache / f"{_name_of(profile)}.blob"
-            try:
-                return self._load(blob)
-            except (OSError, RuntimeError, ValueError):  # there is none, or it is damaged
-                compiled = self._compile(profile)
+            if is_usable(blob):
+                try:
+                    return self._load(blob)
+                except (OSError, RuntimeError, ValueError) as error:
+                    _log.warning("OpenVINO does not take %s (%s); it is compiled anew", blob, reason(error))
+            compiled = self._compile(profile)
             try:
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 exported = compiled.export_model()
-                write_whole(blob, exported if isinstance(exported, bytes) else exported.getbuffer())
+                keep(blob, exported if isinstance(exported, bytes) else exported.getbuffer())
                 return self._load(blob)
             except OSError as error:  # the next one compiles again
                 _log.warning("what OpenVINO compiled was not saved to %s: %s", blob, error.strerror)

@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 import uuid
@@ -25,14 +24,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from deepcache_trt.engines.disk import as_store_errors
 from deepcache_trt.engines.manifest import MANIFEST, Manifest, is_unchanged, read, record
 from deepcache_trt.engines.passing import PASSING, make_room, note_use
 from deepcache_trt.engines.upkeep import KINDS, keep_to_setting
-from deepcache_trt.errors import DamagedError, StoreError
+from deepcache_trt.errors import DamagedError
 
 _log = logging.getLogger(__name__)
+
+# What file systems answer that know no locks, as some of a network.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 # A temporary folder older than this belongs to a build that was killed.
 _ABANDONED_SECONDS = 24 * 3600
@@ -160,7 +163,7 @@ class Store:
 
     def adopt(self, kind: str, key: str, folder: Path) -> bool:
         """Take a whole artefact from a folder on the store's own file system; False where there is one already."""
-        with self._locked(kind, key), _as_store_errors(self.root):
+        with self._locked(kind, key), as_store_errors(self.root):
             if self._whole(kind, key) is not None:
                 return False
             place = self.root / kind / key
@@ -193,7 +196,7 @@ class Store:
     def amend(self, artefact: Artefact, **entries: Any) -> Artefact:
         """Add entries to an artefact's description; its key and files stay as they are."""
         path = artefact.folder / MANIFEST
-        with self._locked(artefact.kind, artefact.key), _as_store_errors(self.root):
+        with self._locked(artefact.kind, artefact.key), as_store_errors(self.root):
             manifest = read(path)
             manifest.about.update(json.loads(json.dumps(entries)))
             with self.scratch() as folder:
@@ -206,7 +209,7 @@ class Store:
         """A temporary folder on the store's own file system, where its files can be linked."""
         folder = self.root / "tmp" / uuid.uuid4().hex
         try:
-            with _as_store_errors(self.root):
+            with as_store_errors(self.root):
                 folder.mkdir(parents=True)
                 yield folder
         finally:
@@ -216,14 +219,16 @@ class Store:
         folder = self.root / kind / key
         temporary = self.root / "tmp" / f"{key}-{uuid.uuid4().hex[:8]}"
         try:
-            with _as_store_errors(self.root):
+            with as_store_errors(self.root):
                 self.remove_abandoned()
                 temporary.mkdir(parents=True)
                 about = json.loads(json.dumps(build(temporary)))  # what is returned is what will be read
                 files = {file.name: record(file) for file in sorted(temporary.iterdir())}
                 Manifest(about=about, files=files, created=int(time.time())).write(temporary / MANIFEST)
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                self._set_aside(folder)  # damaged, or `find` would have returned it
+                if (found := self._whole(kind, key)) is not None:
+                    return found  # of somebody else, where there are no locks
+                self._set_aside(folder)  # it is damaged
                 temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -240,9 +245,18 @@ class Store:
     def _locked(self, kind: str, key: str) -> Iterator[None]:
         locks = self.root / "locks"
         lock = FileLock(locks / f"{kind}-{key}.lock")
-        with _as_store_errors(self.root):
+        with as_store_errors(self.root):
             locks.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.info("another process builds %s/%s; waiting for it", kind, key)
+                lock.acquire()
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                # Two may build the same then, and the one that is done first is used.
+                _log.warning("%s cannot be locked: %s", self.root, error.strerror)
         try:
             yield
         finally:
@@ -254,35 +268,6 @@ class Store:
             with suppress(FileNotFoundError):  # another process finishes its build meanwhile
                 if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _as_store_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        number = _system_error(error)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(root)).free / 1e9
-            raise StoreError(
-                f"no space left in the store {root} ({free:.1f} GB free); free some, or choose another with --store"
-            ) from error
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise StoreError(
-                f"cannot write to the store {root}: {os.strerror(number)}; choose another with --store"
-            ) from error
-        raise
-
-
-def _system_error(error: Exception) -> int | None:
-    if isinstance(error, OSError):
-        return error.errno
-    written_in_rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an exception of its own
-    return int(written_in_rust[1]) if written_in_rust else None
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
 
 
 def default_root() -> Path:

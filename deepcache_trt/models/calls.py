@@ -4,7 +4,7 @@ Arguments that the graph does not have are refused, never ignored, and so are nu
 named where they come from, and never decoded to one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepcache_trt.errors import ArgumentError, BackendError, UnsupportedError
@@ -158,42 +158,41 @@ def check_untouched(model: Any) -> None:
     check_processors(model)
 
 
-def unsound(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, int]:
-    """How many values of each tensor are NaN or infinite, where any are; a GPU is waited for once."""
-    import torch
-
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if not floating:
-        return {}
-    counts = torch.stack([(~tensor.isfinite()).sum() for tensor in floating.values()]).tolist()
-    return {name: count for name, count in zip(floating, counts, strict=True) if count}
-
-
 def check_given(part: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
     """Raise UnsupportedError for arguments of a model that are NaN or infinite."""
-    for name, count in unsound(tensors).items():
-        raise UnsupportedError(
-            f"{count} of {tensors[name].numel()} values of {argument_of(name)} that {part} is given are NaN "
-            f"or infinite, of which no picture comes; give finite ones"
-        )
+    for name, count, _ in _looked_at(tensors):
+        if count:
+            raise UnsupportedError(
+                f"{count} of {tensors[name].numel()} values of {argument_of(name)} that {part} is given are NaN or "
+                f"infinite, of which no picture comes; give finite ones"
+            )
 
 
-def check_made(title: str, outputs: Mapping[str, "torch.Tensor"]) -> None:
-    """Raise BackendError for what engines gave that is NaN or infinite.
+def check_made(title: str, outputs: Mapping[str, "torch.Tensor"], *, given: Callable[[], None] | None = None) -> None:
+    """Raise BackendError for what engines gave that is NaN, infinite or nothing at all.
 
     Args:
         title: which engines, as "the onnxruntime engines of digits unet".
         outputs: of them, by name.
+        given: called where they are; raises if it is no wonder, for what they were given.
     """
-    for name, count in unsound(outputs).items():
-        raise BackendError(
-            f"{title} gave {count} NaN or infinite values of {outputs[name].numel()} in {name}, of which no picture "
-            f"comes; try dtype float32 or bfloat16, another backend, or deepcache-trt store verify"
-        )
+    for name, count, is_zero in _looked_at(outputs):
+        if count or is_zero:
+            if given is not None:
+                given()
+            what = f"{count} NaN or infinite values of {outputs[name].numel()}" if count else "nothing but zeros"
+            raise BackendError(
+                f"{title} gave {what} in {name}, of which no picture comes; try dtype float32 or bfloat16, another "
+                f"backend, or deepcache-trt store verify"
+            )
 
 
-def check_sound(part: str, title: str, given: Mapping[str, "torch.Tensor"], made: Mapping[str, "torch.Tensor"]) -> None:
-    """Raise for outputs that are NaN or infinite, as `check_given` where the arguments are, else as `check_made`."""
-    if unsound(made):
-        check_given(part, given)
-        check_made(title, made)
+def _looked_at(tensors: Mapping[str, "torch.Tensor"]) -> Iterator[tuple[str, int, bool]]:
+    """How many values of each tensor are NaN or infinite, and whether all are zero; a GPU is waited for once."""
+    import torch
+
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if floating:
+        seen = [torch.stack(((~each.isfinite()).sum(), each.count_nonzero())) for each in floating.values()]
+        for name, (bad, nonzero) in zip(floating, torch.stack(seen).tolist(), strict=True):
+            yield name, bad, not nonzero

@@ -28,7 +28,7 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.calls import check_sound, form_of, tensors_from_call
+from deepcache_trt.models.calls import check_given, check_made, form_of, tensors_from_call
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.structure import Looked
@@ -183,7 +183,7 @@ class LiveComponent:
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
         made = self._on_session(model, tensors, sizes, lambda session: session.run(FULL, tensors, sizes))
-        check_sound(self.part, self.title, tensors, made)
+        check_made(self.title, made, given=lambda: check_given(self.part, tensors))
         return made
 
     def _on_session(

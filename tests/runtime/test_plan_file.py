@@ -1,6 +1,7 @@
 """Plan files: what is written is read again, and a bad one names the file, the field, the value and the cure."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def test_what_is_written_is_read_again(params: DeepCache, file: Path) -> None:
 
 def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(file: Path) -> None:
     write_plan(file, PlanFile(policy=DeepCache(forecast="taylor1"), about={"steps": 20}))
-    assert json.loads(file.read_text()) == {
+    said = json.loads(file.read_text())
+    assert re.fullmatch("[0-9a-f]{64}", said.pop("sha256"))
+    assert said == {
         "policy": "deepcache",
         "cache_interval": 3,
         "cache_branch_id": 0,
@@ -44,6 +47,28 @@ def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(f
         "forecast": "taylor1",
         "about": {"steps": 20},
     }
+
+
+def test_a_file_that_was_changed_since_it_was_written_says_so_until_its_hash_is_deleted(file: Path) -> None:
+    write_plan(file, PlanFile(policy=DeepCache(cache_interval=4)))
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        file.write_bytes(damaged)
+        try:
+            found = read_plan(file)
+        except DeepCacheError as error:
+            assert str(file) in str(error)  # noqa: PT017 - some flips are of a name, which is refused as such
+        else:
+            assert found.policy == DeepCache(cache_interval=4), place  # space between words, or the hash's own name
+    said = json.loads(whole) | {"cache_interval": 5}
+    file.write_text(json.dumps(said))
+    with pytest.raises(DeepCacheError, match=r"plan\.json was changed since it was written; .* delete its \"sha256\""):
+        read_plan(file)
+    del said["sha256"]
+    file.write_text(json.dumps(said))
+    assert read_plan(file).policy == DeepCache(cache_interval=5)
 
 
 def test_a_field_that_is_left_out_has_its_default(file: Path) -> None:

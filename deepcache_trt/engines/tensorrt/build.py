@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from deepcache_trt.engines.backend import BuildOptions
+from deepcache_trt.engines.caches import is_usable, seal
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.engines.tensorrt import versions
 from deepcache_trt.errors import BackendError, StoreError, UnknownNameError, did_you_mean
@@ -66,6 +67,7 @@ def build_engine_plan(
     if not graph.is_file():
         raise StoreError(f"there is no graph at {graph}; build it again")
     check_target(backend, target, options)
+    timings = timing_cache if versions.keeps_timings(trt) else None
     job = {
         "graph": str(graph),
         "path": str(path),
@@ -74,16 +76,20 @@ def build_engine_plan(
         "profiles": [asdict(profile) for profile in profiles],
         "target": target,
         "options": asdict(options),
-        "timing_cache": str(timing_cache) if timing_cache and versions.keeps_timings(trt) else None,
+        "timing_cache": str(timings) if timings else None,
         "log_level": _log.getEffectiveLevel(),
     }
     partial = partial_file(path)
+    if timings is not None:
+        is_usable(timings)  # or it is gone, and everything is measured again
     try:
         with progress(stage) as report:
             facts = _compile(job, report, _environment(backend, target))
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    if timings is not None and timings.exists():
+        seal(timings)
     return facts
 
 

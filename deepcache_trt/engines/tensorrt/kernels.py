@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from deepcache_trt.engines.store import write_whole
+from deepcache_trt.engines.caches import is_usable, keep
 from deepcache_trt.engines.tensorrt import versions
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Kernels:
         if digest == self._kept:
             return
         try:
-            write_whole(self._path, serialized)
+            keep(self._path, serialized)
         except OSError as failure:
             self._tell(str(failure.strerror))
         else:
@@ -60,9 +60,7 @@ class Kernels:
 
     def _read(self) -> bytes:
         try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return b""
+            return self._path.read_bytes() if is_usable(self._path) else b""
         except OSError as failure:
             _log.warning("%s cannot be read (%s); TensorRT-RTX compiles anew", self._path, failure.strerror)
             return b""

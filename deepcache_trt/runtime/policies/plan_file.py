@@ -4,13 +4,16 @@
       "policy": "deepcache",
       "cache_interval": 4,
       "forecast": "taylor1",
-      "about": {"model": "digits", "steps": 50}
+      "about": {"model": "digits", "steps": 50},
+      "sha256": "5c1d…"
     }
 
 "policy" is the kind of a policy, "deepcache" where it is left out, and the fields are that policy's; of those what is
-left out has its default. "about" tells what the plan was found for and is never read by a pipeline.
+left out has its default. "about" tells what the plan was found for and is never read by a pipeline. "sha256" is a hash
+of all the rest, by which damage is noticed: leave it out of what you write or change yourself.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.runtime.policies.policy import Policy, policy_from_json
 
 ABOUT = "about"
+_HASH = "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,12 @@ def read_plan(path: Path | str) -> PlanFile:
             the field, the value and the cure.
     """
     found = _load(Path(path))
+    kept = found.pop(_HASH, None)
+    if kept is not None and kept != _hash_of(found):
+        raise DeepCacheError(
+            f'plan file {path} was changed since it was written; if that was meant, delete its "{_HASH}", otherwise '
+            f"get it again"
+        )
     about = found.pop(ABOUT, {})
     if not isinstance(about, dict):
         raise DeepCacheError(
@@ -78,11 +88,16 @@ def write_plan(path: Path, plan: PlanFile) -> None:
         DeepCacheError: it cannot be written.
     """
     said = plan.policy.to_json() | {ABOUT: dict(plan.about)}
+    said[_HASH] = _hash_of(said)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise DeepCacheError(f"cannot write {path}: {error}; choose another file") from error
+
+
+def _hash_of(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -91,7 +106,7 @@ def _load(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DeepCacheError(f"cannot read the plan file {path}: {error.strerror}; {cure}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8, or endlessly nested
         raise DeepCacheError(f"plan file {path} is no JSON ({first_line(error)}); {cure}") from error
     if not isinstance(found, dict):
         raise DeepCacheError(f"plan file {path} holds {found!r}, no object; {cure}")

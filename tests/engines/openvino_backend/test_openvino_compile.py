@@ -8,6 +8,7 @@ import pytest
 from onnx import helper
 
 from deepcache_trt.engines import openvino as backend
+from deepcache_trt.engines.caches import is_sealed
 from deepcache_trt.engines.openvino import OpenVinoEngine
 from deepcache_trt.errors import BackendError, StoreError
 from tests.engines.graphs import Net, by_name, save, spec, square
@@ -17,19 +18,24 @@ from tests.engines.tensors import tensors_for
 # The cache.
 
 
+def blobs(folder: Path) -> list[Path]:
+    """What was compiled, without the seals."""
+    return sorted(folder.glob("*.blob"))
+
+
 def test_a_compiled_model_is_loaded_from_its_cache(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "deep" / "cache"
     opened(net, cache=cache).close()
     monkeypatch.setattr(OpenVinoEngine, "_compile", lambda self, profile: pytest.fail("compiled again"))
     check(opened(net, cache=cache), net, tensors_for(net, 2, 8, 8))
-    assert [file.suffix for file in cache.iterdir()] == [".blob"]
+    assert [file.suffix for file in blobs(cache)] == [".blob"]
 
 
 def test_each_profile_is_an_entry_of_the_cache(net: Net, tmp_path: Path) -> None:
     engine = opened(net, square(2, 4, 8), square(2, 16, 32), cache=tmp_path)
     for side in (8, 32, 8):
         check(engine, net, tensors_for(net, 2, side, side))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(blobs(tmp_path)) == 2
 
 
 def test_a_cache_that_cannot_be_written_costs_no_engine(
@@ -42,7 +48,7 @@ def test_a_cache_that_cannot_be_written_costs_no_engine(
 
 def test_what_is_loaded_needs_neither_the_file_nor_its_pages(net: Net, tmp_path: Path) -> None:
     engine = opened(net, cache=tmp_path)
-    (blob,) = tmp_path.iterdir()
+    (blob,) = blobs(tmp_path)
     blob.unlink()
     gc.collect()
     check(engine, net, tensors_for(net, 2, 8, 8))
@@ -51,11 +57,23 @@ def test_what_is_loaded_needs_neither_the_file_nor_its_pages(net: Net, tmp_path:
 @pytest.mark.parametrize("kept", [0, 100, -10], ids=["empty", "header", "end"])
 def test_a_truncated_cache_is_compiled_anew(net: Net, tmp_path: Path, kept: int) -> None:
     opened(net, cache=tmp_path).close()
-    (blob,) = tmp_path.iterdir()
+    (blob,) = blobs(tmp_path)
     data = blob.read_bytes()
     blob.write_bytes(data[:kept])
     check(opened(net, cache=tmp_path), net, tensors_for(net, 2, 8, 8))
     assert blob.read_bytes()[:100] == data[:100]
+
+
+def test_a_cache_with_any_byte_flipped_is_compiled_anew(net: Net, tmp_path: Path) -> None:
+    opened(net, cache=tmp_path).close()
+    (blob,) = blobs(tmp_path)
+    data = blob.read_bytes()
+    for place in range(0, len(data), len(data) // 20):
+        damaged = bytearray(data)
+        damaged[place] ^= 0xFF
+        blob.write_bytes(damaged)
+        check(opened(net, cache=tmp_path), net, tensors_for(net, 2, 8, 8))
+        assert is_sealed(blob)
 
 
 # Errors.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepcache_trt.engines.store import write_whole
+from deepcache_trt.engines.caches import keep
 from deepcache_trt.engines.tensorrt import kernels
 from deepcache_trt.engines.tensorrt.engine import TensorRTEngine
 from tests.engines.tensorrt_backend.doubled_engine import aligned, bind, load
@@ -65,9 +65,9 @@ def test_what_the_file_holds_is_not_written_again(
 
     def write(path: Path, data: Any) -> None:
         written.append(path)
-        write_whole(path, data)
+        keep(path, data)
 
-    monkeypatch.setattr(kernels, "write_whole", write)
+    monkeypatch.setattr(kernels, "keep", write)
     for _ in range(2):
         engine = opened(file)
         bind(engine, 2, 8)
@@ -78,7 +78,7 @@ def test_what_the_file_holds_is_not_written_again(
     engine = opened(file)
     engine.close()
     assert written == [file, file]
-    assert sorted(path.name for path in file.parent.iterdir()) == ["engine.plan", "kernels.cache"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["engine.plan", "kernels.cache", "kernels.cache.seal"]
 
 
 def test_the_next_engine_begins_with_them(opened: Any, file: Path, recorder: Recorder) -> None:
@@ -89,11 +89,23 @@ def test_the_next_engine_begins_with_them(opened: Any, file: Path, recorder: Rec
     assert calls.index(("deserialize", KERNELS)) < calls.index(("set_runtime_cache",))
 
 
+def test_kernels_that_were_changed_since_they_were_kept_are_not_given_to_tensorrt(
+    opened: Any, file: Path, recorder: Recorder
+) -> None:
+    keep(file, KERNELS)
+    file.write_bytes(KERNELS[:-1] + b"?")
+    engine = opened(file)
+    assert not [call for call in recorder.take() if call[0] == "deserialize"]
+    bind(engine, 2, 8)
+    engine.run()
+    assert file.read_bytes() == KERNELS
+
+
 @pytest.mark.parametrize("content", [b"", b"of another driver"])
 def test_a_file_that_tensorrt_does_not_take_is_replaced(
     opened: Any, file: Path, recorder: Recorder, content: bytes
 ) -> None:
-    file.write_bytes(content)
+    keep(file, content)
     recorder.failing = {"deserialize"}
     engine = opened(file)
     bind(engine, 2, 8)
