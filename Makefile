@@ -9,11 +9,16 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 # A version manager's python3.13 can be there and not run.
 PYTHON_NEWEST ?= $(if $(shell python3.13 --version 2>/dev/null),python3.13,$(PYTHON))
 NEWEST := .venv-newest
+AUDIT_VENV := .venv-audit
 # What is compared with plain diffusers or torch, bit for bit or to rounding.
 PARITY := tests/test_imports.py tests/export tests/models tests/builder/test_checkpoint_names.py \
 	tests/pipelines/loop/test_parity.py tests/pipelines/coverage/test_every_pipeline.py
 
-.PHONY: demo test test-newest lint check-slow soak docs clean
+# What is killed, damaged, refused and called a thousand times.
+SOAKED := tests/engines/store tests/engines/test_caches.py tests/models/checkpoint tests/pipelines/live/test_many_calls.py \
+	tests/pipelines/live/test_arguments.py
+
+.PHONY: demo test test-newest lint check-slow audit soak docs clean
 
 demo: $(STAMP)  ## draw ten digits, plain and cached, into demo/digits.png
 	$(BIN)/python -m deepcache_trt.benchmarks.demo --out demo
@@ -31,11 +36,19 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check-slow: $(STAMP)  ## real sizes and the quality of the bundled model: about an hour
+check-slow: $(STAMP)  ## real sizes, the quality of the bundled models, known flaws of what is pinned: about an hour
 	$(BIN)/python -m pytest -m slow
+	$(MAKE) audit
+
+# In an environment of its own. It asks PyPI about each pinned version, and a package that PyPI does not answer for fails
+# it (--strict): a mirror of packages alone says nothing about flaws, which would look as if there were none.
+audit:  ## known flaws of the pinned packages; needs the network
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit
+	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 soak: $(STAMP)  ## what the store and the server stand, with figures: about twenty minutes
-	SOAK_KILLS=60 $(BIN)/python -m pytest -m slow -s -q tests/engines/store/test_killed_builds.py
+	SOAK_KILLS=60 SOAK_CALLS=1000 $(BIN)/python -m pytest -m "" -s -q --timeout 3600 $(SOAKED)
 	SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -s -q --timeout 1500 tests/serving/test_server.py -k sixteen
 
 docs: $(DOCS_STAMP)  ## the pages as a site, in build/site; what is linked and not there is an error
@@ -55,4 +68,4 @@ $(DOCS_STAMP): setup.py constraints.txt
 	touch $(DOCS_STAMP)
 
 clean:
-	rm -rf $(VENV) $(NEWEST) $(DOCS_VENV) build dist demo *.egg-info
+	rm -rf $(VENV) $(NEWEST) $(DOCS_VENV) $(AUDIT_VENV) build dist demo *.egg-info

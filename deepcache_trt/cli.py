@@ -3,20 +3,19 @@
 import functools
 import inspect
 import io
-import itertools
 import logging
-import math
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from deepcache_trt import __version__, commands
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.commands.typed import refused
+from deepcache_trt.errors import DeepCacheError, first_line, in_one_line
 
 # Typer's usage errors: click's class or that of its own copy of click, which has no public name.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -60,7 +59,7 @@ def _app() -> typer.Typer:
             app.add_typer(groups[group], name=group)
         if any(other.startswith(f"{typed} ") for other in COMMANDS):
             groups[typed] = typer.Typer()
-            groups[typed].callback(invoke_without_command=True)(_alone(function))
+            groups[typed].callback(invoke_without_command=True)(_alone(_sane(function)))
             app.add_typer(groups[typed], name=typed)
         else:
             groups[group].command(name)(_sane(function))
@@ -68,33 +67,15 @@ def _app() -> typer.Typer:
 
 
 def _sane(function: Callable[..., None]) -> Callable[..., None]:
-    """The same command, which numbers that nothing can be made of do not reach."""
+    """The same command, which what no option takes does not reach."""
 
     @functools.wraps(function)
     def checked(**given: Any) -> None:
         for name, value in given.items():
-            for each in value if isinstance(value, list | tuple) else [value]:
-                option = f"--{name.replace('_', '-')}"
-                if isinstance(each, float) and not math.isfinite(each):
-                    raise DeepCacheError(f"{option} {each} is no finite number; give one")
-                if isinstance(each, int) and not -(2**63) <= each < 2**63:
-                    raise DeepCacheError(f"{option} {each} is beyond 64 bits; give a smaller number")
+            refused.check(refused.names(function)[name], value)
         function(**given)
 
     return checked
-
-
-def _check_paths(words: Sequence[str]) -> None:
-    """Raise for an option of a path that is empty, which Python takes for the folder that one is in."""
-    empty = [option for option, value in itertools.pairwise(words) if value == ""]
-    empty += [word.removesuffix("=") for word in words if word.endswith("=")]
-    for option in empty and _path_options().intersection(empty):
-        raise DeepCacheError(f"{option} is empty; give a path, or leave it out")
-
-
-def _path_options() -> set[str]:
-    parameters = (each for function in COMMANDS.values() for each in inspect.signature(function).parameters.values())
-    return {f"--{each.name.replace('_', '-')}" for each in parameters if "Path" in str(each.annotation)}
 
 
 def _alone(function: Callable[..., None]) -> Callable[..., None]:
@@ -147,7 +128,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has not every letter shows a question mark
             stream.reconfigure(errors="replace")
     try:
-        _check_paths(sys.argv[1:])
+        refused.check_empty(sys.argv[1:], COMMANDS.values())
         code = app(prog_name="deepcache-trt", standalone_mode=False)
     except DeepCacheError as error:
         _fail(str(error))
@@ -155,6 +136,8 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}")
+    except MemoryError as error:
+        _fail(f"there is not the memory for this ({first_line(error)}); ask for less, or give other files")
     except _USAGE_ERROR as error:
         _fail(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path} --help")
     except (KeyboardInterrupt, typer.Abort):
@@ -167,7 +150,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {in_one_line(message)}", err=True)
     sys.exit(2)
 
 

@@ -20,6 +20,10 @@ import re
 # Absolute paths, but neither what follows a scheme, nor a division, nor what was cut down before.
 _PATH = re.compile(r"(?<![\w./:…])(?:/[^\s/:;,'\"()]+)+/?")
 
+# Of what was typed or read, a message repeats so much: what is longer says no more.
+_LONGEST, _ENDS = 300, 100
+_LONGEST_LINE = 3000
+
 
 class DeepCacheError(ValueError):
     """Base of every error that the caller can mend."""
@@ -71,10 +75,19 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def in_one_line(message: str) -> str:
+    """A message as one line that a terminal only shows: without letters that command it, and with long words cut."""
+    words = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in word) for word in message.split())
+    line = " ".join(word if len(word) <= _LONGEST else f"{word[:_ENDS]}…{word[-_ENDS:]}" for word in words)
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """` (did you mean 'sdxl'?)` for a near miss, else the empty string."""
     from difflib import get_close_matches
 
+    if len(name) > _LONGEST:  # whatever it is, it is near to no name, and comparing it takes long
+        return ""
     close = get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

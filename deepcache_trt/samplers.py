@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from deepcache_trt.documents import parsed
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean, first_line
 
 _SUFFIX = "Scheduler"
@@ -159,7 +160,7 @@ def _option(text: str, class_name: str, known: list[str]) -> tuple[str, Any]:
             f"{class_name} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
         )
     try:
-        return name, json.loads(value)
+        return name, parsed(value)
     except ValueError:  # a word
         return name, value
 

@@ -12,7 +12,7 @@ import deepcache_trt
 
 PACKAGE = Path(deepcache_trt.__file__).parent
 
-LEAVES = {"arguments", "errors", "foreign", "tensors", "progress", "samplers", "tracing"}
+LEAVES = {"arguments", "documents", "errors", "foreign", "tensors", "progress", "samplers", "tracing"}
 LAYERS = {"models", "export", "engines", "runtime", "builder", "pipelines"}
 # What each study is made of, and the studies, which know nothing of one another.
 COUNTING, TIMING, FIDELITY = (f"benchmarks.{name}" for name in ("counting", "timing", "fidelity"))

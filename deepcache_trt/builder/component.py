@@ -1,17 +1,19 @@
 """A component of a pipeline as material for a build: what it is, and where its weights come from."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepcache_trt.errors import CheckpointError
+from deepcache_trt.errors import CheckpointError, DeepCacheError, first_line
 from deepcache_trt.export import weights
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
+from deepcache_trt.models.checkpoint import folder as checkpoint
+from deepcache_trt.models.checkpoint.weight_files import checkpoint_files
 from deepcache_trt.models.copies import meta_copy
 from deepcache_trt.models.fresh import config_of, dtype_of, empty_model, fake_model
 from deepcache_trt.models.registry import architecture_of, family_of, part_dtype
@@ -179,7 +181,9 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
     model_class, config = read_config(folder)
     family_of(model_class.__name__)
     own = part_dtype(config, dtype)
-    fake: Any = fake_model(model_class, config, own)
+    with _described(folder, model_class.__name__):
+        fake: Any = fake_model(model_class, config, own)
+        architecture = architecture_of(fake, dtype=own)
     stored = weights.under_names(weights.locate(files), fake.state_dict())
     kept = {tensor.dtype for tensor in stored.values()}
 
@@ -197,7 +201,7 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         model_class=model_class,
         config=config_of(fake),
         dtype=own,
-        architecture=architecture_of(fake, dtype=own),
+        architecture=architecture,
         parameters=sum(math.prod(tensor.shape) for tensor in stored.values()),
         fingerprint=weights.fingerprint(stored, read),
         files=files if kept <= {dtype} and dtype == own else None,
@@ -242,47 +246,6 @@ def from_architecture(
     )
 
 
-# The stems of weight files: those of diffusers and those of transformers.
-_STEMS = ("diffusion_pytorch_model", "model")
-
-
-def checkpoint_files(folder: Path, *, variant: str | None) -> tuple[Path, ...]:
-    """The safetensors files of a model folder: one, or the shards that its index lists.
-
-    Raises:
-        CheckpointError: there are none; says so where there is a pickle instead.
-    """
-    for stem in _STEMS:
-        single = folder / f"{stem}{f'.{variant}' if variant else ''}.safetensors"
-        if single.is_file():
-            return (single,)
-        # diffusers has written the variant on either side.
-        for index in (Path(f"{single}.index.json"), folder / f"{stem}.safetensors.index.{variant}.json"):
-            if index.is_file():
-                return tuple(folder / file for file in _shards(index))
-    if any(folder.glob("*.bin")):
-        raise CheckpointError(
-            f"{folder} holds its weights only as a pickle, which can run code when it is loaded; "
-            f"if you trust it, say so with --allow-pickle (use_safetensors=False in Python)"
-        )
-    wanted = f"{_STEMS[0]}{f'.{variant}' if variant else ''}.safetensors"
-    raise CheckpointError(f"{folder} holds no {wanted}; choose another --variant or a complete checkpoint")
-
-
-def _shards(index: Path) -> list[str]:
-    """The files that an index lists, all of them beside it."""
-    try:
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{index} is no index of shards ({type(error).__name__}); complete the checkpoint"
-        ) from error
-    for file in files:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{index} lists {file!r}, which is no file beside it; complete the checkpoint")
-    return files
-
-
 def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The class, of diffusers or transformers, and the config of a model folder.
 
@@ -290,10 +253,26 @@ def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
         CheckpointError: no config of such a model.
         UnsupportedError: a class of no family.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        kind = config.get("_class_name") or config["architectures"][0]
-    except (OSError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no config of a model of diffusers or transformers: {error}") from error
+    config = checkpoint.read_config(folder)
+    kind = config.get("_class_name") or config.get("architectures")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if not isinstance(kind, str):
+        raise CheckpointError(
+            f"{folder / checkpoint.CONFIG} names no class of a model of diffusers or transformers, but {kind!r}; "
+            "download or save it again"
+        )
     return family_of(kind).model_class(), config
+
+
+@contextmanager
+def _described(folder: Path, kind: str) -> Iterator[None]:
+    """Say in one line that a config describes no model: what its library meets there may be anything."""
+    try:
+        yield
+    except (DeepCacheError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder / checkpoint.CONFIG} describes no {kind} ({type(error).__name__}: {first_line(error)}); "
+            "download or save it again"
+        ) from error

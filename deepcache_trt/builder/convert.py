@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.plain_pipeline import load_component
+from deepcache_trt.documents import check_plain
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.definitions.pipelines import pipeline_class
@@ -59,6 +60,10 @@ def read_tensors(checkpoint: Path) -> Mapping[str, torch.Tensor]:
     Raises:
         CheckpointError: it cannot be read, or it holds no weights.
     """
+    try:
+        check_plain(checkpoint)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {checkpoint}: {error.strerror}; give another file") from error
     found = _read_safetensors(checkpoint) if checkpoint.suffix == ".safetensors" else _read_torch(checkpoint)
     if isinstance(found, list | tuple) and found:
         found = found[_OF_DDIM] if len(found) > _OF_DDIM else found[0]

@@ -1,6 +1,5 @@
 """Find the components of the pipeline that a model's name means: in the catalogue, a folder, a file or on the hub."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any
 
 from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
-from deepcache_trt.builder.plain_pipeline import config_folder, load_pipeline
+from deepcache_trt.builder.plain_pipeline import as_checkpoint_error, config_folder, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.checkpoint.folder import check_folder, read_index
 from deepcache_trt.models.fresh import config_of
 from deepcache_trt.models.registry import COVERED, family_of, part_dtype
 from deepcache_trt.models.single_file import is_single_file
@@ -29,6 +29,13 @@ class ModelSource:
     config: str | None = None
     offline: bool = False
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse configs beside those that a folder has."""
+        if self.config is not None and not is_single_file(self.model):
+            raise CheckpointError(
+                f"{self.model} is not one file, and has configs of its own; leave config={self.config!r} out"
+            )
 
     def pretrained_arguments(self) -> dict[str, Any]:
         """The same as arguments of `from_pretrained`."""
@@ -74,6 +81,8 @@ def find_components(source: ModelSource, *, dtype: str, parts: Sequence[str] = (
     if is_single_file(source.model):
         return _components_of_file(source, dtype, parts)
     pipeline = pipeline_folder(source)
+    if source.model not in CATALOGUE:
+        check_folder(pipeline, allow_pickle=source.allow_pickle)
     chosen = _chosen(parts, _components_of(pipeline), source.model)
     components = []
     for part in chosen:
@@ -120,8 +129,7 @@ def _components_of_file(source: ModelSource, dtype: str, parts: Sequence[str]) -
 
 def _components_of(pipeline: Path) -> list[str]:
     """The models of a pipeline's folder, the denoiser first; a tokenizer or scheduler has no config.json."""
-    index = json.loads((pipeline / "model_index.json").read_text())
-    models = [part for part in index if (pipeline / part / "config.json").is_file()]
+    models = [part for part in read_index(pipeline) if (pipeline / part / "config.json").is_file()]
     return sorted(models, key=lambda part: part not in DENOISERS)
 
 
@@ -141,7 +149,8 @@ def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
 
     kind, config = component.read_config(folder)
     family_of(kind.__name__)
-    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
+    with as_checkpoint_error(folder, "complete the checkpoint"):
+        model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
     model = model.to(getattr(torch, part_dtype(config, dtype)))
     return component.from_model(model.eval(), name=source.model, part=folder.name)
 

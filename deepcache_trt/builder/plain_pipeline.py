@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.errors import CheckpointError, DeepCacheError, UnsupportedError, first_line
-from deepcache_trt.models.catalogue import resolve
+from deepcache_trt.models.catalogue import CATALOGUE, resolve
+from deepcache_trt.models.checkpoint.folder import INDEX, check_classes, check_folder, fault
 from deepcache_trt.models.definitions.pipelines import own_pipeline_class, pipeline_class
 from deepcache_trt.models.single_file import SAFE, is_single_file
 
@@ -44,8 +45,11 @@ def load_pipeline(base: Any, model: Any, arguments: Mapping[str, Any]) -> Any:
         raise CheckpointError(
             f"{model} is not one file, and has configs of its own; leave config={arguments['config']!r} out"
         )
-    with _as_checkpoint_error(model, _UNREACHABLE, is_safe=arguments["use_safetensors"]):
+    with as_checkpoint_error(model, _UNREACHABLE, is_safe=arguments["use_safetensors"]):
         found = resolve(model)
+        if str(model) not in CATALOGUE and Path(found).is_dir():
+            check_folder(Path(found), allow_pickle=not arguments["use_safetensors"])
+            check_classes(Path(found))
         return _class_for(base, found).from_pretrained(found, **arguments)
 
 
@@ -70,7 +74,7 @@ def config_folder(file: str, *, config: Any = None, revision: str | None = None,
         f"the configs of {repository} are not on this machine; name the folder of a pipeline of this kind, or its hub "
         f"id, with --config (config=… in Python)"
     )
-    with _as_checkpoint_error(file, cure):
+    with as_checkpoint_error(file, cure):
         return Path(snapshot_download(repository, local_files_only=offline, allow_patterns=list(_NO_WEIGHTS)))
 
 
@@ -80,14 +84,17 @@ def _class_for(base: Any, model: Any) -> Any:
 
     if base is not diffusers.DiffusionPipeline or not Path(model).is_dir():
         return base
-    return own_pipeline_class(base.load_config(model).get("_class_name", "")) or base
+    name = base.load_config(model)["_class_name"]
+    if pipeline_class(name) is None:
+        raise CheckpointError(f"{Path(model) / INDEX}: {name} is no pipeline of diffusers; give a folder of one")
+    return own_pipeline_class(name) or base
 
 
 def _kind_of(file: str, revision: str | None, offline: bool) -> str:
     """The hub id of the first model of the kind of a file, by the names and shapes of its tensors."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
-    with _as_checkpoint_error(file, _UNREACHABLE):
+    with as_checkpoint_error(file, _UNREACHABLE):
         checkpoint = load_single_file_checkpoint(file, revision=revision, local_files_only=offline)
         return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
 
@@ -107,23 +114,29 @@ def _load_single_file(base: Any, file: str, arguments: dict[str, Any]) -> Any:
         base = pipeline_class(base.load_config(folder)["_class_name"])
     if not hasattr(base, "from_single_file"):
         raise UnsupportedError(f"diffusers loads no {base.__name__} from one file; give a folder or a hub id")
-    with _as_checkpoint_error(file, "check that it holds all of a pipeline, and that config is of the same kind"):
+    with as_checkpoint_error(file, "check that it holds all of a pipeline, and that config is of the same kind"):
         return base.from_single_file(file, config=str(folder), **arguments)
 
 
 @contextmanager
-def _as_checkpoint_error(model: Any, cure: str, *, is_safe: bool = False) -> Iterator[None]:
-    """Say in one line that `model` cannot be loaded, and what to do about it."""
+def as_checkpoint_error(model: Any, cure: str, *, is_safe: bool = False) -> Iterator[None]:
+    """Say in one line that `model` cannot be loaded, and what to do about it: which file of it, where one is at fault.
+
+    What a library meets in files that it is not made for may be any error, of torch and of tokenizers too.
+    """
     from diffusers.loaders.single_file_utils import SingleFileComponentError
     from safetensors import SafetensorError
 
     try:
         yield
-    except DeepCacheError:
+    except (DeepCacheError, MemoryError):
         raise
-    # Such are huggingface_hub's errors too.
-    except (OSError, ValueError, SafetensorError, SingleFileComponentError) as error:
-        reason = first_line(error)
+    except Exception as error:
+        if isinstance(model, str | Path) and Path(model).is_dir() and (reason := fault(Path(model))):
+            raise CheckpointError(reason) from error
+        # Of a file that is not there the libraries say so in words; of others what they were about to do.
+        known = isinstance(error, OSError | ValueError | SafetensorError | SingleFileComponentError)
+        reason = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
         if is_safe and "safetensors" in reason:
             cure = _UNSAFE
         raise CheckpointError(f"diffusers cannot load {str(model)!r}: {reason}; {cure}") from error
@@ -135,5 +148,5 @@ def load_component(model_class: Any, source: str, cure: str) -> Any:
     Raises:
         CheckpointError: it cannot be had; the message ends with `cure`.
     """
-    with _as_checkpoint_error(source, cure):
+    with as_checkpoint_error(source, cure):
         return model_class.from_pretrained(source)

@@ -46,7 +46,7 @@ def _size(text: str) -> tuple[Range, Range]:
 
 
 def _range(text: str, option: str) -> Range:
-    match = re.fullmatch(r"(\d+)(?:[-–](\d+))?", text.strip())
+    match = re.fullmatch(r"(\d{1,9})(?:[-–](\d{1,9}))?", text.strip())
     if not match:
         raise ShapeError(f"{option} {text!r} is no number and no range; write for example {option} 4 or {option} 1-4")
     low, high = int(match[1]), int(match[2] or match[1])

@@ -75,8 +75,8 @@ def generate(
 
     if (height is None) != (width is None):
         raise DeepCacheError("--height or --width alone is ignored by some pipelines of diffusers; give both")
-    _check_format(out)
     check_out(out)
+    _check_format(out)
     quiet_libraries()
     device = backends.best_device(backend)
     source = ModelSource(

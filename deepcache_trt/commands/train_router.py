@@ -54,9 +54,9 @@ def train_router(
     from deepcache_trt.training.router_training import HALF, Recipe, RouterTraining
 
     recipe = Recipe(steps=steps, lr=lr, l1=l1, batch=batch, drop=label_drop, seed=seed)
+    check_out(out)
     if out.suffix != SAFE:
         raise CheckpointError(f"--out {out} is no {SAFE} file, which routers are; write --out {out.with_suffix(SAFE)}")
-    check_out(out)
     quiet_libraries()
     accelerator, checkpoint = Accelerator(), out.with_name(f"{out.stem}.checkpoint")
     is_main = accelerator.is_main_process

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export.tidy import UNBOUND
+from deepcache_trt.models.checkpoint.weight_files import check_safetensors
 
 # safetensors' names of dtypes, and those of ONNX.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
@@ -76,29 +77,27 @@ def locate(files: Iterable[Path]) -> dict[str, Stored]:
 
 def _read_header(file: Path) -> Iterator[tuple[str, Stored]]:
     try:
+        check_safetensors(file)
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            size = os.fstat(stream.fileno()).st_size
-            if not 0 < length <= size - 8:
-                raise ValueError(f"its header wants {length} bytes, the file has {size}")
             header = json.loads(stream.read(length))
-            for name, entry in header.items():
-                if name in ("__metadata__", _LEFTOVER):
-                    continue
-                begin, end = entry["data_offsets"]
-                if 8 + length + end > size:
-                    raise ValueError(f"{name} ends at byte {8 + length + end}, the file at {size}")
-                yield (
-                    _name_in_state_dict(name),
-                    Stored(
-                        file=file,
-                        offset=8 + length + begin,
-                        length=end - begin,
-                        dtype=_DTYPES[entry["dtype"]],
-                        shape=tuple(entry["shape"]),
-                    ),
-                )
-    except (OSError, ValueError, KeyError) as error:
+        for name, entry in header.items():
+            if name in ("__metadata__", _LEFTOVER):
+                continue
+            if entry["dtype"] not in _DTYPES:
+                raise ValueError(f"{name} is in {entry['dtype']}, and weights are in {', '.join(_DTYPES)}")
+            begin, end = entry["data_offsets"]
+            yield (
+                _name_in_state_dict(name),
+                Stored(
+                    file=file,
+                    offset=8 + length + begin,
+                    length=end - begin,
+                    dtype=_DTYPES[entry["dtype"]],
+                    shape=tuple(entry["shape"]),
+                ),
+            )
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is no usable safetensors file: {error}; download or save it again") from error
 
 

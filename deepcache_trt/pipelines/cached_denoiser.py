@@ -134,7 +134,7 @@ class CachedDenoiser(LiveComponent):
         return rests
 
     def check_made(self, latents: torch.Tensor | None = None) -> None:
-        """Raise BackendError where what was predicted last, or the latents that came of it, are NaN, infinite or zero."""
+        """Raise BackendError where what was predicted last, or the latents that came of it, are NaN or zero."""
         outputs = {} if self.generation is None else self.generation.outputs
         check_made(self.title, {**outputs, **({} if latents is None else {"latents": latents})})
 

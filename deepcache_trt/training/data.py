@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deepcache_trt.documents import read_arrays
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.training.examples import Label, Source
 
@@ -55,9 +56,8 @@ def read_data(path: Path, size: tuple[int, int], *, classes: bool) -> Source:
     if path.is_dir():
         return _of_folder(path, size, classes)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, AttributeError) as error:
+        found = read_arrays(path)
+    except (OSError, ValueError) as error:
         raise DeepCacheError(f"--data {path} cannot be read ({first_line(error)}); give {_FORMS}") from error
     key = "labels" if classes else "prompts"
     if missing := {"latents", key} - set(found):

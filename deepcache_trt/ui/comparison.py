@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from deepcache_trt.documents import parsed
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies import Adaptive, DeepCache, Policy, Uncached
@@ -60,7 +61,7 @@ class Asked:
             return Adaptive(threshold=0.1, forecast=forecast)
         if self.policy_name == POLICIES[-1]:
             try:
-                said = json.loads(self.plan)
+                said = parsed(self.plan)
             except ValueError as error:
                 raise DeepCacheError(f"the plan file is no JSON: {first_line(error)}; paste one here") from error
             if not isinstance(said, dict):

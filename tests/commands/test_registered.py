@@ -21,6 +21,7 @@ NO_COMMANDS = {
     "options",
     "output",
     "quantities",
+    "refused",
     "comparison",
 }  # what commands share, or a first word alone hands on
 SEVERAL = {"declared", "server", "prompts", "page", "imports"}  # which say by themselves how they are typed

@@ -82,7 +82,7 @@ def test_a_field_that_is_left_out_has_its_default(file: Path) -> None:
     ("text", "error", "message"),
     [
         ("interval: 3", DeepCacheError, r"is no JSON \(.*\); give a JSON file such as"),
-        ("\udcff", DeepCacheError, r"is no JSON \(.*utf-8.*; give a JSON file such as"),
+        ("\udcff", DeepCacheError, r"is no JSON \(line 1 is not UTF-8\); give a JSON file such as"),
         ("[3, 0]", DeepCacheError, r"holds \[3, 0\], no object; give a JSON file"),
         ('{"cache_intervall": 3}', UnknownNameError, r"'cache_intervall' .*\(did you mean 'cache_interval'\?\); there"),
         ('{"abuot": {}}', UnknownNameError, r"'abuot' of policy 'deepcache' \(did you mean 'about'\?\); there"),

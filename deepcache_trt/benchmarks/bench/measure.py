@@ -34,6 +34,7 @@ from deepcache_trt.benchmarks.fidelity.distances import latent_distances
 from deepcache_trt.benchmarks.machine import environment, memory
 from deepcache_trt.benchmarks.report import write_json
 from deepcache_trt.benchmarks.timing.turns import Outcome, take_turns
+from deepcache_trt.documents import read_json
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.progress import Report
 
@@ -69,9 +70,9 @@ def read_record(path: Path) -> Record:
         DeepCacheError: there is none, or the file is something else.
     """
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = read_json(path)
         _ = settings_from(record["settings"]), record["environment"]["CPU"], record["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DeepCacheError(f"{path} is no result of `deepcache-trt bench`: {first_line(error)}") from error
     return record
 

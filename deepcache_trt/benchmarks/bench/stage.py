@@ -1,6 +1,5 @@
 """The systems of each cell of a grid, and the model that all of them load."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from deepcache_trt.benchmarks.bench.grid import (
 from deepcache_trt.benchmarks.timing import our_system, systems
 from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
+from deepcache_trt.documents import read_json
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
 
@@ -170,7 +170,7 @@ def pipeline_folder(settings: Settings, store: Path) -> str:
                 f"cannot get {folder!r}: {first_line(error)}; check the name, the network and your access, "
                 f"give a local folder, or use --random-weights"
             ) from error
-    parts = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+    parts = read_json(Path(folder) / "model_index.json")
     if not {"unet", "vae", "text_encoder", "tokenizer"} <= set(parts):
         raise CheckpointError(f"{settings.model} draws no images from a prompt with a U-Net, which is what is compared")
     return folder

@@ -13,7 +13,7 @@ from deepcache_trt.builder.component import DENOISERS, Component, from_architect
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.pieces import variants_of
-from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
+from deepcache_trt.builder.shapes import Shapes, check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
 from deepcache_trt.export.cut import cut
@@ -104,8 +104,10 @@ def count_model(
         ShapeError: a shape that the model cannot take.
         UnsupportedError: a denoiser that is not covered.
     """
+    ModelSource(model=model, config=config)  # what is wrong with the words is said before a model is made
+    shapes = shapes_from_text([size] if size else [], [])
     component, refused = _find(model, config, dtype)
-    sizes = _sizes(component, size, batch, tokens)
+    sizes = _sizes(component, shapes, batch, tokens)
     branches = () if refused else branches
     for branch in branches:
         variants_of(component.architecture, DeepCache(cache_branch_id=branch), model)
@@ -164,13 +166,11 @@ def countable(fake: Any, dtype: str) -> tuple[Architecture, str]:
     return architecture, "" if numbered else f"a {type(fake).__name__} has no skip connections"
 
 
-def _sizes(component: Component, size: str | None, batch: int, tokens: int | None) -> dict[str, int]:
+def _sizes(component: Component, shapes: Shapes, batch: int, tokens: int | None) -> dict[str, int]:
     architecture = component.architecture
-    shapes = shapes_from_text([size] if size else [], [])
     if any(side.min != side.max for sides in shapes.sizes for side in sides):
-        raise ShapeError(
-            f"--size {size} is a range; operations are counted at one size, as --size {shapes.sizes[0][0].max}"
-        )
+        low, high = shapes.sizes[0][0].min, shapes.sizes[0][0].max
+        raise ShapeError(f"--size {low}-{high} is a range; operations are counted at one size, as --size {high}")
     sizes = {**profiles_for(component, shapes)[0].at("opt"), "batch": batch}
     if tokens is not None:
         sizes["sequence"] = tokens

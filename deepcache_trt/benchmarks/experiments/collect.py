@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from deepcache_trt.benchmarks.experiments.report import Report, markdown
 from deepcache_trt.benchmarks.experiments.results_folder import PLOT, REPORT, write_whole
 from deepcache_trt.benchmarks.sampling.place import written
+from deepcache_trt.documents import read_json
 from deepcache_trt.errors import DeepCacheError, first_line
 
 # The page, and the folder beside it with its plots and the table of numbers.
@@ -59,7 +59,7 @@ def collect(results: Path, out: Path) -> list[Report]:
 
 def _read(path: Path) -> Report:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = read_json(path)
         header, lines = tuple(found.pop("header")), tuple(map(tuple, found.pop("lines")))
         return Report(header=header, lines=lines, remarks=tuple(found.pop("remarks")), **found)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

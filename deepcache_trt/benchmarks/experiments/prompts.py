@@ -1,15 +1,18 @@
 """Prompts from files: one a line, PartiPrompts' TSV, COCO's captions as JSON."""
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deepcache_trt.documents import parsed, read_text
 from deepcache_trt.errors import DeepCacheError
 
 # The names of the column or key that holds a prompt, in PartiPrompts and in COCO.
 _NAMES = ("Prompt", "prompt", "caption")
+
+# COCO's captions of its training images take 66 MB.
+_MOST_BYTES = 256 << 20
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
@@ -23,12 +26,10 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         DeepCacheError: it cannot be read, or has none; the message says what it should have.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DeepCacheError(f"line {line} of {path} is not UTF-8; save it as that") from error
-    except OSError as error:
-        raise DeepCacheError(f"cannot read {path}: {error.strerror}; give a file of prompts, one a line") from error
+        text = read_text(path, most=_MOST_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DeepCacheError(f"cannot read {path}: {reason}; give a file of prompts in UTF-8, one a line") from error
     read = {".tsv": _of_table, ".json": _of_json}.get(path.suffix.lower(), _of_lines)
     prompts = tuple(prompt.strip() for prompt in read(text, path) if prompt.strip())
     if not prompts:
@@ -41,7 +42,10 @@ def _of_lines(text: str, path: Path) -> Sequence[str]:
 
 
 def _of_table(text: str, path: Path) -> Sequence[str]:
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    try:
+        rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    except csv.Error as error:
+        raise DeepCacheError(f"{path} is no table: {error}; write a prompt a line into a .txt") from error
     name = next((name for name in _NAMES if rows and name in rows[0]), None)
     if rows and name is None:
         columns = ", ".join(str(column) for column in rows[0])
@@ -51,7 +55,7 @@ def _of_table(text: str, path: Path) -> Sequence[str]:
 
 def _of_json(text: str, path: Path) -> Sequence[str]:
     try:
-        found: Any = json.loads(text)
+        found: Any = parsed(text)
     except ValueError as error:
         raise DeepCacheError(f"{path} is no JSON: {error}; mend it, or write a prompt a line into a .txt") from error
     if isinstance(found, dict):

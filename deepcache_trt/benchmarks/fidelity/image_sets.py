@@ -16,7 +16,8 @@ from deepcache_trt.benchmarks.fidelity.statistics import (
     save_statistics,
     statistics_of,
 )
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.documents import check_plain, read_arrays
+from deepcache_trt.errors import DeepCacheError, first_line
 
 # What a .npz of images has, and what one of statistics has.
 _IMAGES, _MEAN = "arr_0", "mu"
@@ -143,6 +144,12 @@ def _saved(path: Path, extractor: Extractor, images: int | None) -> Statistics:
 
 def _arrays(path: Path) -> list[str]:
     """The names of the arrays in a file, none where it is no .npz."""
+    try:
+        check_plain(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DeepCacheError(f"cannot read {path}: {error.strerror}; give a folder of images, or a .npz") from error
     if not zipfile.is_zipfile(path):
         return []
     with zipfile.ZipFile(path) as archive:
@@ -170,8 +177,10 @@ def _of_folder(folder: Path, images: int | None, batch: int) -> Iterator[np.ndar
 
 
 def _of_array(path: Path, images: int | None, batch: int) -> Iterator[np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        pixels = arrays[_IMAGES][:images]
+    try:
+        pixels = read_arrays(path, [_IMAGES])[_IMAGES][:images]
+    except (OSError, ValueError, LookupError) as error:
+        raise DeepCacheError(f"cannot read {path}: {first_line(error)}; write it again") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise DeepCacheError(
             f"{_IMAGES} of {path} is {list(pixels.shape)} {pixels.dtype}; give images as [N, H, W, 3] uint8"

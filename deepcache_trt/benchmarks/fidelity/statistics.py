@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deepcache_trt.benchmarks.fidelity import figures
+from deepcache_trt.documents import read_arrays
 from deepcache_trt.errors import DeepCacheError, first_line
 
 _FIELDS = ("mu", "sigma", "count", "extractor", "resize")
@@ -103,12 +104,10 @@ def load_statistics(path: Path) -> Statistics:
         DeepCacheError: it is none, or does not say of which features.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in _FIELDS if name not in arrays]
-            found = {name: arrays[name] for name in _FIELDS if name in arrays}
+        found = read_arrays(path, _FIELDS)
     except (OSError, ValueError) as error:
         raise DeepCacheError(f"cannot read {path}: {first_line(error)}; write it again with --save-stats") from error
-    if missing:
+    if missing := [name for name in _FIELDS if name not in found]:
         raise DeepCacheError(
             f"{path} does not say its {', '.join(missing)}, without which a distance means nothing; make it anew from "
             f"the images with --save-stats"

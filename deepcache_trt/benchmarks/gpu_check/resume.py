@@ -1,12 +1,12 @@
 """Going on from an earlier check: what passed is kept, and what did not runs again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepcache_trt.benchmarks.gpu_check.rows import MISSING, PASS, WHOLE, WORKS, Row
+from deepcache_trt.documents import read_json
 from deepcache_trt.errors import DeepCacheError, first_line
 
 # What a report says of a check itself. Another commit may be what mends what failed: the report names both.
@@ -78,7 +78,7 @@ def read_earlier(path: Path) -> Earlier:
         DeepCacheError: it cannot be read, or is no such file.
     """
     try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
+        record: Any = read_json(path)
         rows: Sequence[Row] = [Row(**data) for data in record["rows"]]
         environment = {str(name): str(value) for name, value in record["environment"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:

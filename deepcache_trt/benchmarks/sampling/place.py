@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deepcache_trt.benchmarks.report import write_json
+from deepcache_trt.documents import read_json
 from deepcache_trt.errors import DeepCacheError
 
 RECORD = "sample.json"
@@ -107,7 +108,9 @@ class Place:
 def check_settings(record: Path, settings: Mapping[str, Any]) -> None:
     """Raise DeepCacheError where a record says other settings, naming the first that differs."""
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = read_json(record)
+        if not isinstance(before, dict):
+            raise ValueError(f"it holds a {type(before).__name__}")
     except (OSError, ValueError) as error:
         raise DeepCacheError(f"{record} is no record of a run ({error}); choose another --out") from error
     wanted = json.loads(json.dumps(dict(settings)))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from deepcache_trt.commands.typed.output import check_out, tell, typed_command
+from deepcache_trt.errors import DeepCacheError
 
 
 def gpu(
@@ -41,6 +42,8 @@ def gpu(
     from deepcache_trt.benchmarks.gpu_check.phases import find_phases
 
     chosen = find_phases(phases or ())
+    if not out.name:
+        raise DeepCacheError(f"--out {out} is a folder; give the name of a file in it")
     stem = out.with_suffix("") if out.suffix in (".json", ".md") else out
     check_out(stem.with_name(f"{stem.name}.json"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever ends this ends the processes that it started

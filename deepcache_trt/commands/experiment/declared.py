@@ -13,6 +13,7 @@ import typer
 from deepcache_trt.benchmarks.experiments.declared import experiments
 from deepcache_trt.benchmarks.experiments.experiment import Experiment, Workers
 from deepcache_trt.commands.typed.options import StoreFolder
+from deepcache_trt.documents import MOST_BYTES_BY_HAND, parsed, read_text
 from deepcache_trt.errors import DeepCacheError, did_you_mean, first_line
 
 # How the scripts beside the paper of DeepCache and others call the same.
@@ -103,8 +104,8 @@ def _defaults_from(experiment: str, known: Mapping[str, "Field[Any]"]) -> Callab
 def _read(path: Path, experiment: str, known: Mapping[str, "Field[Any]"]) -> dict[str, Any]:
     """What a file says of an experiment's options; whether the values are such is typer's to say."""
     try:
-        text = path.read_text(encoding="utf-8")
-        found: Any = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        text = read_text(path, most=MOST_BYTES_BY_HAND)
+        found: Any = parsed(text, tomllib.loads if path.suffix.lower() == ".toml" else json.loads)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else first_line(error)
         raise DeepCacheError(f"cannot read --config {path}: {reason}; give the config.json of an experiment") from error

@@ -19,7 +19,8 @@ def plan(
         str | None, typer.Option(help="taylor1: extrapolate what is reused. [default: reuse it as it is]")
     ] = None,
     random: Annotated[
-        int | None, typer.Option(help="A seed: as many taps drawn at random, to compare with. [default: the router's]")
+        int | None,
+        typer.Option(min=0, help="A seed: as many taps drawn at random, to compare with. [default: the router's]"),
     ] = None,
     skip: Annotated[
         bool, typer.Option("--all", help="Every tap is reused: cached steps are skipped, to compare with.")

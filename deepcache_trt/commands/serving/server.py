@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from deepcache_trt.commands.typed.options import Plan, StoreFolder
+from deepcache_trt.documents import MOST_BYTES_BY_HAND, parsed, read_text
 from deepcache_trt.errors import DeepCacheError, first_line
 
 _KEY = "DEEPCACHE_TRT_API_KEY"
@@ -101,7 +102,7 @@ def _from_file(path: Path) -> tuple[dict[str, Any], str, int]:
     import yaml
 
     try:
-        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found: Any = parsed(read_text(path, most=MOST_BYTES_BY_HAND), yaml.safe_load)
         (application,) = found["applications"]
         http = found.get("http_options") or {}
         return dict(application.get("args") or {}), str(http.get("host", "127.0.0.1")), int(http.get("port", 8000))

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from deepcache_trt.commands.typed.options import StoreFolder
+from deepcache_trt.documents import check_plain
+from deepcache_trt.errors import StoreError
 
 
 def commands() -> Iterator[tuple[str, Callable[..., None]]]:
@@ -24,5 +26,11 @@ def take_in(
     from deepcache_trt.engines import archive
     from deepcache_trt.engines.store import Store, default_root
 
-    for kind, key, is_new in archive.take_in(file, Store(Path(store or default_root()))):
-        typer.echo(f"{kind}/{key} {'is new' if is_new else 'was there'}")
+    try:
+        check_plain(file)
+        for kind, key, is_new in archive.take_in(file, Store(Path(store or default_root()))):
+            typer.echo(f"{kind}/{key} {'is new' if is_new else 'was there'}")
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no file {file}") from error
+    except OSError as error:
+        raise StoreError(f"cannot take in {error.filename or file}: {error.strerror}; give another file") from error

@@ -1,10 +1,12 @@
 """Options that several commands have."""
 
+import stat
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.models.catalogue import check_name
 
 
@@ -12,6 +14,19 @@ def _known(model: str) -> str:
     """The same name, once it is known that it can be one: torch is imported after that, which takes seconds."""
     check_name(model)
     return model
+
+
+def _folder(path: Path | None) -> Path | None:
+    """The same path, once it is known that a folder can be there: what is kept in it is made first, for minutes."""
+    if path is not None:
+        try:
+            there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
+            is_folder = stat.S_ISDIR(there.stat().st_mode)
+        except OSError as error:
+            raise DeepCacheError(f"--store {path} can be no folder: {error.strerror}; choose another") from error
+        if not is_folder:
+            raise DeepCacheError(f"--store {path} can be no folder: {there} is none; choose another")
+    return path
 
 
 Model = Annotated[
@@ -27,7 +42,7 @@ Plan = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
 StoreFolder = Annotated[
-    Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]")
+    Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]", callback=_folder)
 ]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", help="Repeatable: a batch. [default: the ten digits, or an astronaut]")

@@ -32,6 +32,8 @@ def check_out(out: Path) -> None:
         raise DeepCacheError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     if out.is_dir():
         raise DeepCacheError(f"cannot write {out}: it is a folder; choose another --out")
+    if out.exists() and not out.is_file():  # files are written beside and put in its place, which would end a device
+        raise DeepCacheError(f"cannot write {out}: it is a pipe or a device; choose another --out")
 
 
 def typed_command() -> str:

@@ -15,11 +15,13 @@ of all the rest, by which damage is noticed: leave it out of what you write or c
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepcache_trt.documents import read_json
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.runtime.policies.policy import Policy, policy_from_json
 
@@ -103,11 +105,11 @@ def _hash_of(said: Mapping[str, Any]) -> str:
 def _load(path: Path) -> dict[str, Any]:
     cure = 'give a JSON file such as {"cache_interval": 3, "cache_branch_id": 0}, as `deepcache-trt tune` writes it'
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except OSError as error:
         raise DeepCacheError(f"cannot read the plan file {path}: {error.strerror}; {cure}") from error
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8, or endlessly nested
+    except ValueError as error:
         raise DeepCacheError(f"plan file {path} is no JSON ({first_line(error)}); {cure}") from error
     if not isinstance(found, dict):
-        raise DeepCacheError(f"plan file {path} holds {found!r}, no object; {cure}")
+        raise DeepCacheError(f"plan file {path} holds {reprlib.repr(found)}, no object; {cure}")
     return found

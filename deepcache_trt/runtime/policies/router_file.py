@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepcache_trt.documents import parsed
 from deepcache_trt.engines.store import write_whole
 from deepcache_trt.errors import CheckpointError, DeepCacheError, first_line
 
@@ -105,7 +106,9 @@ def _read_own(path: Path) -> RouterFile:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(first_line(error)) from error
     try:
-        taps, about = json.loads(metadata["taps"]), json.loads(metadata["about"])
+        taps, about = parsed(metadata["taps"]), parsed(metadata["about"])
+        if not isinstance(about, dict) or not isinstance(taps, list) or not all(isinstance(each, str) for each in taps):
+            raise ValueError("taps are names, and about is an object")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"its metadata are damaged ({first_line(error)})") from error
     return RouterFile(logits=logits.astype(np.float32), taps=tuple(taps), about=about)

@@ -32,8 +32,10 @@ def test_every_form_gives_its_prompts_in_order(tmp_path: Path, name: str, text: 
     ("name", "content", "message"),
     [
         ("empty.txt", b"\n \n", "empty.txt has no prompts; write one a line"),
-        ("latin.txt", b"one\nzw\xf6lf\n", "line 2 of .*latin.txt is not UTF-8; save it as that"),
+        ("latin.txt", b"one\nzw\xf6lf\n", "cannot read .*latin.txt: line 2 is not UTF-8; give a file of prompts"),
         ("other.tsv", b"Text\tKind\none\tx\n", "has no column 'Prompt', but Text, Kind; rename"),
+        ("wide.tsv", b"Prompt\n" + b"x" * 200_000 + b"\n", "wide.tsv is no table: field larger than field limit"),
+        ("deep.json", b"[" * 100_000, "deep.json is no JSON: it is nested too deeply"),
         ("torn.json", b'{"annotations": [', "torn.json is no JSON: "),
         ("number.json", b"[1, 2]", "number.json is neither a list of texts or of objects with a prompt, nor COCO"),
         ("none.json", b"{}", "none.json is neither a list"),

@@ -128,7 +128,10 @@ def test_results_are_collected_into_a_page_and_numbers(run: Run, tmp_path: Path,
         ("branches --model digits-ddpm", "a .*Pipeline takes no prompt"),
     ],
 )
-def test_bad_input_is_one_line(run: Run, arguments: str, message: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(
+    run: Run, arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # results go into a folder beside, of the experiment's name
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     result = run("experiment", *(each.format(root=tmp_path) for each in arguments.split()))
     assert_one_line(result)
