@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_read_is_a_warning(
     opened: Any, tmp_path: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened(tmp_path)  # it is a folder
-    assert "cannot be read" in caplog.text
+    assert "is not what was written there" in caplog.text
 
 
 def test_the_memory_of_the_cache_is_a_buffer_and_no_bytes(recorder: Recorder) -> None:

@@ -24,7 +24,7 @@ assert torch.equal(draw(), before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without forks")
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_fork_after_engines_are_open(backend: str) -> None:
     # torch's own threads do not survive a fork.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
