@@ -1,5 +1,7 @@
 """Builds: what is there is used, what is missing is built once, and another dependency makes another engine."""
 
+import json
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests import tiny
 from tests.builder.small_builds import ahead, compiled_torch, denoiser, needs_rtx, on_cpu, openvino, text_encoder
 from tests.builder.stores import assert_nothing_half_built, kept, states
+from tests.commands.command_line import Run
 
 # Once, and no more than needed.
 
@@ -115,3 +118,16 @@ def test_a_target_says_what_it_is_for(store: Store) -> None:
     assert on_cpu(store).device_tag.startswith("cpu-")
     assert not on_cpu(store).backend.compiled
     assert on_cpu(store, shapes=Shapes()).shapes == Shapes()
+
+
+def test_engines_of_another_version_are_built_beside_listed_as_outdated_and_collected(store: Store, run: Run) -> None:
+    target = on_cpu(store)
+    other = replace(target, backend=replace(target.backend, version=lambda: "0.1"))
+    now, then = (build_pieces(text_encoder(), DeepCache(), each)["full"] for each in (target, other))
+    assert now.key != then.key
+    os.utime(then.folder, (0, 0))  # what was asked for just now may be about to be opened
+    listed = json.loads(run("store", "ls", "--json", "--store", store.root).out)["artefacts"]
+    assert [each["key"] for each in listed if each["state"] == "outdated"] == [then.key]
+    assert run("store", "gc", "--store", store.root).code == 0
+    assert store.find("engines", then.key) is None
+    assert build_pieces(text_encoder(), DeepCache(), target)["full"] == now
