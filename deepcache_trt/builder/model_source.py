@@ -10,6 +10,7 @@ from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.builder.plain_pipeline import config_folder, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
+from deepcache_trt.export.checkpoint import read_config
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.fresh import config_of
 from deepcache_trt.models.registry import COVERED, family_of, part_dtype
@@ -139,7 +140,7 @@ def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
         return component.from_folder(folder, name=source.model, dtype=dtype, variant=source.variant)
     import torch
 
-    kind, config = component.read_config(folder)
+    kind, config = read_config(folder)
     family_of(kind.__name__)
     model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)
     model = model.to(getattr(torch, part_dtype(config, dtype)))

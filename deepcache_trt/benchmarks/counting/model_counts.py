@@ -9,13 +9,14 @@ import onnx_ir
 
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.layers import Layer, layers_of
-from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
+from deepcache_trt.builder.component import DENOISERS, Component, from_architecture
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, ShapeError, UnsupportedError
+from deepcache_trt.export.checkpoint import read_config
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import Architecture
