@@ -17,7 +17,8 @@ from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.quantized.choice import chosen
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.export import parity, weights
-from deepcache_trt.export.quantize import Layer, quantize, quantized_weights
+from deepcache_trt.export.layers import Layer
+from deepcache_trt.export.quantize import quantize, quantized_weights
 from deepcache_trt.export.segments import Piece, cut_piece
 from deepcache_trt.export.tap_specs import tap_specs
 from deepcache_trt.export.trace import onnx_from_config, onnx_from_live

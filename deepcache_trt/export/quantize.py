@@ -12,135 +12,19 @@ and bound like all others. The quantizers of other packages read weights out of 
 activations; so the nodes are written here.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 
-from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.export.layers import Layer
 from deepcache_trt.export.tidy import UNBOUND
 
 # The largest magnitude of what is stored; -128 is left out, so that the range is symmetric.
 LARGEST = 127
 
-# Node types that multiply a tensor with weights.
-_MULTIPLY = ("Conv", "Gemm", "MatMul")
-
 _ZERO = "int8_zero"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """What multiplies an activation with one weight, and so can be quantized.
-
-    Attributes:
-        weight: its name in the state dict.
-        shape: of the weight in the state dict.
-        channels: the axis of that which counts output channels.
-        is_transposed: whether the graph reads the weight, a matrix, transposed.
-        activation: the tensor in the graph that it is multiplied with.
-        node: the output of the node that does so, which tells it apart.
-        reads_sample: whether the activation depends on the model's first input, and not on the timestep or the
-            condition alone.
-    """
-
-    weight: str
-    shape: tuple[int, ...]
-    channels: int
-    is_transposed: bool
-    activation: str
-    node: str
-    reads_sample: bool
-
-    @property
-    def name(self) -> str:
-        """Of the module in the model that it is."""
-        return self.weight.removesuffix(".weight")
-
-    @property
-    def stored(self) -> str:
-        """The name of its quantized weight."""
-        return f"{self.weight}.int8"
-
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """The shape of its quantized weight, as the graph reads it."""
-        return self.shape[::-1] if self.is_transposed else self.shape
-
-    @property
-    def stored_channels(self) -> int:
-        """The axis of that which counts output channels."""
-        return 1 - self.channels if self.is_transposed else self.channels
-
-    @property
-    def scale(self) -> str:
-        """The name of the scales of its weight, [output channels]."""
-        return f"{self.weight}.int8_scale"
-
-
-def layers_of(graph: onnx.ModelProto) -> tuple[Layer, ...]:
-    """Every layer of a full graph that can be quantized, in an order in which they run.
-
-    Args:
-        graph: its weights external data; left untouched.
-
-    Raises:
-        UnsupportedError: the graph is quantized already.
-    """
-    nodes = graph.graph.node
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes):
-        raise UnsupportedError("the graph is quantized already, and scales of scales would be none; give the float one")
-    shapes = {init.name: tuple(init.dims) for init in graph.graph.initializer}
-    external = {init.name for init in graph.graph.initializer if init.data_location == TensorProto.EXTERNAL}
-    made = {name: node for node in nodes for name in node.output}
-    sample = _depends_on(nodes, graph.graph.input[0].name)
-    uses = Counter(name for node in nodes for name in node.input)
-    layers = [
-        layer
-        for node in nodes
-        if node.op_type in _MULTIPLY and (layer := _layer(node, made, shapes, external, sample)) is not None
-    ]
-    # A weight that something else reads too, as that of an embedding, stays as it is.
-    return tuple(layer for layer in layers if uses[layer.weight] == 1 and uses[made[layer.node].input[1]] == 1)
-
-
-def _layer(
-    node: onnx.NodeProto,
-    made: Mapping[str, onnx.NodeProto],
-    shapes: Mapping[str, tuple[int, ...]],
-    external: set[str],
-    sample: set[str],
-) -> Layer | None:
-    """The layer that a node is; None where what it multiplies with is no weight of the checkpoint."""
-    weight, is_transposed = node.input[1], False
-    before = made.get(weight)
-    if node.op_type == "MatMul" and before is not None and before.op_type == "Transpose":
-        weight, is_transposed = before.input[0], True
-    if weight not in external or (is_transposed and len(shapes[weight]) != 2):
-        return None
-    trans_b = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    out_first = node.op_type == "Conv" or is_transposed or trans_b
-    return Layer(
-        weight=weight,
-        shape=shapes[weight],
-        channels=0 if out_first else len(shapes[weight]) - 1,
-        is_transposed=is_transposed,
-        activation=node.input[0],
-        node=node.output[0],
-        reads_sample=node.input[0] in sample,
-    )
-
-
-def _depends_on(nodes: Iterable[onnx.NodeProto], name: str) -> set[str]:
-    """The tensors whose values depend on the tensor `name`; nodes that ask for its shape alone are none."""
-    depending = {name}
-    for node in nodes:
-        if node.op_type != "Shape" and depending.intersection(node.input):
-            depending.update(node.output)
-    return depending
 
 
 def quantize(graph: onnx.ModelProto, layers: Sequence[Layer], scales: Mapping[str, float]) -> onnx.ModelProto:

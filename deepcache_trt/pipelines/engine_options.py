@@ -45,7 +45,7 @@ class EngineOptions:
         precision: "int8" quantizes layers of the denoiser: int8 weights and activations, multiplied as whole numbers;
             everything else stays in the pipeline's dtype. None: so do these.
         quantize: names of the layers that are quantized, or patterns such as "mid_block.*"; "all" means every layer.
-            None: those that cached steps leave out, see `builder.quantized.choice`.
+            None: those that cached steps leave out and that bear it, see `builder.quantized.choice`.
         calibration_prompts: what is drawn to find the ranges of activations: prompts, or a text file of one a line;
             None: a small set of this package.
     """
@@ -61,8 +61,8 @@ class EngineOptions:
     optimization_level: int | None = None
     keep_torch_weights: bool = True
     precision: str | None = None
-    quantize: tuple[str, ...] | None = None
-    calibration_prompts: Path | str | tuple[str, ...] | None = None
+    quantize: Sequence[str] | None = None
+    calibration_prompts: Path | str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.build not in BUILD_MODES:

@@ -2,8 +2,9 @@
 
 A cached step runs the shallow layers alone: they are cheap, and what they get wrong is in every step's prediction. The
 deep ones are dear, and run once in an interval. So by default the deep ones are quantized and what a cached step runs
-is not; nor are the first and the last layer that read the sample, nor what reads the timestep or the condition alone,
-as embeddings do. Products of attention and normalisations are no layers here, and are never quantized.
+is not. Nor are those that were found to bear it badly: the first and the last layer that read the sample, all others at
+its full size, those that read sums of residual connections as they are, and what reads the timestep or the condition
+alone, as embeddings do. Products of attention and normalisations are no layers here, and are never quantized.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import onnx
 from deepcache_trt.builder.quantized.quantizing import ALL, Quantizing
 from deepcache_trt.errors import UnknownNameError, UnsupportedError, did_you_mean
 from deepcache_trt.export.cut import cut
-from deepcache_trt.export.quantize import Layer, layers_of
+from deepcache_trt.export.layers import Layer, layers_of
 
 
 def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tuple[Layer, ...]:
@@ -35,11 +36,13 @@ def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tup
         return _matching(layers, patterns, title)
     inner = [layer for layer in layers if layer.reads_sample][1:-1]
     kept = set() if patterns else _in_every_cached_step(graph, quantizing)
-    found = tuple(layer for layer in inner if layer.node not in kept)
+    deep = tuple(layer for layer in inner if layer.node not in kept)
+    found = deep if patterns else tuple(layer for layer in deep if not (layer.reads_sum or layer.at_full_size))
     if not found:
         raise UnsupportedError(
-            f"{title} has no layer that cached steps leave out, so none that is quantized by default; name layers with "
-            f"--quantize PATTERN, or give --quantize {ALL} (quantize=({ALL!r},) in Python)"
+            f"{title} has no layer that is quantized by default: none is left out by cached steps, below the full size "
+            f"and behind a normalisation; name layers with --quantize PATTERN, or give --quantize {ALL} "
+            f"(quantize=({ALL!r},) in Python)"
         )
     return found
 

@@ -51,7 +51,9 @@ class Quantizing:
     def layers(self) -> dict[str, Any]:
         """What decides which layers are quantized, as keys have it."""
         said: dict[str, Any] = {"precision": self.precision.name, "patterns": [*self.patterns]}
-        return said | ({} if self.patterns else {"cached": [asdict(variant) for variant in self.cached]})
+        # What the default is beside these, `choice` says; another default has another number.
+        default = {"default": 2, "cached": [asdict(variant) for variant in self.cached]}
+        return said | ({} if self.patterns else default)
 
     @property
     def options(self) -> str:

@@ -31,9 +31,7 @@ Precision = Annotated[
 ]
 Quantize = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Layers for it, as 'mid_block.*'; repeatable; all: every one. [default: what cached steps leave out]"
-    ),
+    typer.Option(help="Layers for it, as 'mid_block.*'; repeatable; all: every one. [default: deep ones that bear it]"),
 ]
 CalibrationPrompts = Annotated[
     Path | None,

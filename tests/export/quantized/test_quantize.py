@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.export.quantize import LARGEST, layers_of, quantize, quantized_weight, quantized_weights
+from deepcache_trt.export.layers import layers_of
+from deepcache_trt.export.quantize import LARGEST, quantize, quantized_weight, quantized_weights
 from tests.export.quantized.small_graphs import run, small_graph, state
 
 SCALES = {"conv.weight": 0.02, "linear.weight": 0.3, "gemm.weight": 0.02, "out.weight": 0.5}
