@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepcache_trt.errors import CheckpointError, DeepCacheError, first_line
+from deepcache_trt.builder.quantized.quantizing import Quantizing
+from deepcache_trt.errors import CheckpointError
 from deepcache_trt.export import weights
 from deepcache_trt.models.architecture import AS_CONFIGURED, Architecture, CallForm
-from deepcache_trt.models.checkpoint import folder as checkpoint
+from deepcache_trt.models.checkpoint.model_class import class_and_config, described
 from deepcache_trt.models.checkpoint.weight_files import checkpoint_files
 from deepcache_trt.models.copies import meta_copy
 from deepcache_trt.models.fresh import config_of, dtype_of, empty_model, fake_model
@@ -50,6 +50,7 @@ class Component:
         form: how it is called, if that is not how every model of its config can be.
         structure: what the live model is beside its config, see `models.structure`.
         live: the model that has that structure; None: every model of the config has.
+        quantizing: which of its layers compute in 8 bits, and with which scales; None: all are in `dtype`.
     """
 
     name: str
@@ -68,6 +69,17 @@ class Component:
     form: CallForm = AS_CONFIGURED
     structure: Mapping[str, Any] = field(default_factory=dict)
     live: torch.nn.Module | None = None
+    quantizing: Quantizing | None = None
+
+    @property
+    def unquantized(self) -> "Component":
+        """The same model, all of it in its dtype."""
+        return replace(self, quantizing=None)
+
+    @property
+    def precision_in_words(self) -> str:
+        """As "float32", or "bfloat16, int8"."""
+        return self.dtype if self.quantizing is None else f"{self.dtype}, {self.quantizing.precision.name}"
 
     @property
     def title(self) -> str:
@@ -178,10 +190,10 @@ def from_folder(folder: Path, *, name: str, dtype: str, variant: str | None = No
         UnsupportedError: a class that is not covered.
     """
     files = checkpoint_files(folder, variant=variant)
-    model_class, config = read_config(folder)
+    model_class, config = class_and_config(folder)
     family_of(model_class.__name__)
     own = part_dtype(config, dtype)
-    with _described(folder, model_class.__name__):
+    with described(folder, model_class.__name__):
         fake: Any = fake_model(model_class, config, own)
         architecture = architecture_of(fake, dtype=own)
     stored = weights.under_names(weights.locate(files), fake.state_dict())
@@ -244,35 +256,3 @@ def from_architecture(
         tensors=lambda: weights.seeded(shapes, dtype=dtype, seed=seed),
         module=module,
     )
-
-
-def read_config(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The class, of diffusers or transformers, and the config of a model folder.
-
-    Raises:
-        CheckpointError: no config of such a model.
-        UnsupportedError: a class of no family.
-    """
-    config = checkpoint.read_config(folder)
-    kind = config.get("_class_name") or config.get("architectures")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    if not isinstance(kind, str):
-        raise CheckpointError(
-            f"{folder / checkpoint.CONFIG} names no class of a model of diffusers or transformers, but {kind!r}; "
-            "download or save it again"
-        )
-    return family_of(kind).model_class(), config
-
-
-@contextmanager
-def _described(folder: Path, kind: str) -> Iterator[None]:
-    """Say in one line that a config describes no model: what its library meets there may be anything."""
-    try:
-        yield
-    except (DeepCacheError, MemoryError):
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder / checkpoint.CONFIG} describes no {kind} ({type(error).__name__}: {first_line(error)}); "
-            "download or save it again"
-        ) from error

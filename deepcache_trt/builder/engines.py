@@ -63,13 +63,20 @@ def build_pieces(
         BackendError: the backend cannot build it, or what it built computes something else.
         ParityError: the exported graph does not compute what the model computes.
     """
+    check_precision(component, target)
     assembly = assemble(component, policy, target, progress)
-    target.backend.check_dtype(component.dtype)
     target, profiles = _settle(component, policy, assembly.pieces[0], target, sizes)
     artefacts = {piece.name: _engine(component, policy, piece, target, profiles, progress) for piece in assembly.pieces}
     return {
         piece.name: _trusted(component, piece, artefacts[piece.name], target, progress) for piece in assembly.pieces
     }
+
+
+def check_precision(component: Component, target: Target) -> None:
+    """Raise BackendError unless the backend computes in every precision of the component."""
+    target.backend.check_dtype(component.dtype)
+    if component.quantizing is not None:
+        target.backend.check_dtype(component.quantizing.precision.name)
 
 
 def _settle(
@@ -134,10 +141,10 @@ def _engine(
 ) -> Artefact:
     ingredients = _engine_ingredients(component, piece, target) | {"profiles": [asdict(p) for p in profiles]}
     if target.store.find("engines", key_of(ingredients)) is None:
+        cached = f", {policy.in_words}" if is_cached(component.architecture) else ""
         missing = (
             f"the store {target.store.root} has no {target.backend} engine {piece.name!r} of {component.title} "
-            f"({component.dtype}{f', {policy.in_words}' if is_cached(component.architecture) else ''}) for "
-            f"{target.device_tag}{_elsewhere(ingredients, target)}"
+            f"({component.precision_in_words}{cached}) for {target.device_tag}{_elsewhere(ingredients, target)}"
         )
         if target.build == "never":
             cure = f"or run: {_command(component, policy, target, profiles[0].at('opt'))}"
@@ -154,6 +161,7 @@ def _engine(
             "dtype": component.dtype,
             "policy": policy.kind,
             "version": __version__,
+            **({} if component.quantizing is None else {"precision": component.quantizing.precision.name}),
             **ingredients,
         }
         return about | build_engine(component, piece, target, profiles, folder, progress)
@@ -226,8 +234,15 @@ def check_built(component: Component, piece: Piece, artefact: Artefact, target: 
     ):
         engine = open_engine(component, piece, artefact, target)
         try:
+            precision = None if component.quantizing is None else component.quantizing.precision
             return check_engine(
-                engine, graph, component.architecture, sizes, dtype=component.dtype, device=target.device
+                engine,
+                graph,
+                component.architecture,
+                sizes,
+                dtype=component.dtype,
+                device=target.device,
+                tolerance=None if precision is None else precision.tolerance,
             )
         finally:
             engine.close()
@@ -246,7 +261,9 @@ def _command(component: Component, policy: Policy, target: Target, sizes: Mappin
     model = shlex.quote(component.name)
     command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
     if is_cached(component.architecture):
-        command += f" {policy.build_option}"
+        quantizing = component.quantizing
+        command += f" {policy.build_option if quantizing is None else policy.calibrating_option}"
+        command += "" if quantizing is None else f" {quantizing.options}"
         command += {True: " --segments", False: " --no-segments", None: ""}[target.segments]
     if target.backend.compiled:
         used = {axis: size for axis, size in sizes.items() if axis in component.architecture.axes}

@@ -14,8 +14,11 @@ import psutil
 import torch
 
 from deepcache_trt.builder.component import Component
+from deepcache_trt.builder.quantized.choice import chosen
 from deepcache_trt.engines.store import Artefact, Store, key_of
 from deepcache_trt.export import parity, weights
+from deepcache_trt.export.layers import Layer
+from deepcache_trt.export.quantize import quantize, quantized_weights
 from deepcache_trt.export.segments import Piece, cut_piece
 from deepcache_trt.export.tap_specs import tap_specs
 from deepcache_trt.export.trace import onnx_from_config, onnx_from_live
@@ -30,6 +33,9 @@ _log = logging.getLogger(__name__)
 # Change it when the same config gives another graph.
 _GRAPH_FORMAT = 3
 
+# Change it when the same graph or the same weights are quantized to others.
+_QUANTIZED_FORMAT = 1
+
 GRAPH = "graph.onnx"
 
 
@@ -40,30 +46,41 @@ def graph_key(component: Component) -> str:
 
 def weights_key(component: Component) -> str:
     """The key of a component's weights."""
-    return key_of({"fingerprint": component.fingerprint})
+    return key_of(_weights_ingredients(component))
 
 
 def weights_artefact(component: Component, store: Store, progress: Progress) -> Artefact:
     """The component's weights as safetensors files in the store: links where a checkpoint has them, else written."""
 
     def build(folder: Path) -> dict[str, Any]:
-        with progress(f"{'linking' if component.files else 'writing'} the weights of {component.title}"):
-            if component.files is not None:
-                weights.link(component.files, folder)
-            else:
-                weights.write(component.tensors(), folder)
-        return {
+        about = {
             "model": component.name,
             "component": component.part,
             "dtype": component.dtype,
             "parameters": component.parameters,
         }
+        if component.quantizing is not None:
+            _, layers = _chosen(component, store, progress)
+            with progress(f"quantizing the weights of {component.title}"):
+                weights.write(quantized_weights(component.tensors(), layers), folder)
+            return about | {"precision": component.quantizing.precision.name}
+        with progress(f"{'linking' if component.files else 'writing'} the weights of {component.title}"):
+            if component.files is not None:
+                weights.link(component.files, folder)
+            else:
+                weights.write(component.tensors(), folder)
+        return about
 
-    return store.get("weights", {"fingerprint": component.fingerprint}, build, passing=component.adapters)
+    return store.get("weights", _weights_ingredients(component), build, passing=component.adapters)
 
 
 def graph_artefact(component: Component, store: Store, progress: Progress) -> Artefact:
-    """The architecture's graph with every tap as an output, exported and checked against the model once."""
+    """The architecture's graph with every tap as an output, exported and checked against the model once.
+
+    Where layers are quantized it is made of the one in which none are, and has the scales of this model's activations.
+    """
+    if component.quantizing is not None:
+        return _quantized_graph(component, store, progress)
 
     def build(folder: Path) -> dict[str, Any]:
         form = component.form
@@ -84,6 +101,54 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
         }
 
     return store.get("graphs", _graph_ingredients(component), build)
+
+
+def _quantized_graph(component: Component, store: Store, progress: Progress) -> Artefact:
+    def build(folder: Path) -> dict[str, Any]:
+        whole, layers = _chosen(component, store, progress)
+        scales = _scales(component, store, progress)
+        with progress(f"quantizing {len(layers)} layers of {component.title}"):
+            onnx.save(quantize(whole, layers, scales), folder / GRAPH)
+        assert component.quantizing is not None
+        return {
+            "class": component.model_class.__name__,
+            "dtype": component.dtype,
+            "first_model": component.title,
+            "precision": component.quantizing.precision.name,
+            "quantized": [layer.name for layer in layers],
+            **({"weights": weights_key(component)} if component.adapters else {}),
+        }
+
+    return store.get("graphs", _graph_ingredients(component), build, passing=component.adapters)
+
+
+def _chosen(component: Component, store: Store, progress: Progress) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
+    """The component's graph without quantized layers, and those that are to be quantized."""
+    assert component.quantizing is not None
+    path = graph_artefact(component.unquantized, store, progress).folder / GRAPH
+    graph = onnx.load(path, load_external_data=False)
+    return graph, chosen(graph, component.quantizing, title=component.title)
+
+
+def _scales(component: Component, store: Store, progress: Progress) -> dict[str, float]:
+    """The scale of each layer's activation, by the name of its weight, as calibration found them once."""
+    quantizing = component.quantizing
+    assert quantizing is not None
+
+    def build(folder: Path) -> dict[str, Any]:
+        return {
+            "model": component.name,
+            "component": component.part,
+            "dtype": component.dtype,
+            "calibration": dict(quantizing.calibration.about),
+            "scales": dict(quantizing.calibration.observe(progress)),
+            **({"weights": weights_key(component)} if component.adapters else {}),
+        }
+
+    ingredients = quantizing.scales_of(component.fingerprint)
+    found = store.get("calibrations", ingredients, build, passing=component.adapters)
+    scales: dict[str, float] = found.about["scales"]
+    return scales
 
 
 @contextmanager
@@ -140,7 +205,25 @@ def _graph_ingredients(component: Component) -> dict[str, Any]:
         "images": component.form.images,
         "pooled": component.form.pooled,
     }
-    return ingredients | {name: extra for name, extra in extras.items() if extra}
+    ingredients |= {name: extra for name, extra in extras.items() if extra}
+    if component.quantizing is None:
+        return ingredients
+    scales = key_of(component.quantizing.scales_of(component.fingerprint))
+    return {
+        "of": key_of(ingredients),
+        "quantized": component.quantizing.layers,
+        "scales": scales,
+        "quantized_format": _QUANTIZED_FORMAT,
+    }
+
+
+def _weights_ingredients(component: Component) -> dict[str, Any]:
+    ingredients: dict[str, Any] = {"fingerprint": component.fingerprint}
+    if component.quantizing is None:
+        return ingredients
+    # Which layers a pattern means is told by the graph.
+    graph = graph_key(component.unquantized)
+    return {**ingredients, "quantized": component.quantizing.layers, "format": _QUANTIZED_FORMAT, "graph": graph}
 
 
 def _check_parity(component: Component, path: Path, store: Store, progress: Progress) -> dict[str, Any] | str:

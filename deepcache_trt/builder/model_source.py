@@ -11,6 +11,7 @@ from deepcache_trt.builder.plain_pipeline import as_checkpoint_error, config_fol
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.checkpoint.folder import check_folder, read_index
+from deepcache_trt.models.checkpoint.model_class import class_and_config
 from deepcache_trt.models.fresh import config_of
 from deepcache_trt.models.registry import COVERED, family_of, part_dtype
 from deepcache_trt.models.single_file import is_single_file
@@ -147,7 +148,7 @@ def _find(folder: Path, source: ModelSource, dtype: str) -> Component:
         return component.from_folder(folder, name=source.model, dtype=dtype, variant=source.variant)
     import torch
 
-    kind, config = component.read_config(folder)
+    kind, config = class_and_config(folder)
     family_of(kind.__name__)
     with as_checkpoint_error(folder, "complete the checkpoint"):
         model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), variant=source.variant, use_safetensors=False)

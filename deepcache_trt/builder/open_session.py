@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.engines import build_engine, build_pieces, check_built
+from deepcache_trt.builder.engines import build_engine, build_pieces, check_built, check_precision
 from deepcache_trt.builder.graphs import bound_graph, graph_key
 from deepcache_trt.builder.open_engine import open_engine, profiles_of
 from deepcache_trt.builder.pieces import assemble
@@ -36,6 +36,7 @@ def open_session(
     `before_loading` is called when everything is built and nothing loaded: a time to free memory. It is not called
     for the merged weights of adapters that need no engines of their own in the store.
     """
+    check_precision(component, target)
     assembly = assemble(component, policy, target, progress)
     outputs = [spec.name for spec in component.architecture.outputs]
     opened = _open_refitted(component, policy, assembly.pieces, target, sizes, progress)

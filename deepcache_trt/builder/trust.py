@@ -43,7 +43,14 @@ class Check:
 
 
 def check_engine(
-    engine: Engine, graph: Path, architecture: Architecture, sizes: Mapping[str, int], *, dtype: str, device: str
+    engine: Engine,
+    graph: Path,
+    architecture: Architecture,
+    sizes: Mapping[str, int],
+    *,
+    dtype: str,
+    device: str,
+    tolerance: float | None = None,
 ) -> Check:
     """Run `engine` and ONNX Runtime on the same seeded inputs.
 
@@ -52,12 +59,13 @@ def check_engine(
         graph: the engine's ONNX file with its weights beside it.
         architecture: which the graph was cut from.
         sizes: of every axis.
-        dtype: of the weights; it decides the tolerance.
+        dtype: of the weights.
         device: where the engine reads and fills its tensors.
+        tolerance: the largest error that is accepted; None: that of the dtype.
     """
     inputs = _inputs(engine, architecture, sizes)
     outputs = _run(engine, {name: tensor.to(device) for name, tensor in inputs.items()}, sizes, device)
-    tolerance = TOLERANCE[dtype]
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     reason = _faults(outputs)
     errors: dict[str, float] = {}
     if not reason:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.typed.options import RandomWeights, StoreFolder
+from deepcache_trt.commands.typed.options import Precision, RandomWeights, StoreFolder
 from deepcache_trt.commands.typed.output import check_out, typed_command
 
 
@@ -32,6 +32,7 @@ def bench(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Of ours; repeatable. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of every system: float32, float16 or bfloat16.")] = None,
+    precision: Precision = None,
     repeats: Annotated[int | None, typer.Option(help="Timed calls of each system in each cell.")] = None,
     out: Annotated[
         Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
@@ -74,6 +75,7 @@ def bench(
         backends=backend,
         dtype=dtype,
         repeats=repeats,
+        precision=precision,
     )
     earlier = None if compare is None else Figures(measuring.read_record(compare))
     if earlier is not None:

@@ -7,11 +7,14 @@ import typer
 from deepcache_trt.commands.typed.options import (
     AllowPickle,
     Backend,
+    CalibrationPrompts,
     Config,
     Dtype,
     Model,
     Offline,
     Plan,
+    Precision,
+    Quantize,
     RandomWeights,
     Revision,
     StoreFolder,
@@ -28,11 +31,17 @@ def build(
         int | None,
         typer.Option(help="The skip connection at which the shallow layers begin. [default: 0, the cheapest]"),
     ] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="For --precision, whose ranges are those of a schedule. [default: 3]")
+    ] = None,
     segments: Annotated[
         bool | None,
         typer.Option(help="Pieces of the model that share all weights, not an engine a variant. [default: the plan's]"),
     ] = None,
     dtype: Dtype = None,
+    precision: Precision = None,
+    quantize: Quantize = None,
+    calibration_prompts: CalibrationPrompts = None,
     component: Annotated[
         list[str] | None, typer.Option(help="unet, vae, text_encoder, …; may be repeated. [default: all]")
     ] = None,
@@ -77,13 +86,17 @@ def build(
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
     from deepcache_trt.engines.backend import BuildOptions
+    from deepcache_trt.engines.precision import precision_of
     from deepcache_trt.engines.store import Store, default_root
+    from deepcache_trt.pipelines.calibrating.checkpoint import quantized_checkpoint
+    from deepcache_trt.pipelines.engine_options import EngineOptions
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import read_policy
 
     quiet_libraries()
-    given: dict[str, Any] = {} if branch is None else {"cache_branch_id": branch}
+    said = {"cache_branch_id": branch, "cache_interval": interval}
+    given: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     policy = DeepCache(**given) if plan is None else read_policy(plan, given)
     device = backends.best_device(backend) if target is None else "cuda"
     chosen = Target(
@@ -98,6 +111,9 @@ def build(
             refittable=refit,
         ),
     )
+    quantized = precision_of(precision)
+    if quantized is not None:
+        chosen.backend.check_dtype(quantized.name)  # before a pipeline is loaded to be calibrated
     of_shapes: dict[str, Any] = {"--size": size, "--batch": batch, "--refit": refit or None}
     of_builds = {"--optimization-level": optimization_level, "--workspace": workspace}
     given = (of_shapes if not chosen.backend.compiled else {}) | (of_builds if not chosen.backend.options else {})
@@ -106,6 +122,7 @@ def build(
         raise DeepCacheError(f"backend '{chosen.backend}' takes every shape as it is; leave {', '.join(ignored)} out")
     dtype, parts = backends.dtype_or_default(dtype, device), component or ()
     if random_weights:
+        source = None
         components = random_components(model, dtype=dtype, parts=parts)
     else:
         source = ModelSource(
@@ -117,6 +134,13 @@ def build(
             allow_pickle=allow_pickle,
         )
         components = find_components(source, dtype=dtype, parts=parts)
-    for part in components:
+    options = EngineOptions(
+        store=chosen.store.root,
+        precision=precision,
+        quantize=None if quantize is None else tuple(quantize),
+        calibration_prompts=calibration_prompts,
+    )
+    drawn_on = device if target is None else "cpu"  # a GPU elsewhere draws nothing
+    for part in quantized_checkpoint(components, source, policy, options, dtype=dtype, device=drawn_on):
         for name, artefact in build_pieces(part, policy, chosen, progress=shown).items():
-            typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.dtype}) in {artefact.folder}")
+            typer.echo(f"{part.title} {name}: {chosen.backend} engine ({part.precision_in_words}) in {artefact.folder}")

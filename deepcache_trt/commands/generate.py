@@ -8,6 +8,7 @@ import typer
 from deepcache_trt.commands.typed.options import (
     AllowPickle,
     Backend,
+    CalibrationPrompts,
     Config,
     Dtype,
     Guidance,
@@ -15,6 +16,8 @@ from deepcache_trt.commands.typed.options import (
     Model,
     Offline,
     Plan,
+    Precision,
+    Quantize,
     Revision,
     SkipInterval,
     SkipMode,
@@ -53,6 +56,9 @@ def generate(
     ] = None,
     backend: Backend = "auto",
     dtype: Dtype = None,
+    precision: Precision = None,
+    quantize: Quantize = None,
+    calibration_prompts: CalibrationPrompts = None,
     store: StoreFolder = None,
     no_build: Annotated[bool, typer.Option("--no-build", help="Refuse to build a missing engine.")] = False,
     revision: Revision = None,
@@ -89,6 +95,7 @@ def generate(
         "skip_mode": skip_mode,
     }
     caching |= {"skip_interval": skip_interval, "forecast": forecast}
+    caching |= {"precision": precision, "quantize": quantize, "calibration_prompts": calibration_prompts}
     pipe = DeepCachePipeline.from_pretrained(
         model,
         dtype=getattr(torch, backends.dtype_or_default(dtype, device)),

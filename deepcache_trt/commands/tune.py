@@ -10,12 +10,15 @@ import typer
 from deepcache_trt.commands.typed.options import (
     AllowPickle,
     Backend,
+    CalibrationPrompts,
     Config,
     Dtype,
     Guidance,
     Model,
     Offline,
+    Precision,
     Prompts,
+    Quantize,
     Revision,
     Schedulers,
     StoreFolder,
@@ -59,6 +62,9 @@ def tune(
     ] = None,
     backend: Backend = "auto",
     dtype: Dtype = None,
+    precision: Precision = None,
+    quantize: Quantize = None,
+    calibration_prompts: CalibrationPrompts = None,
     store: StoreFolder = None,
     out: Annotated[Path, typer.Option(help="The folder for plan.json, tune.json, tune.md and the plot.")] = Path(
         "tuned"
@@ -99,7 +105,8 @@ def tune(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
     wanted = [DeepCache(cache_branch_id=each) for each in branches]
-    pipes = load_pipes(source, policies=wanted, backend=backend, dtype=dtype, store=store)
+    quantizing = {"precision": precision, "quantize": quantize, "calibration_prompts": calibration_prompts}
+    pipes = load_pipes(source, policies=wanted, backend=backend, dtype=dtype, store=store, quantizing=quantizing)
     counts, own = tuple(dict.fromkeys(steps or (50,))), pipes.own_scheduler
     samplers = tuple(dict.fromkeys(parse_sampler(each, own) for each in scheduler or ())) or (sampler_of(own),)
     space = Space(samplers=samplers, steps=counts, branches=branches, solved=bool(scheduler) or len(counts) > 1)

@@ -14,7 +14,7 @@ from deepcache_trt.engines.store import Store
 from deepcache_trt.engines.upkeep import Held
 from deepcache_trt.errors import DamagedError, StoreError
 
-_NAME = re.compile(r"(graphs|weights|engines)/([0-9a-f]{20})/([^/\\\x00]{1,255})")
+_NAME = re.compile(r"(graphs|weights|calibrations|engines)/([0-9a-f]{20})/([^/\\\x00]{1,255})")
 
 # The first file: what there is to be, since a tar file that breaks off at a damaged place looks whole.
 _CONTENTS = "contents.json"

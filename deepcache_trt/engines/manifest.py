@@ -102,6 +102,10 @@ _DESCRIPTION = Draft202012Validator(
                     "refittable": {"type": "boolean"},
                 }
             ),
+            "precision": _TEXT,
+            "quantized": _TEXTS,
+            # Of a calibration: by the names of weights, what is divided by.
+            "scales": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
             "check": {
                 "type": "object",
                 "properties": {"usable": {"type": "boolean"}, "reason": _TEXT},

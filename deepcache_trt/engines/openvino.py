@@ -142,6 +142,7 @@ class OpenVinoEngine(Engine):
 
     def _compile(self, profile: ShapeProfile) -> Any:
         model = _core().read_model(self._path)
+        _scale_in_float32(model)
         model.reshape({name: self._partial_shape(spec, profile) for name, spec in self.inputs.items()})
         return _core().compile_model(model, "CPU", _config())
 
@@ -182,6 +183,35 @@ def _name_of(profile: ShapeProfile) -> str:
     features = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     made_for = repr((asdict(profile), sorted(features), _core().get_property("CPU", "FULL_DEVICE_NAME")))
     return hashlib.sha256(made_for.encode()).hexdigest()[:20]
+
+
+def _scale_in_float32(model: Any) -> None:
+    """Let what a quantized bfloat16 graph multiplies with constants be multiplied in float32, as in a normalisation.
+
+    Where layers are quantized OpenVINO moves scales about, those that it finds in normalisations too, and cannot put
+    what it makes of them, which is float32, beside bfloat16. It fuses the conversions with what is around them.
+    """
+    from openvino import Type, opset13
+
+    nodes = model.get_ops()
+    if not any(node.get_type_name() == "FakeQuantize" for node in nodes):
+        return
+    for node in nodes:
+        if node.get_type_name() != "Multiply" or node.get_output_element_type(0) != Type.bf16:
+            continue
+        given = [place.get_source_output() for place in node.inputs()]
+        if any(map(_is_constant, given)):
+            product = opset13.multiply(*(opset13.convert(each, Type.f32) for each in given))
+            rounded = opset13.convert(product, Type.bf16).output(0)
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(rounded)
+
+
+def _is_constant(given: Any) -> bool:
+    node = given.get_node()
+    while node.get_type_name() in ("Unsqueeze", "Reshape", "Convert") and node.get_input_size():
+        node = node.input(0).get_source_output().get_node()
+    return bool(node.get_type_name() == "Constant")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
     <store>/graphs/<key>/    graph.onnx      of an architecture, without weights
     <store>/weights/<key>/   *.safetensors   links to a checkpoint's files, or tensors that none holds like this
+    <store>/calibrations/<key>/              the scales of a model's activations, for what is quantized; in its manifest
     <store>/engines/<key>/   engine files    of a variant, with the weights linked beside them
     <store>/caches/          what backends learnt on one device: timings, kernels; may be deleted at any time
     <store>/locks/           one per key

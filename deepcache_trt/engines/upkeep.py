@@ -18,7 +18,7 @@ from deepcache_trt.engines.manifest import MANIFEST, read
 from deepcache_trt.engines.passing import BEING_OPENED_SECONDS, PASSING, bytes_in_setting, compiled_of, remove
 from deepcache_trt.errors import DamagedError
 
-KINDS = ("graphs", "weights", "engines")
+KINDS = ("graphs", "weights", "calibrations", "engines")
 
 _SETTING = "DEEPCACHE_TRT_STORE_GB"
 

@@ -24,12 +24,13 @@ from deepcache_trt.export.tidy import UNBOUND
 from deepcache_trt.models.checkpoint.weight_files import check_safetensors
 
 # safetensors' names of dtypes, and those of ONNX.
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64", "I8": "int8"}
 ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.INT8: "int8",
 }
 
 # What early checkpoints call the attention of a VAE or a UNet2DModel; diffusers renames it as it loads them.

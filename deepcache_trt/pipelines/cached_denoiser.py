@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from deepcache_trt.builder.component import DENOISERS
+from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import check_sizes
 from deepcache_trt.engines.backends import DTYPES
@@ -232,6 +232,14 @@ class CachedDenoiser(LiveComponent):
                 f"call pipe.to(torch.float32), or pipe.disable_cache() for this image"
             )
         return architecture_of(self.model, dtype=dtype)
+
+    def _component_of(self, model: Model) -> Component:
+        component = super()._component_of(model)
+        if self.options.precision is None:
+            return component
+        from deepcache_trt.pipelines.calibrating.on_torch import quantized_component  # made of a denoiser like this
+
+        return quantized_component(self._pipe, component, self.policy, self.options)
 
     def _tell_of_few_calls(self, plan: Plan) -> None:
         if len(plan) <= FEW_CALLS and plan.rule is None and plan not in self._few_calls:

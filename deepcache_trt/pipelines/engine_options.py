@@ -9,10 +9,12 @@ from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
+from deepcache_trt.engines.precision import precision_of
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.registry import covered_models
+from deepcache_trt.pipelines.calibrating.prompts import calibration_prompts
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.policies.plan_file import read_policy
 
@@ -40,6 +42,12 @@ class EngineOptions:
             are meta tensors from then on, and loaded from the store again when anyone uses them: to save, to add a
             LoRA, to run plain diffusers; the next image frees them again. They stay where the engine is the torch
             model itself (backends "torch", "torch-compile") and as long as there are adapters on it.
+        precision: "int8" quantizes layers of the denoiser: int8 weights and activations, multiplied as whole numbers;
+            everything else stays in the pipeline's dtype. None: so do these.
+        quantize: names of the layers that are quantized, or patterns such as "mid_block.*"; "all" means every layer.
+            None: those that cached steps leave out and that bear it, see `builder.quantized.choice`.
+        calibration_prompts: what is drawn to find the ranges of activations: prompts, or a text file of one a line;
+            None: a small set of this package.
     """
 
     backend: str = "auto"
@@ -52,12 +60,25 @@ class EngineOptions:
     refit: bool = False
     optimization_level: int | None = None
     keep_torch_weights: bool = True
+    precision: str | None = None
+    quantize: Sequence[str] | None = None
+    calibration_prompts: Path | str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.build not in BUILD_MODES:
             raise UnknownNameError(f"unknown build={self.build!r}; there are {', '.join(map(repr, BUILD_MODES))}")
         backends.check_name(self.backend)
         _ = self.shapes, self.build_options  # refuse what they refuse now, not at the first image
+        for name in ("quantize", "calibration_prompts"):
+            given = getattr(self, name)
+            if given is not None and precision_of(self.precision) is None:
+                raise DeepCacheError(f"{name}={given!r} has no meaning without a precision; give precision='int8' too")
+            if isinstance(given, list):
+                object.__setattr__(self, name, tuple(given))
+        if isinstance(self.quantize, str):
+            object.__setattr__(self, "quantize", (self.quantize,))
+        if precision_of(self.precision) is not None:
+            calibration_prompts("", self.calibration_prompts)
 
     @property
     def shapes(self) -> Shapes | None:
@@ -111,6 +132,9 @@ class PipelineKeywords(CacheKeywords, total=False):
     refit: bool
     optimization_level: int | None
     keep_torch_weights: bool
+    precision: str | None
+    quantize: Sequence[str] | None
+    calibration_prompts: Path | str | Sequence[str] | None
 
     dtype: Any
     torch_dtype: Any

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.shapes import call_sizes
@@ -69,8 +70,7 @@ class LiveComponent:
             name: what messages call the pipeline's model.
             progress: told about each stage of a build; None: as the pipeline shows its steps.
         """
-        self.part = part
-        self.options = options
+        self.part, self.options = part, options
         self.name = str(name or pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.seconds = 0.0  # spent in calls of the model
         self.engines = OpenEngines()
@@ -251,7 +251,8 @@ class LiveComponent:
             # Which other components have engines, and how these came about, makes no others of them.
             options = replace(self.options, components=None, build="auto")
             variants = variants_of(self._architecture, self.policy, self.name), self.policy.segments
-            state = (self.part, *variants, options, device, *identity)
+            scaled_by = options.precision and self.policy  # other engines serve every schedule of their variants
+            state = (self.part, *variants, options, scaled_by, device, *identity)
             if reads_model:  # from where its weights are, also in what was recorded
                 state += places_of(self._looked.snapshot.tensors)
         opened = self.engines.take(state, sizes, functools.partial(self._open, model, device, sizes))
@@ -266,6 +267,10 @@ class LiveComponent:
             self._backends[device.type] = backends.resolve(self.options.backend, device.type)
         return self._backends[device.type]
 
+    def _component_of(self, model: Model) -> Component:
+        """What engines are made of."""
+        return self._material.component(model, self._form)
+
     def _open(self, model: Model, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(
             backend=self._backend_on(device),
@@ -275,7 +280,7 @@ class LiveComponent:
             options=self.options.build_options,
             segments=self.options.segments,
         )
-        component = self._material.component(model, self._form)
+        component = self._component_of(model)
         # What torch engines record on a GPU takes memory of its own.
         held = 0 if target.backend.runs_model and device.type == "cpu" else component.weight_bytes
         make_room(held, device)
@@ -284,17 +289,12 @@ class LiveComponent:
 
         def before_loading() -> None:
             nonlocal drop
-            drop = self._material.dropping(model, component, target, progress)
+            drop = self._material.dropping(model, component.unquantized, target, progress)
             if drop is not None:
                 drop()
 
         with on_device(device):
             session = open_session(
-                component,
-                self.policy,
-                target,
-                sizes=sizes,
-                progress=progress,
-                before_loading=before_loading,
+                component, self.policy, target, sizes=sizes, progress=progress, before_loading=before_loading
             )
         return SharedSession(session, drop, component, held_bytes=held)

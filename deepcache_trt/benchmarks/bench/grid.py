@@ -117,6 +117,7 @@ class Settings:
         systems: of `SYSTEMS`.
         backends: of ours.
         repeats: timed calls of each system in each cell, after its first one.
+        precision: of the layers of ours that are quantized; None: none are.
     """
 
     model: str
@@ -130,6 +131,7 @@ class Settings:
     systems: tuple[str, ...]
     backends: tuple[str, ...]
     repeats: int
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.systems:

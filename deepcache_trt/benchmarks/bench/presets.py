@@ -88,6 +88,7 @@ def settings_of(
     backends: Sequence[str] | None = None,
     dtype: str | None = None,
     repeats: int | None = None,
+    precision: str | None = None,
 ) -> Settings:
     """A preset with what is given in place of its own, on this machine's best device.
 
@@ -100,6 +101,7 @@ def settings_of(
         DeepCacheError: a number that makes no grid.
     """
     from deepcache_trt.engines import backends as known
+    from deepcache_trt.engines.precision import precision_of
 
     caching: tuple[Policy, ...] = preset.caching
     if intervals or branches:
@@ -110,11 +112,12 @@ def settings_of(
         caching = ()
     wanted = list(backends or ["auto"])
     device = preset.device or known.best_device(wanted[0])
-    precision = known.dtype_or_default(dtype or preset.dtype, device)
+    chosen = known.dtype_or_default(dtype or preset.dtype, device)
+    quantized = precision_of(precision)
     settings = Settings(
         model=model or preset.model,
         random_weights=preset.random_weights if random_weights is None else random_weights,
-        dtype=precision,
+        dtype=chosen,
         device=device,
         steps=preset.steps if steps is None else steps,
         sizes=tuple(dict.fromkeys(sizes or preset.sizes)),
@@ -123,7 +126,9 @@ def settings_of(
         systems=tuple(dict.fromkeys(systems or preset.systems)),
         backends=tuple(dict.fromkeys(known.resolve(name, device).name for name in wanted)),
         repeats=preset.repeats if repeats is None else repeats,
+        precision=precision,
     )
     for backend in settings.backends:
-        known.find(backend, device).check_dtype(precision)
+        for name in (chosen, *([] if quantized is None else [quantized.name])):
+            known.find(backend, device).check_dtype(name)
     return settings

@@ -59,6 +59,7 @@ class Stage:
                 backend=backend,
                 policies=[policy.to_json() for policy in self.settings.policies],
                 store=str(self.store),
+                precision=self.settings.precision,
             )
             for backend in self.settings.backends
             if not self._runs_model(backend)  # nothing is built for the model itself
@@ -94,6 +95,7 @@ class Stage:
             policy=cell.policy.to_json(),
             store=str(self.store),
             keep_torch_weights=False,
+            precision=self.settings.precision,
             exact=not self._runs_model(backend),
         )
 

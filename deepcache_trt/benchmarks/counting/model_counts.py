@@ -9,7 +9,7 @@ import onnx_ir
 
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.layers import Layer, layers_of
-from deepcache_trt.builder.component import DENOISERS, Component, from_architecture, read_config
+from deepcache_trt.builder.component import DENOISERS, Component, from_architecture
 from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.pieces import variants_of
@@ -20,6 +20,7 @@ from deepcache_trt.export.cut import cut
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import Architecture
 from deepcache_trt.models.catalogue import CATALOGUE
+from deepcache_trt.models.checkpoint.model_class import class_and_config
 from deepcache_trt.models.families.unet_2d_condition import UNET_2D_CONDITION, uncached
 from deepcache_trt.models.fresh import fake_model
 from deepcache_trt.models.registry import architecture_of, family_of
@@ -150,7 +151,7 @@ def _denoiser(model: str, config: str | None) -> tuple[str, Any, Mapping[str, An
     folder = pipeline_folder(ModelSource(model=model, config=config, offline=True))
     for name in DENOISERS:
         if (folder / name).is_dir():
-            return name, *read_config(folder / name)
+            return name, *class_and_config(folder / name)
     raise CheckpointError(f"{model} has neither a {' nor a '.join(DENOISERS)}, and nothing else is cached")
 
 

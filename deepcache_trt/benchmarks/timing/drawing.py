@@ -15,6 +15,7 @@ from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.models.catalogue import CATALOGUE
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of
 from deepcache_trt.models.taps import Variant
@@ -24,8 +25,7 @@ from deepcache_trt.runtime.plan import Plan
 from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.samplers import finest
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGITS = tuple(f"a handwritten {word}" for word in _WORDS)  # the prompts of the bundled model
+DIGITS = CATALOGUE["digits"].prompts
 
 # For models that are asked for nothing else.
 _PROMPT = "a photograph of an astronaut riding a horse"
@@ -130,6 +130,7 @@ def load_pipes(
     backend: str,
     dtype: str | None = None,
     store: Path | None = None,
+    quantizing: Mapping[str, Any] | None = None,
 ) -> Pipes:
     """Load a model once, to the device that is best for the backend.
 
@@ -139,6 +140,7 @@ def load_pipes(
         backend: of the engines.
         dtype: of the pipeline; None: float16 on a GPU, float32 without one.
         store: where engines are kept; None: the user's cache.
+        quantizing: `precision`, `quantize` and `calibration_prompts` of `EngineOptions`; None: nothing is quantized.
 
     Raises:
         UnsupportedError: the pipeline takes no prompt.
@@ -148,7 +150,7 @@ def load_pipes(
 
     device = backends.best_device(backend)
     precision = getattr(torch, backends.dtype_or_default(dtype, device))
-    engines: dict[str, Any] = {"backend": backend, "store": store}
+    engines: dict[str, Any] = {"backend": backend, "store": store, **(quantizing or {})}
     loaded = DeepCachePipeline.from_pretrained(
         source.model, dtype=precision, **engines, **source.pretrained_arguments()
     )

@@ -23,6 +23,7 @@ def ours(
     store: str,
     keep_torch_weights: bool,
     exact: bool = False,
+    precision: str | None = None,
 ) -> Callable[[], dict[str, Any]]:
     """Our pipeline; beside what all give it has the figures of `_engine_figures`, and after the
     first one "capture_seconds" of recording CUDA graphs, where there are any.
@@ -33,13 +34,14 @@ def ours(
         policy: how it caches, as `Policy.to_json` gives it.
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
+        precision: as in `EngineOptions`.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
     """
     from deepcache_trt import DeepCachePipeline
 
     chosen = Picture(**picture)
     options: dict[str, Any] = {"policy": policy_from_json(policy), "backend": backend}
-    options |= {"store": store, "keep_torch_weights": keep_torch_weights}
+    options |= {"store": store, "keep_torch_weights": keep_torch_weights, "precision": precision}
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}
     drawing = Drawing(chosen, DeepCachePipeline, options)
@@ -57,7 +59,12 @@ def ours(
 
 
 def build(
-    picture: Mapping[str, Any], *, backend: str, policies: Sequence[Mapping[str, Any]], store: str
+    picture: Mapping[str, Any],
+    *,
+    backend: str,
+    policies: Sequence[Mapping[str, Any]],
+    store: str,
+    precision: str | None = None,
 ) -> Callable[[], Any]:
     """No picture, but what comes before: to load this is to export, build and check all that `ours` will open.
 
@@ -71,6 +78,8 @@ def build(
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
     from deepcache_trt.engines.store import Store
+    from deepcache_trt.pipelines.calibrating.checkpoint import quantized_checkpoint
+    from deepcache_trt.pipelines.engine_options import EngineOptions
 
     quiet_libraries()
     chosen, kept = Picture(**picture), Store(Path(store))
@@ -78,13 +87,18 @@ def build(
     target = Target(backend=backends.find(backend, chosen.device), store=kept, shapes=shapes)
     before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
     built = []
-    for component in find_components(ModelSource(model=chosen.folder), dtype=chosen.dtype):
+    source, options = ModelSource(model=chosen.folder), EngineOptions(store=store, precision=precision)
+    for component in find_components(source, dtype=chosen.dtype):
         wanted = {
-            variants_of(component.architecture, policy, component.name): policy
+            # The scales of what is quantized are those of a schedule; other engines serve each of their variants.
+            (variants_of(component.architecture, policy, component.name), precision and policy): policy
             for policy in map(policy_from_json, policies)
         }
-        for variants, policy in wanted.items():
-            artefacts = build_pieces(component, policy, target)
+        for (variants, _), policy in wanted.items():
+            (made,) = quantized_checkpoint(
+                [component], source, policy, options, dtype=chosen.dtype, device=chosen.device
+            )
+            artefacts = build_pieces(made, policy, target)
             built += [_in_words(component, each) for each in variants if artefacts[each.name].key not in before]
     return lambda: {"built": built}
 

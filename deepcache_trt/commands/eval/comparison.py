@@ -10,12 +10,15 @@ from deepcache_trt.commands.typed.options import (
     AllowPickle,
     AsJson,
     Backend,
+    CalibrationPrompts,
     Config,
     Dtype,
     Guidance,
     Model,
     Offline,
+    Precision,
     Prompts,
+    Quantize,
     Revision,
     Schedulers,
     StoreFolder,
@@ -53,6 +56,9 @@ def eval(
     ] = None,
     backend: Backend = "auto",
     dtype: Dtype = None,
+    precision: Precision = None,
+    quantize: Quantize = None,
+    calibration_prompts: CalibrationPrompts = None,
     store: StoreFolder = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for eval.json, eval.md and all pictures. [default: nothing is kept]")
@@ -92,7 +98,10 @@ def eval(
     source = ModelSource(
         model=model, revision=revision, variant=variant, config=config, offline=offline, allow_pickle=allow_pickle
     )
-    pipes = load_pipes(source, policies=settings.values(), backend=backend, dtype=dtype, store=store)
+    quantizing = {"precision": precision, "quantize": quantize, "calibration_prompts": calibration_prompts}
+    pipes = load_pipes(
+        source, policies=settings.values(), backend=backend, dtype=dtype, store=store, quantizing=quantizing
+    )
     prompts = prompts_for(model, prompt)
     counts, own = tuple(dict.fromkeys(steps or (50,))), pipes.own_scheduler
     samplers = tuple(dict.fromkeys(parse_sampler(each, own) for each in scheduler or ())) or (sampler_of(own),)

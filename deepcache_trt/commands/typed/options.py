@@ -41,6 +41,17 @@ Plan = Annotated[
     Path | None, typer.Option(help="A plan file, as `deepcache-trt tune` writes it, instead of the next options.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
+Precision = Annotated[
+    str | None, typer.Option(help="int8: layers of the denoiser multiply whole numbers. [default: all as --dtype]")
+]
+Quantize = Annotated[
+    list[str] | None,
+    typer.Option(help="Layers for it, as 'mid_block.*'; repeatable; all: every one. [default: deep ones that bear it]"),
+]
+CalibrationPrompts = Annotated[
+    Path | None,
+    typer.Option(help="A text file of one prompt a line, drawn to find the ranges for --precision. [default: a few]"),
+]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]", callback=_folder)
 ]

@@ -69,6 +69,7 @@ CUDA = Backend(
     packages=_PACKAGES,
     opens_graphs=True,
     captures=True,
+    lacks={"int8": "its kernels there compute what is quantized in float all the same; use backend 'tensorrt'"},
 )
 
 TENSORRT = Backend(

@@ -52,9 +52,11 @@ class Entry:
         parts: the components that engines are built of, by their folder's name; none: read them from the folder.
         original: how the model's first checkpoints are laid out, where they can be converted.
         beside: what such a checkpoint holds beside `parts`, by its folder's name.
+        prompts: examples of what it draws, where it draws little; none: anything.
     """
 
     source: str | None
     parts: Mapping[str, ModelConfig]
     original: Original | None = None
     beside: Mapping[str, TorchConfig] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()

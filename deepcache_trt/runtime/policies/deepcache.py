@@ -125,6 +125,12 @@ class DeepCache(Policy):
         """What makes `deepcache-trt build` build for it."""
         return f"--branch {self.cache_branch_id}"
 
+    @property
+    def calibrating_option(self) -> str:
+        """What makes `deepcache-trt build` build for it and for no other schedule of the same variants."""
+        is_plain = self == DeepCache(cache_interval=self.cache_interval, cache_branch_id=self.cache_branch_id)
+        return f"{self.build_option} --interval {self.cache_interval}" if is_plain else super().calibrating_option
+
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> "DeepCache":
         """As of every policy; the full steps are a list there."""

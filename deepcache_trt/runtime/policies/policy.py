@@ -66,6 +66,11 @@ class Policy(ABC):
         """What makes `deepcache-trt build` build for it."""
         return "--plan PLAN, a plan file that says so"
 
+    @property
+    def calibrating_option(self) -> str:
+        """What makes `deepcache-trt build` build for it and for no other schedule of the same variants."""
+        return "--plan PLAN, a plan file that says so"
+
     def to_json(self) -> dict[str, Any]:
         """Its kind and its fields, but for those that are None, as a plan file has them."""
         values = {name: getattr(self, name) for name in self.names()}

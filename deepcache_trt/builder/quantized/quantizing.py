@@ -1,0 +1,67 @@
+"""How a component is quantized, as a value that it carries into the keys of its graph, its weights and its engines."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from deepcache_trt.engines.precision import Precision
+from deepcache_trt.models.taps import Variant
+from deepcache_trt.progress import Progress
+
+# In the place of patterns: every layer but those that the default keeps whatever is cached.
+ALL = "all"
+
+# Name what makes other scales of the same activations; change it with that.
+_METHOD = "least square error of 2048 bins"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Where the scales of activations come from.
+
+    Attributes:
+        about: what is drawn, or else given to the model; as JSON, all that the scales depend on beside the weights.
+        observe: runs the model for it; gives the scale of each layer's activation by the name of its weight.
+        in_words: what it does, for the log.
+    """
+
+    about: Mapping[str, Any]
+    observe: Callable[[Progress], Mapping[str, float]]
+    in_words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizing:
+    """Which layers of a component compute in another precision, and with which scales.
+
+    Attributes:
+        precision: theirs.
+        calibration: gives the scales of their activations.
+        patterns: of their names, as "mid_block.*", or `ALL` alone; none: the default, see `choice.chosen`.
+        cached: the variants that consume taps; the default keeps what every one of them runs.
+    """
+
+    precision: Precision
+    calibration: Calibration
+    patterns: tuple[str, ...] = ()
+    cached: tuple[Variant, ...] = field(default=())
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """What decides which layers are quantized, as keys have it."""
+        said: dict[str, Any] = {"precision": self.precision.name, "patterns": [*self.patterns]}
+        # What the default is beside these, `choice` says; another default has another number.
+        default = {"default": 2, "cached": [asdict(variant) for variant in self.cached]}
+        return said | ({} if self.patterns else default)
+
+    @property
+    def options(self) -> str:
+        """The options of `deepcache-trt build` that quantize so."""
+        return " ".join(
+            [f"--precision {self.precision.name}", *(f"--quantize {shlex.quote(each)}" for each in self.patterns)]
+        )
+
+    def scales_of(self, fingerprint: str) -> dict[str, Any]:
+        """What decides the scales of the activations of a model with these weights, as keys have it."""
+        return {"fingerprint": fingerprint, "method": _METHOD, **self.calibration.about}

@@ -1,0 +1,157 @@
+"""The layers of a graph that can be quantized, and what of their surroundings says how well they bear it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from deepcache_trt.errors import UnsupportedError
+
+# Node types that multiply a tensor with weights.
+_MULTIPLY = ("Conv", "Gemm", "MatMul")
+
+# Node types that move values about, or divide all of them by one.
+_MOVING = (
+    *("Cast", "Concat", "Div", "Identity", "Pad", "Reshape", "Resize"),
+    *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What multiplies an activation with one weight, and so can be quantized.
+
+    Attributes:
+        weight: its name in the state dict.
+        shape: of the weight in the state dict.
+        channels: the axis of that which counts output channels.
+        is_transposed: whether the graph reads the weight, a matrix, transposed.
+        activation: the tensor in the graph that it is multiplied with.
+        node: the output of the node that does so, which tells it apart.
+        reads_sample: whether the activation depends on the model's first input, and not on the timestep or the
+            condition alone.
+        reads_sum: whether the activation is what residual connections have added up, or a convolution has given, with
+            no normalisation and no nonlinearity after it: a few channels of such sums are far larger than all others.
+        at_full_size: whether the activation has as many rows and columns as the model's first input.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    channels: int
+    is_transposed: bool
+    activation: str
+    node: str
+    reads_sample: bool
+    reads_sum: bool
+    at_full_size: bool
+
+    @property
+    def name(self) -> str:
+        """Of the module in the model that it is."""
+        return self.weight.removesuffix(".weight")
+
+    @property
+    def stored(self) -> str:
+        """The name of its quantized weight."""
+        return f"{self.weight}.int8"
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of its quantized weight, as the graph reads it."""
+        return self.shape[::-1] if self.is_transposed else self.shape
+
+    @property
+    def stored_channels(self) -> int:
+        """The axis of that which counts output channels."""
+        return 1 - self.channels if self.is_transposed else self.channels
+
+    @property
+    def scale(self) -> str:
+        """The name of the scales of its weight, [output channels]."""
+        return f"{self.weight}.int8_scale"
+
+
+def layers_of(graph: onnx.ModelProto) -> tuple[Layer, ...]:
+    """Every layer of a full graph that can be quantized, in an order in which they run.
+
+    Args:
+        graph: its weights external data; left untouched.
+
+    Raises:
+        UnsupportedError: the graph is quantized already.
+    """
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
+        raise UnsupportedError("the graph is quantized already, and scales of scales would be none; give the float one")
+    surroundings = _Surroundings(graph)
+    layers = [layer for node in graph.graph.node if (layer := surroundings.layer(node)) is not None]
+    uses = Counter(name for node in graph.graph.node for name in node.input)
+    # A weight that something else reads too, as that of an embedding, stays as it is.
+    made = surroundings.made
+    return tuple(layer for layer in layers if uses[layer.weight] == 1 and uses[made[layer.node].input[1]] == 1)
+
+
+class _Surroundings:
+    """What is asked of a graph about each of its nodes."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        body = graph.graph
+        self.made = {name: node for node in body.node for name in node.output}
+        self._shapes = {init.name: tuple(init.dims) for init in body.initializer}
+        self._external = {init.name for init in body.initializer if init.data_location == TensorProto.EXTERNAL}
+        self._sample = _depends_on(body.node, body.input[0].name)
+        known = (*body.value_info, *body.input, *body.output)
+        self._dims = {value.name: _dims(value) for value in known}
+        self._size = self._dims[body.input[0].name][-2:]
+
+    def layer(self, node: onnx.NodeProto) -> Layer | None:
+        """The layer that a node is; None where what it multiplies with is no weight of the checkpoint."""
+        if node.op_type not in _MULTIPLY:
+            return None
+        weight, is_transposed = node.input[1], False
+        before = self.made.get(weight)
+        if node.op_type == "MatMul" and before is not None and before.op_type == "Transpose":
+            weight, is_transposed = before.input[0], True
+        if weight not in self._external or (is_transposed and len(self._shapes[weight]) != 2):
+            return None
+        shape = self._shapes[weight]
+        trans_b = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        out_first = node.op_type == "Conv" or is_transposed or trans_b
+        return Layer(
+            weight=weight,
+            shape=shape,
+            channels=0 if out_first else len(shape) - 1,
+            is_transposed=is_transposed,
+            activation=node.input[0],
+            node=node.output[0],
+            reads_sample=node.input[0] in self._sample,
+            reads_sum=self._is_sum(node.input[0]),
+            at_full_size=self._is_at_full_size(self._dims.get(node.input[0], ())),
+        )
+
+    def _is_sum(self, tensor: str) -> bool:
+        node = self.made.get(tensor)
+        if node is None or node.op_type == "Conv":
+            return True
+        if node.op_type in _MOVING:
+            return any(self._is_sum(name) for name in node.input if name in self._sample)
+        # What is added besides may be a bias, or made of the timestep.
+        return node.op_type == "Add" and self._sample.issuperset(node.input)
+
+    def _is_at_full_size(self, dims: tuple[int | str, ...]) -> bool:
+        """Of an image [B, C, H, W], or of the rows of one [B, H * W, C]."""
+        return dims[-2:] == self._size or (len(dims) == 3 and str(dims[1]) == "*".join(map(str, self._size)))
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _depends_on(nodes: Iterable[onnx.NodeProto], name: str) -> set[str]:
+    """The tensors whose values depend on the tensor `name`; nodes that ask for its shape alone are none."""
+    depending = {name}
+    for node in nodes:
+        if node.op_type != "Shape" and depending.intersection(node.input):
+            depending.update(node.output)
+    return depending

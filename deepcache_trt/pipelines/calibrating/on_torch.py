@@ -1,0 +1,75 @@
+"""A denoiser in PyTorch, cached as it will be on engines, for whoever looks at its activations."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from deepcache_trt.builder.component import Component
+from deepcache_trt.builder.quantized.quantized_component import quantized
+from deepcache_trt.builder.shared_session import SharedSession
+from deepcache_trt.engines import backends
+from deepcache_trt.engines.precision import precision_of
+from deepcache_trt.foreign import Model, Pipeline
+from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, denoiser_of
+from deepcache_trt.pipelines.calibrating.drawing import drawn_calibration
+from deepcache_trt.pipelines.calibrating.prompts import calibration_prompts
+from deepcache_trt.pipelines.engine_options import EngineOptions
+from deepcache_trt.runtime.policies import Policy
+from deepcache_trt.runtime.session import Session
+
+
+def quantized_component(pipe: Pipeline, component: Component, policy: Policy, options: EngineOptions) -> Component:
+    """A pipeline's denoiser, quantized as the options say; its activations are observed when they are asked for.
+
+    Args:
+        pipe: that it is of.
+        component: the denoiser, with adapters merged.
+        policy: how it is cached.
+        options: which have a precision.
+
+    Raises:
+        DeepCacheError: there are no prompts to draw.
+        UnknownNameError: the policy wants a tap that the denoiser lacks.
+    """
+    precision = precision_of(options.precision)
+    assert precision is not None
+    calibration = drawn_calibration(
+        pipe,
+        component,
+        policy,
+        calibration_prompts(component.name, options.calibration_prompts),
+        on_torch=partial(_on_torch, component=component, policy=policy, store=options.store),
+    )
+    return quantized(component, policy, precision, options.quantize or (), calibration)
+
+
+def _on_torch(
+    pipe: Pipeline, *, component: Component, policy: Policy, store: Path | str | None
+) -> AbstractContextManager[None]:
+    """Within it, a pipeline's denoiser runs in PyTorch on the very tensors of a component, cached by a policy."""
+    device = denoiser_of(pipe).device.type
+    reference = next(each for each in backends.every() if each.device == device and each.runs_model and each.bit_exact)
+    options = EngineOptions(backend=reference.name, store=store, components=())
+    return _OnTorch(pipe, policy, options, component).installed()
+
+
+class _OnTorch(CachedDenoiser):
+    """A denoiser whose engines are made of a component that is given."""
+
+    def __init__(self, pipe: Pipeline, policy: Policy, options: EngineOptions, component: Component) -> None:
+        super().__init__(pipe, policy, options, name=component.name)
+        self._given = component
+        self._opened: SharedSession | None = None
+
+    def _component_of(self, model: Model) -> Component:
+        return self._given
+
+    def _session_for(self, model: Model, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Session:
+        """One of its own: those that are open elsewhere may be of other copies of these weights."""
+        if self._opened is None:
+            self._opened = self._open(model, next(iter(tensors.values())).device, sizes)
+        self._is_checked = True
+        return self._opened.session

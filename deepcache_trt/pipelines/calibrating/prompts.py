@@ -1,0 +1,44 @@
+"""What is drawn for a calibration: the user's prompts, those that a model of the catalogue understands, or these."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.models.catalogue import CATALOGUE
+
+# A person, a place, a thing and a style: few, since each of them is drawn in full.
+DEFAULT = (
+    "a portrait of an old fisherman, studio light",
+    "a street in the rain at night, neon signs, people with umbrellas",
+    "a bowl of ripe cherries on a wooden table",
+    "a watercolour of mountains behind a lake, pale colours",
+)
+
+
+def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) -> tuple[str, ...]:
+    """The prompts to draw.
+
+    Args:
+        model: the name of the pipeline's model.
+        given: a text file of one prompt a line, or the prompts; None: those of the catalogue for this model, or else
+            a small set of this package.
+
+    Raises:
+        DeepCacheError: no such file, or no prompt in it.
+    """
+    if given is None:
+        entry = CATALOGUE.get(model)
+        return (entry.prompts if entry is not None else ()) or DEFAULT
+    cure = "give a text file of one prompt a line (--calibration-prompts FILE), or leave it out"
+    if isinstance(given, Path | str):
+        try:
+            lines = Path(given).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise DeepCacheError(f"cannot read the calibration prompts in {given}: {reason}; {cure}") from error
+    else:
+        lines = [*given]
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise DeepCacheError(f"there are no calibration prompts in {given}; {cure}")
+    return prompts
