@@ -15,8 +15,10 @@ PARITY := tests/test_imports.py tests/export tests/models tests/builder/test_che
 	tests/pipelines/loop/test_parity.py tests/pipelines/coverage/test_every_pipeline.py
 
 # What is killed, damaged, refused and called a thousand times.
-SOAKED := tests/engines/store tests/engines/test_caches.py tests/models/checkpoint tests/pipelines/live/test_many_calls.py \
-	tests/pipelines/live/test_arguments.py
+SOAKED := tests/engines/store tests/engines/test_caches.py tests/engines/openvino_backend/test_openvino_compile.py \
+	tests/runtime/test_plan_file.py tests/models/checkpoint tests/commands/typed tests/pipelines/live/test_many_calls.py \
+	tests/pipelines/live/test_arguments.py tests/pipelines/live/test_forks.py \
+	tests/serving/test_server.py::test_sixteen_clients_get_their_own_pictures_though_a_replica_is_killed
 
 .PHONY: demo test test-newest lint check-slow audit soak docs clean
 
@@ -47,9 +49,8 @@ audit:  ## known flaws of the pinned packages; needs the network
 	$(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-soak: $(STAMP)  ## what the store and the server stand, with figures: about twenty minutes
-	SOAK_KILLS=60 SOAK_CALLS=1000 $(BIN)/python -m pytest -m "" -s -q --timeout 3600 $(SOAKED)
-	SOAK_SECONDS=600 $(BIN)/python -m pytest -m slow -s -q --timeout 1500 tests/serving/test_server.py -k sixteen
+soak: $(STAMP)  ## what it stands, with figures: kills, damage, hostile words, a thousand calls; about half an hour
+	SOAK=1 SOAK_KILLS=60 SOAK_CALLS=1000 SOAK_SECONDS=600 $(BIN)/python -m pytest -m "" -q --timeout 3600 $(SOAKED)
 
 docs: $(DOCS_STAMP)  ## the pages as a site, in build/site; what is linked and not there is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # OpenVINO, which `auto` tries first on a CPU, compiles for seconds for each model and shape: here it comes last.
 BACKENDS_AS_SHIPPED = dict(backends._registered)
 backends._registered["openvino", "cpu"] = backends._registered.pop(("openvino", "cpu"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have counted with `record_property`, summed up: the table that `make soak` ends with."""
+    if "SOAK" not in os.environ:
+        return
+    counted: Counter[str] = Counter()
+    terminalreporter.section("what was tried, and held")
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if isinstance(value, int):
+                counted[name] += value
+            else:
+                terminalreporter.write_line(f"{name}: {value}")
+    for name, value in counted.items():
+        terminalreporter.write_line(f"{name}: {value:,}")
 
 
 @pytest.fixture(scope="session")

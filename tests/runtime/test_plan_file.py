@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def test_a_file_names_its_fields_as_the_options_and_leaves_out_what_is_not_set(f
     }
 
 
-def test_a_file_that_was_changed_since_it_was_written_says_so_until_its_hash_is_deleted(file: Path) -> None:
+def test_a_file_that_was_changed_since_it_was_written_says_so_until_its_hash_is_deleted(
+    file: Path, record_property: Callable[[str, object], None]
+) -> None:
     write_plan(file, PlanFile(policy=DeepCache(cache_interval=4)))
     whole = file.read_bytes()
     for place in range(len(whole)):
@@ -62,6 +65,7 @@ def test_a_file_that_was_changed_since_it_was_written_says_so_until_its_hash_is_
             assert str(file) in str(error)  # noqa: PT017 - some flips are of a name, which is refused as such
         else:
             assert found.policy == DeepCache(cache_interval=4), place  # space between words, or the hash's own name
+    record_property("bytes flipped, each noticed", len(whole))
     said = json.loads(whole) | {"cache_interval": 5}
     file.write_text(json.dumps(said))
     with pytest.raises(DeepCacheError, match=r"plan\.json was changed since it was written; .* delete its \"sha256\""):

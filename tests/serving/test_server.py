@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +126,9 @@ def test_a_killed_replica_loses_no_request(url: str) -> None:
         assert np.abs(picture(answer) - alone[seed]).max() <= 1
 
 
-def test_sixteen_clients_get_their_own_pictures_though_a_replica_is_killed(url: str) -> None:
+def test_sixteen_clients_get_their_own_pictures_though_a_replica_is_killed(
+    url: str, record_property: Callable[[str, object], None]
+) -> None:
     """Random sizes, seeds and plans for a minute, or for as many seconds as SOAK_SECONDS says."""
     seconds = float(os.environ.get("SOAK_SECONDS", "60"))
     sizes, intervals, steps = ("64x64", "48x64", "32x48"), (1, 3), (10, 20)
@@ -160,7 +162,9 @@ def test_sixteen_clients_get_their_own_pictures_though_a_replica_is_killed(url: 
         for each in running:
             each.result()
     growth = after / before - 1
-    print(f"{len(drawn)} pictures, {len(wrong)} wrong or lost, slowest {max(drawn):.1f} s, memory {growth:+.1%}")
+    record_property("pictures served to 16 clients", len(drawn))
+    record_property("of these wrong or lost", len(wrong))
+    record_property("slowest answer, growth of the replicas' memory", f"{max(drawn):.1f} s, {growth:+.1%}")
     assert not wrong
     assert len(drawn) > seconds
     assert growth < 0.05

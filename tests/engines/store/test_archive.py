@@ -46,7 +46,9 @@ def test_what_is_there_stays(store: Store, exported: Path) -> None:
     assert [is_new for _, _, is_new in archive.take_in(exported, store)] == [False, False]
 
 
-def test_every_damaged_byte_is_noticed_and_nothing_is_taken_in(exported: Path, tmp_path: Path) -> None:
+def test_every_damaged_byte_is_noticed_and_nothing_is_taken_in(
+    exported: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     whole = exported.read_bytes()
     other = Store(tmp_path / "other")
     for place in range(0, len(whole), 97):
@@ -62,6 +64,7 @@ def test_every_damaged_byte_is_noticed_and_nothing_is_taken_in(exported: Path, t
                 other.check(each.kind, each.key, thoroughly=True)
             assert len(held(other.root)) == 2
             shutil.rmtree(other.root)
+    record_property("bytes flipped, each noticed", len(whole) // 97)
 
 
 def member(name: str, content: bytes = b"x", **fields: Any) -> Callable[[tarfile.TarFile], None]:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def killed_after(seconds: float, root: Path, *, segments: bool) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(tmp_path: Path) -> None:
+def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     dice, kills = random.Random(0), 0
     for warm in (False, True):  # the first one waits for the imports of all
         started = time.monotonic()
@@ -62,5 +65,5 @@ def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(tmp_pat
             store.remove_abandoned()
             assert not list((root / "tmp").glob("*"))
             assert not list(collect(root))
-    print(f"{kills} of {KILLS} builds killed within {whole:.0f} s, none of what they left was loaded")
+    record_property("builds killed, nothing of them loaded", kills)
     assert kills > KILLS // 2

@@ -93,7 +93,9 @@ def test_two_processes_that_ask_at_once_build_once(store: Store, building: Calla
     assert build.count == 0
 
 
-def test_of_eight_processes_one_builds_each_artefact_and_the_others_wait_with_a_message(store: Store) -> None:
+def test_of_eight_processes_one_builds_each_artefact_and_the_others_wait_with_a_message(
+    store: Store, record_property: Callable[[str, object], None]
+) -> None:
     built, told = _SPAWN.Queue(), _SPAWN.Queue()
     names = [*["one"] * 4, *["other"] * 4]
     processes = [_SPAWN.Process(target=_ask, args=(store.root, name, built, told)) for name in names]
@@ -104,6 +106,7 @@ def test_of_eight_processes_one_builds_each_artefact_and_the_others_wait_with_a_
     assert [process.exitcode for process in processes] == [0] * 8
     assert sorted(built.get(timeout=10) for _ in range(2)) == ["one", "other"]
     assert built.empty()
+    record_property("builders at once, each artefact built by one", len(names))
     # Who comes when it is done has nothing to wait for; at least one came before.
     assert re.fullmatch("another process builds engines/[0-9a-f]{20}; waiting for it", told.get(timeout=10))
 

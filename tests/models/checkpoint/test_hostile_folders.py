@@ -151,10 +151,13 @@ def assert_refused(read: Callable[[Path], None], folder: Path, message: str) -> 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 @pytest.mark.parametrize("read", [build, draw])
-def test_a_folder_that_others_wrote_is_refused(read: Callable[[Path], None], folder: Path, name: str) -> None:
+def test_a_folder_that_others_wrote_is_refused(
+    read: Callable[[Path], None], folder: Path, name: str, record_property: Callable[[str, object], None]
+) -> None:
     change, message = HOSTILE[name]
     change(folder)
     assert_refused(read, folder, message)
+    record_property("hostile inputs refused", 1)
 
 
 # What only a pipeline reads.

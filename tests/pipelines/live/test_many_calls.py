@@ -5,6 +5,7 @@ A few dozen in every run; as many as SOAK_CALLS says in `make soak`.
 
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -26,7 +27,7 @@ MIXED = list(itertools.product(SIZES, STEPS, SCHEDULERS, POLICIES))
 
 
 @pytest.mark.usefixtures("shared_sessions")
-def test_nothing_is_left_of_calls() -> None:
+def test_nothing_is_left_of_calls(record_property: Callable[[str, object], None]) -> None:
     kind, process = micro.STRAIGHT["sd"], psutil.Process()
     pipe = micro.cached(kind, cache_interval=2, backend="onnxruntime")
     first: dict[int, torch.Tensor] = {}
@@ -48,7 +49,9 @@ def test_nothing_is_left_of_calls() -> None:
     before, memory = held(), process.memory_info().rss
     wrong += sum(not draw(number) for number in range(warm, warm + CALLS))
     growth = process.memory_info().rss / memory - 1
-    print(f"{warm + CALLS} calls drawn, {wrong} wrong; memory {growth:+.2%} after the first {warm}; {held()} held")
+    record_property("mixed calls drawn", warm + CALLS)
+    record_property("of these with another picture", wrong)
+    record_property("growth of memory in these", f"{growth:+.2%} after the first {warm}")
     assert wrong == 0
     assert growth < MOST_GROWTH
     assert held() == before
