@@ -24,6 +24,7 @@ from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
+from deepcache_trt.pipelines.calibrating.prompts import NOISE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Stage:
                 policies=[policy.to_json() for policy in self.settings.policies],
                 store=str(self.store),
                 precision=precision,
+                calibration_prompts=self._calibration_prompts(precision),
             )
             for backend, precision in self.settings.ours
             if not self._runs_model(backend)  # nothing is built for the model itself
@@ -96,8 +98,13 @@ class Stage:
             store=str(self.store),
             keep_torch_weights=False,
             precision=precision,
+            calibration_prompts=self._calibration_prompts(precision),
             exact=not self._runs_model(backend),
         )
+
+    def _calibration_prompts(self, precision: str | None) -> str | None:
+        """Random weights draw nothing from a prompt that would tell more than noise does."""
+        return NOISE if precision is not None and self.settings.random_weights else None
 
     def _runs_model(self, backend: str) -> bool:
         return backends.find(backend, self.settings.device).runs_model

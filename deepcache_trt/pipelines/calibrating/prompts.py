@@ -15,13 +15,17 @@ DEFAULT = (
 )
 
 
+# In the place of a file: seeded noise instead of pictures, for what is only timed.
+NOISE = "noise"
+
+
 def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) -> tuple[str, ...]:
     """The prompts to draw.
 
     Args:
         model: the name of the pipeline's model.
-        given: a text file of one prompt a line, or the prompts; None: those of the catalogue for this model, or else
-            a small set of this package.
+        given: a text file of one prompt a line, or the prompts; `NOISE`: none; None: those of the catalogue for this
+            model, or else a small set of this package.
 
     Raises:
         DeepCacheError: no such file, or no prompt in it.
@@ -29,6 +33,8 @@ def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) ->
     if given is None:
         entry = CATALOGUE.get(model)
         return (entry.prompts if entry is not None else ()) or DEFAULT
+    if given == NOISE:
+        return ()
     cure = "give a text file of one prompt a line (--calibration-prompts FILE), or leave it out"
     if isinstance(given, Path | str):
         try:
