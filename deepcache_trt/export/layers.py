@@ -14,7 +14,7 @@ _MULTIPLY = ("Conv", "Gemm", "MatMul")
 
 # Node types that move values about, or divide all of them by one.
 _MOVING = (
-    *("Cast", "Concat", "Div", "Identity", "Pad", "Reshape", "Resize"),
+    *("Cast", "CastLike", "Concat", "Div", "Identity", "Pad", "Reshape", "Resize"),
     *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
 
@@ -34,6 +34,7 @@ class Layer:
             condition alone.
         reads_sum: whether the activation is what residual connections have added up, or a convolution has given, with
             no normalisation and no nonlinearity after it: a few channels of such sums are far larger than all others.
+        reads_product: whether it is a product of two of the model's tensors, as a gate gives, whose tails are long.
         at_full_size: whether the activation has as many rows and columns as the model's first input.
     """
 
@@ -45,6 +46,7 @@ class Layer:
     node: str
     reads_sample: bool
     reads_sum: bool
+    reads_product: bool
     at_full_size: bool
 
     @property
@@ -127,6 +129,7 @@ class _Surroundings:
             node=node.output[0],
             reads_sample=node.input[0] in self._sample,
             reads_sum=self._is_sum(node.input[0]),
+            reads_product=self._is_product(node.input[0]),
             at_full_size=self._is_at_full_size(self._dims.get(node.input[0], ())),
         )
 
@@ -139,6 +142,23 @@ class _Surroundings:
         # What is added besides may be a bias, or made of the timestep.
         return node.op_type == "Add" and self._sample.issuperset(node.input)
 
+    def _is_product(self, tensor: str) -> bool:
+        node = self.made.get(tensor)
+        if node is None or node.op_type != "Mul" or not self._sample.issuperset(node.input):
+            return False
+        # A nonlinearity such as SiLU multiplies a tensor with a function of itself.
+        return not any(self._is_function_of(*pair) for pair in (node.input, reversed(node.input)))
+
+    def _is_function_of(self, tensor: str, other: str) -> bool:
+        """Whether a tensor is made of `other` alone, by nodes that read one tensor of the model each."""
+        while tensor != other:
+            node = self.made.get(tensor)
+            read = [name for name in node.input if name in self._sample] if node is not None else []
+            if len(read) != 1:
+                return False
+            (tensor,) = read
+        return True
+
     def _is_at_full_size(self, dims: tuple[int | str, ...]) -> bool:
         """Of an image [B, C, H, W], or of the rows of one [B, H * W, C]."""
         return dims[-2:] == self._size or (len(dims) == 3 and str(dims[1]) == "*".join(map(str, self._size)))
@@ -149,9 +169,10 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def _depends_on(nodes: Iterable[onnx.NodeProto], name: str) -> set[str]:
-    """The tensors whose values depend on the tensor `name`; nodes that ask for its shape alone are none."""
+    """The tensors whose values depend on the tensor `name`, and not on its shape or its dtype alone."""
     depending = {name}
     for node in nodes:
-        if node.op_type != "Shape" and depending.intersection(node.input):
+        read = node.input[:1] if node.op_type == "CastLike" else node.input
+        if node.op_type != "Shape" and depending.intersection(read):
             depending.update(node.output)
     return depending

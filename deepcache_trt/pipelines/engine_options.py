@@ -47,7 +47,7 @@ class EngineOptions:
         quantize: names of the layers that are quantized, or patterns such as "mid_block.*"; "all" means every layer.
             None: those that cached steps leave out and that bear it, see `builder.quantized.choice`.
         calibration_prompts: what is drawn to find the ranges of activations: prompts, or a text file of one a line;
-            None: a small set of this package.
+            "noise": seeded noise in their place, for what is only timed; None: a small set of this package.
     """
 
     backend: str = "auto"

@@ -25,9 +25,9 @@ _COST = {FULL: 1, SKIP: 0}
 _COST_OF_CACHED = 0.15
 
 
-def ours_on(backend: str) -> str:
-    """Ours on a backend, as it is shown."""
-    return f"{OURS} ({backend})"
+def ours_on(backend: str, precision: str | None = None) -> str:
+    """Ours on a backend, as it is shown; and in a precision beside the dtype."""
+    return f"{OURS} ({backend}{f', {precision}' if precision else ''})"
 
 
 def is_ours(name: str) -> bool:
@@ -117,7 +117,7 @@ class Settings:
         systems: of `SYSTEMS`.
         backends: of ours.
         repeats: timed calls of each system in each cell, after its first one.
-        precision: of the layers of ours that are quantized; None: none are.
+        precision: ours is timed with quantized layers too, which have this one; None: without alone.
     """
 
     model: str
@@ -168,6 +168,12 @@ class Settings:
         steps = sum(_COST.get(variant, _COST_OF_CACHED) for variant in cell.policy.plan(self.steps).variants)
         of_a_call = cell.pixels**2 * cell.batch * steps
         return of_a_call * (1 + self.repeats)
+
+    @property
+    def ours(self) -> tuple[tuple[str, str | None], ...]:
+        """Each of ours: its backend and its precision, None being that of the dtype."""
+        precisions = (None,) if self.precision is None else (None, self.precision)
+        return tuple((backend, precision) for backend in self.backends for precision in precisions)
 
     @property
     def policies(self) -> tuple[Policy, ...]:

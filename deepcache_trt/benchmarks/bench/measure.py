@@ -26,7 +26,6 @@ from deepcache_trt.benchmarks.bench.grid import (
     Cell,
     Settings,
     cell_from,
-    ours_on,
     settings_from,
 )
 from deepcache_trt.benchmarks.bench.stage import Stage, count_operations, pipeline_folder
@@ -118,12 +117,12 @@ def _prepare(record: Record, row: Cell, stage: Stage, out: Path, meter: "_Meter"
     """Build the engines of a row and draw its reference; returns why systems of ours cannot run, by name."""
     refused: dict[str, str] = {}
     if OURS in stage.settings.systems:
-        for backend, system in stage.builders(row).items():
+        for name, system in stage.builders(row).items():
             (outcome,) = take_turns([system], meter.say)
-            done = {"row": row.record(), "backend": backend, "error": outcome.error, "seconds": outcome.load_seconds}
+            done = {"row": row.record(), "backend": name, "error": outcome.error, "seconds": outcome.load_seconds}
             record["builds"].append({**done, "built": outcome.first.get("built")})
             if outcome.error:
-                refused[ours_on(backend)] = f"its engines cannot be built: {outcome.error}"
+                refused[name] = f"its engines cannot be built: {outcome.error}"
         if row.pixels not in {entry["pixels"] for entry in record["macs"]}:
             record["macs"] += count_operations(stage, row)
     (outcome,) = take_turns([stage.reference(row)], meter.say)

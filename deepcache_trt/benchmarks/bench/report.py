@@ -16,7 +16,6 @@ def markdown(figures: Figures) -> str:
     settings = figures.settings
     weights = "seeded weights" if settings.random_weights else "its own weights"
     drawn = f"{settings.steps} steps of DDIM with guidance, {settings.dtype}"
-    drawn += "" if settings.precision is None else f"; layers of ours are {settings.precision}"
     kept = (
         " None gave freed memory back to the system, which makes eager PyTorch a third slower in some processes."
         if settings.device == "cpu"

@@ -24,6 +24,7 @@ from deepcache_trt.benchmarks.timing.turns import System
 from deepcache_trt.documents import read_json
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
+from deepcache_trt.pipelines.calibrating.prompts import NOISE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +50,20 @@ class Stage:
         return self.latents / (re.sub(r"[^a-z0-9]+", "-", f"{cell.column} {name}".lower()) + ".npy")
 
     def builders(self, row: Cell) -> dict[str, System]:
-        """What builds the engines of a row, by backend."""
+        """What builds the engines of a row, by the name of ours that they are for."""
         return {
-            backend: systems.system(
+            ours_on(backend, precision): systems.system(
                 our_system.build,
                 self._picture(row, "build"),
-                name=f"building for {ours_on(backend)}",
+                name=f"building for {ours_on(backend, precision)}",
                 rounds=0,
                 backend=backend,
                 policies=[policy.to_json() for policy in self.settings.policies],
                 store=str(self.store),
-                precision=self.settings.precision,
+                precision=precision,
+                calibration_prompts=self._calibration_prompts(precision),
             )
-            for backend in self.settings.backends
+            for backend, precision in self.settings.ours
             if not self._runs_model(backend)  # nothing is built for the model itself
         }
 
@@ -73,7 +75,7 @@ class Stage:
     def systems(self, cell: Cell) -> list[System]:
         """The systems that can draw a cell: the package caches only, diffusers does not."""
         asked = self.settings.systems
-        chosen = [self._ours(cell, backend) for backend in self.settings.backends if OURS in asked]
+        chosen = [self._ours(cell, *ours) for ours in self.settings.ours if OURS in asked]
         if cell.is_plain:
             if {DIFFUSERS, DEEPCACHE} & set(asked):
                 chosen.append(self._peer(cell, DIFFUSERS, systems.diffusers))
@@ -84,8 +86,8 @@ class Stage:
             chosen.append(self._peer(cell, DEEPCACHE, systems.deepcache, interval=interval, branch=branch))
         return chosen
 
-    def _ours(self, cell: Cell, backend: str) -> System:
-        name = ours_on(backend)
+    def _ours(self, cell: Cell, backend: str, precision: str | None) -> System:
+        name = ours_on(backend, precision)
         return systems.system(
             our_system.ours,
             self._picture(cell, name),
@@ -95,9 +97,14 @@ class Stage:
             policy=cell.policy.to_json(),
             store=str(self.store),
             keep_torch_weights=False,
-            precision=self.settings.precision,
+            precision=precision,
+            calibration_prompts=self._calibration_prompts(precision),
             exact=not self._runs_model(backend),
         )
+
+    def _calibration_prompts(self, precision: str | None) -> str | None:
+        """Random weights draw nothing from a prompt that would tell more than noise does."""
+        return NOISE if precision is not None and self.settings.random_weights else None
 
     def _runs_model(self, backend: str) -> bool:
         return backends.find(backend, self.settings.device).runs_model

@@ -24,6 +24,7 @@ def ours(
     keep_torch_weights: bool,
     exact: bool = False,
     precision: str | None = None,
+    calibration_prompts: str | None = None,
 ) -> Callable[[], dict[str, Any]]:
     """Our pipeline; beside what all give it has the figures of `_engine_figures`, and after the
     first one "capture_seconds" of recording CUDA graphs, where there are any.
@@ -35,13 +36,15 @@ def ours(
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
         precision: as in `EngineOptions`.
+        calibration_prompts: likewise.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
     """
     from deepcache_trt import DeepCachePipeline
 
     chosen = Picture(**picture)
     options: dict[str, Any] = {"policy": policy_from_json(policy), "backend": backend}
-    options |= {"store": store, "keep_torch_weights": keep_torch_weights, "precision": precision}
+    options |= {"store": store, "keep_torch_weights": keep_torch_weights}
+    options |= {"precision": precision, "calibration_prompts": calibration_prompts}
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}
     drawing = Drawing(chosen, DeepCachePipeline, options)
@@ -65,6 +68,7 @@ def build(
     policies: Sequence[Mapping[str, Any]],
     store: str,
     precision: str | None = None,
+    calibration_prompts: str | None = None,
 ) -> Callable[[], Any]:
     """No picture, but what comes before: to load this is to export, build and check all that `ours` will open.
 
@@ -87,7 +91,8 @@ def build(
     target = Target(backend=backends.find(backend, chosen.device), store=kept, shapes=shapes)
     before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
     built = []
-    source, options = ModelSource(model=chosen.folder), EngineOptions(store=store, precision=precision)
+    source = ModelSource(model=chosen.folder)
+    options = EngineOptions(store=store, precision=precision, calibration_prompts=calibration_prompts)
     for component in find_components(source, dtype=chosen.dtype):
         wanted = {
             # The scales of what is quantized are those of a schedule; other engines serve each of their variants.

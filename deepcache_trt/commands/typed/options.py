@@ -50,7 +50,7 @@ Quantize = Annotated[
 ]
 CalibrationPrompts = Annotated[
     Path | None,
-    typer.Option(help="A text file of one prompt a line, drawn to find the ranges for --precision. [default: a few]"),
+    typer.Option(help="A file of one prompt a line, drawn to find the ranges; noise: for timing. [default: a few]"),
 ]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Where built engines are kept. [default: user cache]", callback=_folder)

@@ -48,11 +48,11 @@ def drawn_calibration(
         pipe: that the component is of; it stays as it is.
         component: its denoiser, with adapters merged.
         policy: how it will be cached.
-        prompts: one a picture.
+        prompts: one a picture; none: seeded inputs in their place.
         on_torch: within it, the denoiser of a copy of the pipeline runs in PyTorch, cached by the policy.
     """
     takes = signature(_plain_class(pipe).__call__).parameters
-    if "prompt" in takes and getattr(pipe, "text_encoder", None) is None:
+    if "prompt" in takes and (not prompts or getattr(pipe, "text_encoder", None) is None):
         return seeded_calibration(component)
     given = [*prompts] if "prompt" in takes else []
 

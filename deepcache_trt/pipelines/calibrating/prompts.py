@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.documents import read_text
+from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.models.catalogue import CATALOGUE
 
 # A person, a place, a thing and a style: few, since each of them is drawn in full.
@@ -15,13 +16,17 @@ DEFAULT = (
 )
 
 
+# In the place of a file: seeded noise instead of pictures, for what is only timed.
+NOISE = "noise"
+
+
 def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) -> tuple[str, ...]:
     """The prompts to draw.
 
     Args:
         model: the name of the pipeline's model.
-        given: a text file of one prompt a line, or the prompts; None: those of the catalogue for this model, or else
-            a small set of this package.
+        given: a text file of one prompt a line, or the prompts; `NOISE`: none; None: those of the catalogue for this
+            model, or else a small set of this package.
 
     Raises:
         DeepCacheError: no such file, or no prompt in it.
@@ -29,12 +34,14 @@ def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) ->
     if given is None:
         entry = CATALOGUE.get(model)
         return (entry.prompts if entry is not None else ()) or DEFAULT
+    if given == NOISE:
+        return ()
     cure = "give a text file of one prompt a line (--calibration-prompts FILE), or leave it out"
     if isinstance(given, Path | str):
         try:
-            lines = Path(given).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            lines = read_text(Path(given)).splitlines()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise DeepCacheError(f"cannot read the calibration prompts in {given}: {reason}; {cure}") from error
     else:
         lines = [*given]

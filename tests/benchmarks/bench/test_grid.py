@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deepcache_trt.benchmarks.bench.compare import differences
-from deepcache_trt.benchmarks.bench.grid import PLAIN, SYSTEMS, Cell, cell_from, settings_from
+from deepcache_trt.benchmarks.bench.grid import PLAIN, SYSTEMS, Cell, cell_from, ours_on, settings_from
 from deepcache_trt.benchmarks.bench.measure import duration
 from deepcache_trt.benchmarks.bench.presets import PRESETS, preset, settings_of
 from deepcache_trt.benchmarks.bench.published import SECONDS
@@ -123,3 +123,12 @@ def test_a_cell_has_the_published_heading_and_costs_less_the_more_it_caches() ->
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "1 s"), (41, "41 s"), (100, "2 min"), (3000, "50 min")])
 def test_a_duration_is_told_roughly(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_with_a_precision_ours_is_measured_without_it_and_with_it() -> None:
+    settings = settings_of(preset("smoke"), backends=["onnxruntime"], precision="int8")
+    assert settings.ours == (("onnxruntime", None), ("onnxruntime", "int8"))
+    assert [ours_on(*ours) for ours in settings.ours] == ["ours (onnxruntime)", "ours (onnxruntime, int8)"]
+    assert settings_from(settings.record()) == settings
+    without = {name: value for name, value in settings.record().items() if name != "precision"}
+    assert settings_from(without).ours == (("onnxruntime", None),)
