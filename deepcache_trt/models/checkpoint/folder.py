@@ -57,9 +57,10 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     """
     path = folder / INDEX
     said = _object(path)
-    if not isinstance(said.get("_class_name"), str) or not said["_class_name"].isidentifier():
+    kind = said.get("_class_name", "")
+    if not isinstance(kind, str) or (kind and not kind.isidentifier()):
         raise CheckpointError(
-            f"{path}: _class_name is {said.get('_class_name')!r}, no pipeline of diffusers, and code of its own is not "
+            f"{path}: _class_name is {kind!r}, no pipeline of diffusers, and code of its own is not "
             f"run; give a folder of a pipeline that diffusers has"
         )
     parts = {}

@@ -29,7 +29,7 @@ def test_a_file_without_prompts_is_refused_with_the_cure(tmp_path: Path) -> None
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary"
     empty.write_text(" \n", encoding="utf-8")
     binary.write_bytes(b"\xff\xfe\x00")
-    for file, reason in ((empty, "there are no"), (binary, "it is no UTF-8 text"), (tmp_path / "none", "No such file")):
+    for file, reason in ((empty, "there are no"), (binary, "line 1 is not UTF-8"), (tmp_path / "none", "No such file")):
         with pytest.raises(DeepCacheError, match=reason) as refused:
             calibration_prompts("digits", file)
         assert "--calibration-prompts FILE" in str(refused.value)

@@ -57,7 +57,8 @@ def test_both_ways_in_draw_the_same_picture(store: Store) -> None:
     whole = draw(pipe)
     per_step = draw(pipe, callback_on_step_end=python_between_steps)
     assert pipe.last_run.way == "per step"
-    assert difference(whole, per_step) < 1e-4
+    # The ways differ by rounding, and values that lie between two steps of a scale are rounded to either.
+    assert float((whole - per_step).norm() / whole.norm()) < 1e-3
 
 
 def test_each_schedule_is_calibrated_once_as_it_is_drawn(store: Store) -> None:
