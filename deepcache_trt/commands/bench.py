@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.commands.typed.options import Precision, RandomWeights, StoreFolder
+from deepcache_trt.commands.typed.options import Precision, Quantize, RandomWeights, StoreFolder
 from deepcache_trt.commands.typed.output import check_out, typed_command
 
 
@@ -33,6 +33,7 @@ def bench(
     backend: Annotated[list[str] | None, typer.Option(help="Of ours; repeatable. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of every system: float32, float16 or bfloat16.")] = None,
     precision: Precision = None,
+    quantize: Quantize = None,
     repeats: Annotated[int | None, typer.Option(help="Timed calls of each system in each cell.")] = None,
     out: Annotated[
         Path, typer.Option(help="The JSON file; where it has some of these cells already, the others are measured.")
@@ -76,6 +77,7 @@ def bench(
         dtype=dtype,
         repeats=repeats,
         precision=precision,
+        quantize=quantize,
     )
     earlier = None if compare is None else Figures(measuring.read_record(compare))
     if earlier is not None:

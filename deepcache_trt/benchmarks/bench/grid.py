@@ -118,6 +118,7 @@ class Settings:
         backends: of ours.
         repeats: timed calls of each system in each cell, after its first one.
         precision: ours is timed with quantized layers too, which have this one; None: without alone.
+        quantize: which layers these are, as in `EngineOptions`; none: the default.
     """
 
     model: str
@@ -132,6 +133,7 @@ class Settings:
     backends: tuple[str, ...]
     repeats: int
     precision: str | None = None
+    quantize: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.systems:

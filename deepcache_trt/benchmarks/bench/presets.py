@@ -6,6 +6,7 @@ from itertools import product
 
 from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, SYSTEMS, Settings, check_name
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, interval_params
+from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache, Policy
 
 
@@ -89,6 +90,7 @@ def settings_of(
     dtype: str | None = None,
     repeats: int | None = None,
     precision: str | None = None,
+    quantize: Sequence[str] | None = None,
 ) -> Settings:
     """A preset with what is given in place of its own, on this machine's best device.
 
@@ -114,6 +116,8 @@ def settings_of(
     device = preset.device or known.best_device(wanted[0])
     chosen = known.dtype_or_default(dtype or preset.dtype, device)
     quantized = precision_of(precision)
+    if quantize and quantized is None:
+        raise DeepCacheError(f"--quantize {quantize[0]} has no meaning without a precision; give --precision int8 too")
     settings = Settings(
         model=model or preset.model,
         random_weights=preset.random_weights if random_weights is None else random_weights,
@@ -127,6 +131,7 @@ def settings_of(
         backends=tuple(dict.fromkeys(known.resolve(name, device).name for name in wanted)),
         repeats=preset.repeats if repeats is None else repeats,
         precision=precision,
+        quantize=tuple(quantize or ()),
     )
     for backend in settings.backends:
         for name in (chosen, *([] if quantized is None else [quantized.name])):

@@ -60,8 +60,7 @@ class Stage:
                 backend=backend,
                 policies=[policy.to_json() for policy in self.settings.policies],
                 store=str(self.store),
-                precision=precision,
-                calibration_prompts=self._calibration_prompts(precision),
+                quantizing=self._quantizing(precision),
             )
             for backend, precision in self.settings.ours
             if not self._runs_model(backend)  # nothing is built for the model itself
@@ -97,14 +96,16 @@ class Stage:
             policy=cell.policy.to_json(),
             store=str(self.store),
             keep_torch_weights=False,
-            precision=precision,
-            calibration_prompts=self._calibration_prompts(precision),
+            quantizing=self._quantizing(precision),
             exact=not self._runs_model(backend),
         )
 
-    def _calibration_prompts(self, precision: str | None) -> str | None:
-        """Random weights draw nothing from a prompt that would tell more than noise does."""
-        return NOISE if precision is not None and self.settings.random_weights else None
+    def _quantizing(self, precision: str | None) -> dict[str, Any]:
+        """Of `EngineOptions`; random weights draw nothing from a prompt that would tell more than noise does."""
+        if precision is None:
+            return {}
+        prompts = NOISE if self.settings.random_weights else None
+        return {"precision": precision, "quantize": self.settings.quantize or None, "calibration_prompts": prompts}
 
     def _runs_model(self, backend: str) -> bool:
         return backends.find(backend, self.settings.device).runs_model

@@ -23,8 +23,7 @@ def ours(
     store: str,
     keep_torch_weights: bool,
     exact: bool = False,
-    precision: str | None = None,
-    calibration_prompts: str | None = None,
+    quantizing: Mapping[str, Any] | None = None,
 ) -> Callable[[], dict[str, Any]]:
     """Our pipeline; beside what all give it has the figures of `_engine_figures`, and after the
     first one "capture_seconds" of recording CUDA graphs, where there are any.
@@ -35,8 +34,7 @@ def ours(
         policy: how it caches, as `Policy.to_json` gives it.
         store: its folder.
         keep_torch_weights: as in `EngineOptions`.
-        precision: as in `EngineOptions`.
-        calibration_prompts: likewise.
+        quantizing: `precision`, `quantize` and `calibration_prompts` of `EngineOptions`; None: nothing is quantized.
         exact: take engines for exactly this size and batch, as `build` leaves them, and not whatever covers them.
     """
     from deepcache_trt import DeepCachePipeline
@@ -44,7 +42,7 @@ def ours(
     chosen = Picture(**picture)
     options: dict[str, Any] = {"policy": policy_from_json(policy), "backend": backend}
     options |= {"store": store, "keep_torch_weights": keep_torch_weights}
-    options |= {"precision": precision, "calibration_prompts": calibration_prompts}
+    options |= quantizing or {}
     if exact:
         options |= {"size": chosen.pixels, "batch": chosen.batch}
     drawing = Drawing(chosen, DeepCachePipeline, options)
@@ -67,8 +65,7 @@ def build(
     backend: str,
     policies: Sequence[Mapping[str, Any]],
     store: str,
-    precision: str | None = None,
-    calibration_prompts: str | None = None,
+    quantizing: Mapping[str, Any] | None = None,
 ) -> Callable[[], Any]:
     """No picture, but what comes before: to load this is to export, build and check all that `ours` will open.
 
@@ -92,11 +89,11 @@ def build(
     before = {artefact.key for artefact in kept.list() if artefact.kind == "engines"}
     built = []
     source = ModelSource(model=chosen.folder)
-    options = EngineOptions(store=store, precision=precision, calibration_prompts=calibration_prompts)
+    options = EngineOptions(store=store, **(quantizing or {}))
     for component in find_components(source, dtype=chosen.dtype):
         wanted = {
             # The scales of what is quantized are those of a schedule; other engines serve each of their variants.
-            (variants_of(component.architecture, policy, component.name), precision and policy): policy
+            (variants_of(component.architecture, policy, component.name), options.precision and policy): policy
             for policy in map(policy_from_json, policies)
         }
         for (variants, _), policy in wanted.items():

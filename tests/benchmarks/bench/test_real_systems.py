@@ -40,7 +40,8 @@ def test_each_image_of_a_batch_is_that_of_its_own_seed_and_parts_are_timed_apart
 
 def test_what_is_built_before_is_all_that_is_opened(tmp_path: Path, store_root: Path, built: list[str]) -> None:
     """The seconds of a first call are without those of building."""
-    asked, where = picture(tmp_path, "ours"), {"backend": "onnxruntime", "store": str(store_root)}
+    asked = picture(tmp_path, "ours")
+    where: dict[str, Any] = {"backend": "onnxruntime", "store": str(store_root)}
     policies = [policy.to_json() for policy in (DeepCache(cache_interval=2), Nearer())]
     our_system.build(asked, policies=policies, **where)
     built.clear()
