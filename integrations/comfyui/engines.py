@@ -138,9 +138,16 @@ class EngineUNet:
         return predicted
 
     def sampling(self, executor: Any, *arguments: Any, **named: Any) -> Any:
-        """ComfyUI's sampling, after which it may move and free the weights of the MODEL: none is held any more."""
+        """ComfyUI's sampling, after which it may move and free the weights of the MODEL: none is held any more.
+
+        Raises:
+            BackendError: what engines predicted last is NaN, infinite or nothing at all.
+        """
         try:
-            return executor(*arguments, **named)
+            sampled = executor(*arguments, **named)
+            if self._denoiser is not None:
+                self._denoiser.check_made()
+            return sampled
         finally:
             self._rest()
 

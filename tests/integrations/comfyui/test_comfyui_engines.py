@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from deepcache_trt.errors import BackendError
 from tests.integrations.comfyui.calls import call, close, expected, inputs, new
 from tests.integrations.comfyui.models import ALL, SD15, Executor, Sampling, diffusers_unet
 
@@ -156,3 +157,15 @@ def test_after_a_sampling_no_weight_is_held_and_the_engines_stay_open(fails: boo
     model.diffusion_model.weights.clear()
     gc.collect()
     assert all(each.expired() for each in held)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_model_that_gives_what_is_no_number_is_named_as_its_sampling_ends(bad: float) -> None:
+    unet, model, _ = new()
+    state = model.diffusion_model.state_dict()
+    state["out.2.bias"].fill_(bad)
+    sampling = Sampling(unet, model)
+    with pytest.raises(BackendError, match=r"the engines of .* gave \d+ NaN or infinite values"):
+        unet.sampling(lambda: call(sampling, sampling.evaluation(0), inputs()))
+    state["out.2.bias"].zero_()
+    assert unet.sampling(lambda: call(sampling, sampling.evaluation(1), inputs())).isfinite().all()

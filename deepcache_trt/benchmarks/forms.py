@@ -1,8 +1,8 @@
-"""What segments cost against whole variants: `python -m deepcache_trt.benchmarks.segments`.
+"""What forms of a denoiser's engines cost beside each other: `python -m deepcache_trt.benchmarks.forms`.
 
-A denoiser of real size with seeded weights is opened twice, its variants as engines of their own and as lists of
-segments, and each variant is run both ways in turn. What each form takes to be loaded and holds is measured in a
-process of its own.
+A denoiser of real size with seeded weights is opened several times: its variants as engines of their own, as lists of
+segments, and quantized. Each variant is run in each form in turn. What a form takes to be loaded and holds is measured
+in a process of its own.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,25 @@ from deepcache_trt.benchmarks.timing.in_process import in_turn, own_bytes
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.model_source import random_components
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.quantized.quantized_component import quantized
+from deepcache_trt.builder.quantized.quantizing import ALL
+from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
+from deepcache_trt.engines.backend import Backend
+from deepcache_trt.engines.precision import INT8
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.export.parity import example_inputs
 from deepcache_trt.progress import quiet_libraries, shown
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.policies.router import COMPUTED, REUSED, Router, random_masks
 from deepcache_trt.runtime.session import Session
-from deepcache_trt.tensors import PROMPT_TOKENS
+from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
+
+WHOLE, SEGMENTS = "whole", "segments"
+# Which layers compute in 8 bits, by pattern.
+QUANTIZED: dict[str, tuple[str, ...]] = {"int8": (), "int8-all": (ALL,)}
+FORMS = (WHOLE, SEGMENTS, *QUANTIZED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +54,14 @@ class Subject:
     sizes: Mapping[str, int]
 
 
-def subjects(dtype: str) -> dict[str, Subject]:
-    """SD1.5 at 256² and DiT-XL/2 at 256², one guided image."""
+def subjects(dtype: str, side: int) -> dict[str, Subject]:
+    """SD1.5 at a side in pixels and DiT-XL/2 at 256², one guided image."""
     (unet,) = random_components("sd15", dtype=dtype, parts=["unet"])
     (dit,) = random_components("dit-xl-2-256", dtype=dtype, parts=["transformer"])
-    side = {"batch": 2, "height": 32, "width": 32, "sequence": PROMPT_TOKENS}
+    latent = side // LATENT_PIXELS
+    sizes = {"batch": 2, "height": latent, "width": latent, "sequence": PROMPT_TOKENS}
     return {
-        "sd15": Subject(component=unet, policy=DeepCache(), sizes=side),
+        "sd15": Subject(component=unet, policy=DeepCache(), sizes=sizes),
         "dit-xl-2-256": Subject(component=dit, policy=Router(masks=(_mask(dit),)), sizes={"batch": 2}),
     }
 
@@ -73,9 +84,19 @@ def opened(subject: Subject, target: Target) -> Session:
     return session
 
 
-def time_both(subject: Subject, targets: Mapping[str, Target], rounds: int) -> dict[str, float]:
+def in_form(subject: Subject, form: str, backend: Backend, store: Store) -> tuple[Subject, Target]:
+    """A subject in one of `FORMS`, and what to build it for."""
+    target = Target(backend=backend, store=store, segments=form == SEGMENTS)
+    if form not in QUANTIZED:
+        return subject, target
+    component = subject.component
+    patterns, calibration = QUANTIZED[form], seeded_calibration(component)
+    return replace(subject, component=quantized(component, subject.policy, INT8, patterns, calibration)), target
+
+
+def time_all(ways: Mapping[str, tuple[Subject, Target]], rounds: int) -> dict[str, float]:
     """Seconds of each variant in each form, all in turn: medians."""
-    sessions = {form: opened(subject, target) for form, target in targets.items()}
+    sessions = {form: opened(*way) for form, way in ways.items()}
     actions = {
         f"{variant}, {form}": partial(session.execute, session.units(variant))
         for variant in next(iter(sessions.values())).variants
@@ -102,18 +123,14 @@ def held(subject: Subject, target: Target) -> dict[str, float]:
     }
 
 
-def _targets(backend: str, store: Path) -> dict[str, Target]:
-    found = backends.resolve(backend, "cpu")
-    return {
-        form: Target(backend=found, store=Store(store), segments=is_cut)
-        for form, is_cut in (("whole", False), ("segments", True))
-    }
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="What segments cost against whole variants.")
+    parser = argparse.ArgumentParser(description="What forms of a denoiser's engines cost beside each other.")
     parser.add_argument("--models", nargs="+", default=["sd15", "dit-xl-2-256"], help="which")
+    parser.add_argument(
+        "--forms", nargs="+", default=[WHOLE, SEGMENTS], choices=FORMS, help="the first is compared with"
+    )
+    parser.add_argument("--size", type=int, default=256, help="side of sd15's pictures, in pixels")
     parser.add_argument("--backend", default="openvino", help="which engines")
     parser.add_argument("--dtype", default="bfloat16", help="of the weights")
     parser.add_argument("--rounds", type=int, default=10, help="how often each variant is timed in each form")
@@ -122,20 +139,23 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     torch.set_grad_enabled(False)
-    targets = _targets(options.backend, options.store)
+    backend, store = backends.resolve(options.backend, "cpu"), Store(options.store)
     if options.held:
         (model,) = options.models
-        print(json.dumps(held(subjects(options.dtype)[model], targets[options.held])))
+        subject = subjects(options.dtype, options.size)[model]
+        print(json.dumps(held(*in_form(subject, options.held, backend, store))))
         return
     for model in options.models:
-        took = time_both(subjects(options.dtype)[model], targets, options.rounds)
-        forms = {form: _in_a_process(options, model, form) for form in targets}
-        print(report(model, took, forms, options))
+        subject = subjects(options.dtype, options.size)[model]
+        took = time_all({form: in_form(subject, form, backend, store) for form in options.forms}, options.rounds)
+        found = {form: _in_a_process(options, model, form) for form in options.forms}
+        print(report(model, took, found, options))
 
 
 def _in_a_process(options: argparse.Namespace, model: str, form: str) -> dict[str, float]:
     own = ("--models", model, "--backend", options.backend, "--dtype", options.dtype, "--store", str(options.store))
-    command = [sys.executable, "-m", "deepcache_trt.benchmarks.segments", *own, "--held", form]
+    alias = ("-m", "deepcache_trt.benchmarks.forms")
+    command = [sys.executable, *alias, *own, "--size", str(options.size), "--held", form]
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
     return found
@@ -144,13 +164,14 @@ def _in_a_process(options: argparse.Namespace, model: str, form: str) -> dict[st
 def report(
     model: str, took: Mapping[str, float], forms: Mapping[str, Mapping[str, Any]], options: argparse.Namespace
 ) -> str:
-    """Both tables as Markdown."""
+    """Both tables as Markdown; the others' speed is told as multiples of the first one's."""
+    first, *others = forms
     variants = dict.fromkeys(name.rsplit(", ", 1)[0] for name in took)
     times = [
         (
             variant,
             *(f"{1e3 * took[f'{variant}, {form}']:.0f}" for form in forms),
-            f"{took[f'{variant}, segments'] / took[f'{variant}, whole']:.2f}",
+            *(f"{took[f'{variant}, {first}'] / took[f'{variant}, {form}']:.2f}×" for form in others),
         )
         for variant in variants
     ]
@@ -169,7 +190,7 @@ def report(
     return "\n\n".join(
         (
             about,
-            markdown_table(("variant", *(f"{form}, ms" for form in forms), "ratio"), times),
+            markdown_table(("variant", *(f"{form}, ms" for form in forms), *others), times),
             markdown_table(("form", "engines", "s to open", "GB held", "MB handed on", "MB without sharing"), holds),
             "",
         )
