@@ -52,6 +52,8 @@ def new(name: str) -> Any:
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion(), cache_interval=2)
     if name == "xl":
         return DeepCachePipeline.from_pipe(tiny.stable_diffusion_xl(), cache_interval=2)
+    if name == "original dit":
+        return DeepCachePipeline.from_pipe(dits.original(), policy=Uncached())
     if name in ("dit", "uvit"):
         return DeepCachePipeline.from_pipe(dits.plain(kind=name), policy=Uncached())
     if name == "ldm":
@@ -64,7 +66,7 @@ def new(name: str) -> Any:
 def drawn(name: str, pipe: Any) -> torch.Tensor:
     if name in ("text", "xl"):
         return torch.from_numpy(pipe("seven", num_inference_steps=3, height=64, width=64, output_type="np").images)
-    if name in ("dit", "uvit", "ldm"):
+    if name in ("dit", "original dit", "uvit", "ldm"):
         image: torch.Tensor = pipe([3], num_inference_steps=3, output_type="pt").images
         return image
     decoded: dict[str, Any] = {"output_type": "pt"} if name in ("svd", "tiny vae") else {}

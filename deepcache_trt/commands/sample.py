@@ -44,6 +44,10 @@ def sample(
         str | None, typer.Option(help="Of a model of classes: 207,360 in turn by the index, or all.")
     ] = None,
     guidance: Guidance = None,
+    guided_channels: Annotated[
+        int | None,
+        typer.Option(help="Of a DiT's latents: the first ones, as its authors guide 3. [default: all]"),
+    ] = None,
     plan: Plan = None,
     interval: Interval = None,
     branch: Annotated[
@@ -89,7 +93,13 @@ def sample(
     from deepcache_trt.progress import quiet_libraries, shown
 
     sampling = Sampling(
-        seed=seed, steps=steps, eta=eta, skip_type=skip_type, guidance=guidance, classes=_classes(classes)
+        seed=seed,
+        steps=steps,
+        eta=eta,
+        skip_type=skip_type,
+        guidance=guidance,
+        guided_channels=guided_channels,
+        classes=_classes(classes),
     )
     caching: dict[str, Any] = {"cache_interval": interval, "skip_mode": skip_mode, "pow": power, "center": center}
     caching |= {"cache_branch_id": _branch(branch, paper_branch), "skip_interval": skip_interval, "forecast": forecast}

@@ -5,6 +5,7 @@ Those of the pipelines that docs/pipelines.md lists are named here for editors a
 
 import diffusers
 
+from deepcache_trt.models.definitions.dit import OriginalDiTPipeline
 from deepcache_trt.models.definitions.ldm import LDMClassToImagePipeline
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
 
@@ -18,6 +19,7 @@ class DeepCacheLatentConsistencyModelImg2ImgPipeline(
     DeepCachePipeline, diffusers.LatentConsistencyModelImg2ImgPipeline
 ): ...
 class DeepCacheLatentConsistencyModelPipeline(DeepCachePipeline, diffusers.LatentConsistencyModelPipeline): ...
+class DeepCacheOriginalDiTPipeline(DeepCachePipeline, OriginalDiTPipeline): ...
 class DeepCacheStableDiffusionControlNetImg2ImgPipeline(
     DeepCachePipeline, diffusers.StableDiffusionControlNetImg2ImgPipeline
 ): ...

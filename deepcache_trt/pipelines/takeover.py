@@ -166,7 +166,8 @@ def _ways_to_guide(
     scale = _guidance_scale(pipe, arguments)
     if copies == 3:
         return [Guidance(scale=scale, image_scale=getattr(pipe, "image_guidance_scale", 0.0))]
-    return [Guidance(scale=scale, rescale=getattr(pipe, "guidance_rescale", 0.0))]
+    rescale, channels = getattr(pipe, "guidance_rescale", 0.0), getattr(pipe, "guided_channels", None)
+    return [Guidance(scale=scale, rescale=rescale, channels=channels)]
 
 
 def _guidance_scale(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:

@@ -21,12 +21,15 @@ class Guidance:
         rescale: φ of Lin et al. 2023, section 3.4; 0 leaves it out.
         image_scale: of the image, where there are three parts; None: there are not.
         is_paired: the latents have two halves, the second a copy of the first, and so has ε.
+        channels: how many of the first channels it goes to, the others being as predicted with the prompt or label;
+            None: all.
     """
 
     scale: "float | torch.Tensor | None"
     rescale: float = 0.0
     image_scale: float | None = None
     is_paired: bool = False
+    channels: int | None = None
 
     @property
     def copies(self) -> int:
@@ -35,7 +38,7 @@ class Guidance:
 
     def __call__(self, prediction: "torch.Tensor") -> "torch.Tensor":
         """ε [B, …] from the model's output [copies · B, …]."""
-        return guided(prediction, self.scale, self.rescale or None, self.image_scale, self.is_paired)
+        return guided(prediction, self.scale, self.rescale or None, self.image_scale, self.is_paired, self.channels)
 
 
 def guided(
@@ -44,6 +47,7 @@ def guided(
     rescale: "float | torch.Tensor | None",
     image_scale: "float | torch.Tensor | None",
     is_paired: bool,
+    channels: int | None,
 ) -> "torch.Tensor":
     """In the order of operations that diffusers has."""
     import torch
@@ -58,6 +62,8 @@ def guided(
         return torch.cat([without + scale * (with_label - without)] * 2)
     without, with_prompt = prediction.chunk(2)
     mixed = without + scale * (with_prompt - without)
+    if channels is not None:
+        mixed = torch.cat([mixed[:, :channels], with_prompt[:, channels:]], dim=1)
     if rescale is None:
         return mixed
     axes = list(range(1, mixed.ndim))

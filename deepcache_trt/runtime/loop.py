@@ -181,7 +181,7 @@ def _state_for(
     needed = [weights.shape[1] for weights in (table.sample_weights, table.output_weights, table.noise_weights)]
     rings = Rings(*(max(least, slots) if slots else 0 for least, slots in zip(_RINGS, needed, strict=True)))
     scale = guidance.scale.shape if isinstance(guidance.scale, torch.Tensor) else guidance.scale is None
-    parts = guidance.copies, guidance.is_paired, scale, bool(guidance.rescale)
+    parts = guidance.copies, guidance.is_paired, guidance.channels, scale, bool(guidance.rescale)
     key = latents.shape, parts, known is None, rings, session.forecast
     states: dict[Hashable, LoopState] = session.shape.loops
     if key not in states:

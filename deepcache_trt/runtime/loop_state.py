@@ -89,6 +89,7 @@ class Memory:
         rescale: of the guidance.
         image_scale: of the guidance.
         is_paired: whether the latents have two halves, the second a copy of the first.
+        channels: how many of the first channels are guided; None: all.
         known: [3, B·C·…], the mask, latents and noise of an image that is kept in part; None: there is none.
         history: [slots, B·C·…], the last few x, ε and z, each kind in its ring.
         rows: [WINDOW, slots + 7 + tensors · columns], see `_COLUMNS`.
@@ -104,6 +105,7 @@ class Memory:
     rescale: "torch.Tensor | None"
     image_scale: "torch.Tensor | None"
     is_paired: bool
+    channels: int | None
     known: "torch.Tensor | None"
     history: "torch.Tensor"
     rows: "torch.Tensor"
@@ -118,7 +120,8 @@ def advance(memory: Memory) -> None:
     columns = len(history), *_COLUMNS, memory.forecast.numel()
     weights, slots, scale, timestep, of_known, forecast = row.split(columns)
     output_slot, noise_slot, sample_slot = slots.long().split(1)
-    epsilon = guided(memory.prediction.float(), memory.scale, memory.rescale, memory.image_scale, memory.is_paired)
+    prediction, parts = memory.prediction.float(), (memory.is_paired, memory.channels)
+    epsilon = guided(prediction, memory.scale, memory.rescale, memory.image_scale, *parts)
     history.index_copy_(0, output_slot, epsilon.reshape(1, -1))
     if len(memory.noise):
         history.index_copy_(0, noise_slot, memory.noise.index_select(0, call))
@@ -169,6 +172,7 @@ class LoopState:
             rescale=_constant(guidance.rescale or None, latents.device),
             image_scale=_constant(guidance.image_scale, latents.device),
             is_paired=guidance.is_paired,
+            channels=guidance.channels,
             known=None if known is None else tensor(3, latents.numel()),
             history=tensor(sum(rings), latents.numel()),
             rows=tensor(WINDOW, sum(rings) + sum(_COLUMNS) + forecast.numel()),

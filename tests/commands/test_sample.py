@@ -146,6 +146,17 @@ def test_classes_take_turns_and_stand_in_the_npz(run: Run, dit: Path, tmp_path: 
         assert np.array_equal(image, pixels(tmp_path / "folder" / f"00000{i + 1}.png"))
 
 
+def test_as_many_channels_are_guided_as_are_asked_for(run: Run, dit: Path, tmp_path: Path) -> None:
+    drawn = {}
+    for channels in (None, 4, 3):
+        out, more = tmp_path / str(channels), [] if channels is None else ["--guided-channels", channels]
+        command = ["sample", "--model", dit, "--classes", "3,207", "--images", 2, "--guidance", 4, "--out", out]
+        assert run(*command, *_UNCACHED, *more).code == 0
+        drawn[channels] = np.stack([pixels(out / name) for name in names(out)]).astype(int)
+    assert np.abs(drawn[None] - drawn[4]).max() <= 1
+    assert np.abs(drawn[None] - drawn[3]).max() > 1
+
+
 def test_the_papers_branch_counts_from_one(run: Run, ddpm: Path, tmp_path: Path) -> None:
     common = ["sample", "--model", ddpm, *_FAST, "--images", 1]
     run(*common, "--paper-branch", 2, "--out", tmp_path / "paper")
@@ -181,6 +192,8 @@ def test_what_a_model_lacks_is_refused(run: Run, ddpm: Path, dit: Path, tmp_path
         (["--model", ddpm, "--steps", 1001], "1001 steps are outside 1…1000"),
         (["--model", ddpm, "--skip-type", "quat"], "unknown skip type 'quat' (did you mean 'quad'?)"),
         (["--model", dit], "(--interval 1 of a command, or the --plan file of another policy)"),
+        (["--model", ddpm, "--guided-channels", 3], "guides all channels; leave --guided-channels out"),
+        (["--model", dit, "--interval", 1, "--classes", "3", "--guided-channels", 9], "9 is outside 1…4, the channels"),
         (["--model", dit, "--interval", 1], "draws classes; give --classes 207,360, or --classes all"),
     ):
         result = run("sample", *_FAST, *options, "--out", tmp_path / "out")

@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import torch
 
+from deepcache_trt.models.definitions.dit import OriginalDiTPipeline
 from deepcache_trt.models.definitions.uvit import UViT
 from tests import tiny
 
@@ -30,5 +31,13 @@ def plain(scheduler: str = "DDIMScheduler", *, kind: str = "dit") -> Any:
     """A pipeline of diffusers."""
     options: dict[str, Any] = {"clip_sample": False} if scheduler in _UNCLIPPED else {}
     pipe: Any = diffusers.DiTPipeline(model(kind), tiny.part("vae"), getattr(diffusers, scheduler)(**options))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def original(scheduler: str = "DDIMScheduler") -> Any:
+    """The same, guided as DiT's authors do."""
+    original_class: Any = OriginalDiTPipeline
+    pipe = original_class(**plain(scheduler).components)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -43,6 +43,7 @@ def memory_of(
         rescale=torch.tensor(0.7) if rescaled else None,
         image_scale=None,
         is_paired=paired,
+        channels=None,
         known=random(3, size) if known else None,
         history=random(6, size),
         rows=torch.cat([random(WINDOW, 6), slots, 100 * random(WINDOW, 4 + 2 * 3 if forecast else 4)], dim=1),

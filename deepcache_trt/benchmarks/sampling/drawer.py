@@ -26,6 +26,7 @@ class Sampling:
         eta: η of DDIM, in 0…1.
         skip_type: how timesteps are listed.
         guidance: of a model of classes; None: the pipeline's.
+        guided_channels: of a DiT's latents, the first ones, as its authors guide three; None: all.
         classes: that take turns by the index, image i being of classes[i mod their count]; none: an unconditional
             model.
     """
@@ -35,6 +36,7 @@ class Sampling:
     eta: float = 0.0
     skip_type: str = "uniform"
     guidance: float | None = None
+    guided_channels: int | None = None
     classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,7 +52,9 @@ class Sampling:
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"classes": list(self.classes)}
+        said = asdict(self) | {"classes": list(self.classes)}
+        # Runs that were begun when there was no such choice go on.
+        return {name: each for name, each in said.items() if name != "guided_channels" or each is not None}
 
 
 ALL_CLASSES = tuple(range(_NO_CLASS))
@@ -79,6 +83,8 @@ class Drawer:
         for argument, value in given.items():
             if value and argument not in takes:
                 raise UnsupportedError(f"a {name} takes no {argument}; leave {options[argument]} out")
+        if sampling.guided_channels is not None:
+            pipe = _guided(pipe, sampling.guided_channels)
         pipe.scheduler = listed_ddim(pipe.scheduler, sampling.skip_type)
         pipe.set_progress_bar_config(disable=True)
         self._pipe, self._sampling = pipe, sampling
@@ -111,6 +117,23 @@ class Drawer:
             if picture.min() != picture.min():  # the least of an image with a NaN is NaN
                 raise DeepCacheError(f"image {index} holds what is no number; draw with --dtype float32")
         return [as_image(picture) for picture in pictures]
+
+
+def _guided(pipe: Any, channels: int) -> Any:
+    """The same pipeline, in whose latents the first channels are guided."""
+    from diffusers import DiTPipeline
+
+    from deepcache_trt.models.definitions.dit import OriginalDiTPipeline
+    from deepcache_trt.pipelines.cached_pipeline import cached_class
+
+    if not isinstance(pipe, DiTPipeline):
+        raise UnsupportedError(f"a {type(pipe).__name__} guides all channels; leave --guided-channels out")
+    there = getattr(pipe, "transformer").config.in_channels  # noqa: B009 - diffusers does not declare it
+    if not 1 <= channels <= there:
+        raise DeepCacheError(f"--guided-channels {channels} is outside 1…{there}, the channels of the latents")
+    guided = cached_class(OriginalDiTPipeline).from_pipe(pipe)
+    guided.guided_channels = channels
+    return guided
 
 
 def classes_of(pipe: Any) -> tuple[int, ...]:

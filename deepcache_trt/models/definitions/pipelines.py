@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 # Where ours are: diffusers looks for classes in itself alone.
-_OURS = ("deepcache_trt.models.definitions.ldm",)
+_OURS = ("deepcache_trt.models.definitions.ldm", "deepcache_trt.models.definitions.dit")
 
 
 def own_pipeline_class(name: str) -> Any:

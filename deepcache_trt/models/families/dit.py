@@ -75,5 +75,5 @@ DIT = Family(
     class_name="DiTTransformer2DModel",
     describe=_describe,
     is_denoiser=True,
-    straight=frozenset({"DiTPipeline"}),
+    straight=frozenset({"DiTPipeline", "OriginalDiTPipeline"}),
 )

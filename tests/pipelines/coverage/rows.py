@@ -61,6 +61,7 @@ class OfClasses:
 
 OF_CLASSES = {
     "DiTPipeline": OfClasses("dit", "masks of its sublayers; DDIM, DDPM, DPM-Solver++, PNDM and UniPC", 4),
+    "OriginalDiTPipeline": OfClasses("original dit", "ours: three channels guided; DDIM, DPM-Solver++ and PNDM", 4),
     "LDMClassToImagePipeline": OfClasses("ldm", "ours; every branch; DDIM, DPM-Solver++ and PNDM", 3),
 }
 # Text2Video-Zero, of which each frame is an image.

@@ -13,7 +13,7 @@ from deepcache_trt.errors import ShapeError, UnknownNameError
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.plan import FULL, Plan
 from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
-from tests.pipelines.dits import KINDS, plain
+from tests.pipelines.dits import KINDS, original, plain
 from tests.reference import cached_by_policy
 
 STEPS = 6
@@ -145,3 +145,41 @@ def test_there_are_no_skip_connections_to_cache_at() -> None:
         DeepCachePipeline.from_pipe(plain())
     pipe = engines(plain(), DeepCache(cache_interval=1))
     assert_same(draw(pipe), draw(plain()))
+
+
+# Guidance as the originals have it.
+
+
+def as_the_authors(output: torch.Tensor, scale: float) -> torch.Tensor:
+    """The guided output [2·B, …], halves alike, of a model's output with label and without, as in DiT's repository."""
+    eps, rest = output[:, :3], output[:, 3:]
+    with_label, without = eps.chunk(2)
+    half = without + scale * (with_label - without)
+    return torch.cat([torch.cat([half, half]), rest], dim=1)
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler"])
+def test_three_channels_are_guided_in_both_ways_as_by_the_originals(scheduler: str) -> None:
+    reference = plain(scheduler)
+    forward, scale = reference.transformer.forward, 4.0
+
+    def guided(*args: Any, **kwargs: Any) -> Any:
+        answer = forward(*args, **kwargs)
+        first, *_ = answer.sample.chunk(2)
+        # What diffusers then makes of the halves leaves them as they are.
+        whole = as_the_authors(answer.sample, scale)
+        answer.sample = torch.cat([whole[: len(first)], whole[: len(first)]])
+        return answer
+
+    try:
+        reference.transformer.forward = guided
+        expected = draw(reference, scale=scale)
+    finally:
+        del reference.transformer.forward
+    assert (draw(plain(scheduler), scale=scale) - expected).abs().max() > 1e-3
+    torch.testing.assert_close(draw(original(scheduler), scale=scale), expected, atol=1e-4, rtol=0)
+    pipe = engines(original(scheduler), Uncached())
+    torch.testing.assert_close(draw(pipe, scale=scale), expected, atol=1e-4, rtol=0)
+    assert pipe.last_run.way == "whole loop"
+    torch.testing.assert_close(per_step(pipe, scale=scale), expected, atol=1e-4, rtol=0)
+    assert pipe.last_run.way == "per step"
