@@ -40,10 +40,10 @@ class Nothing(Engine):
         self.inputs, self.outputs = dict(inputs), dict(outputs)
 
     def bind(self, name: str, tensor: torch.Tensor) -> None:
-        """Look at the tensor as every engine does; what is an output is zero from then on."""
+        """Look at the tensor as every engine does; what is an output is one from then on."""
         check_binding(self.inputs.get(name) or self.outputs[name], tensor, "cpu")
         if name in self.outputs:
-            tensor.zero_()
+            tensor.fill_(1)
 
     def run(self) -> None:
         """Leave the outputs as they are."""

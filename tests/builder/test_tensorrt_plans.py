@@ -181,7 +181,8 @@ def test_the_parts_beside_the_denoiser_become_plans(
 # The bundled model, every variant of it.
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_bundled_model_becomes_plans_for_two_sizes(dtype: str, store_root: Path, folder: Path) -> None:
     built = plans(digits(dtype), store_root, folder, "64", "128x64")
     for artefact in built.values():

@@ -75,8 +75,7 @@ def test_a_store_that_cannot_be_written_is_named_with_the_option(run: Run, tmp_p
     (tmp_path / "file").touch()
     result = run("build", "--model", "digits", "--store", tmp_path / "file" / "store")
     assert_one_line(result)
-    assert f"cannot write to the store {tmp_path / 'file' / 'store'}" in result.err
-    assert "--store" in result.err
+    assert f"--store {tmp_path / 'file' / 'store'} can be no folder" in result.err
 
 
 # Building for a GPU elsewhere.

@@ -68,7 +68,9 @@ AVERAGES = [
 LEAST = 0.99
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "svd", "ddpm", "dit"])
+@pytest.mark.parametrize(
+    "name", ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "svd")), "ddpm", "dit"]
+)
 def test_the_count_is_that_of_torch(name: str, store_root: Path, tmp_path: Path) -> None:
     model_class, config = tiny.ARCHITECTURES[name]
     exported = export(tiny.denoiser(name), name, store_root, tmp_path)

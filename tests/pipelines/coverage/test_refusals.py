@@ -95,9 +95,9 @@ def test_one_timestep_for_each_image_is_refused() -> None:
         ({"sample": torch.zeros(2, 4, 520, 8)}, "a latent height of 520 .* is outside the profile 1–512; choose 8 to"),
         ({"sample": torch.zeros(2, 4, 8, 513)}, "a latent width of 513"),
         ({"sample": torch.zeros(64, 4, 8, 8)}, "a batch of 64 is outside the profile 1–63; draw fewer"),
-        ({"sample": torch.zeros(2, 5, 8, 8)}, r"sample has shape \[2, 5, 8, 8\]"),
-        ({"encoder_hidden_states": torch.zeros(3, 5, 32)}, r"encoder_hidden_states has shape \[3, 5, 32\]"),
-        ({"encoder_hidden_states": torch.zeros(2, 5, 64)}, r"encoder_hidden_states has shape \[2, 5, 64\]"),
+        ({"sample": torch.zeros(2, 5, 8, 8)}, r"latents has shape \[2, 5, 8, 8\]"),
+        ({"encoder_hidden_states": torch.zeros(3, 5, 32)}, r"prompt_embeds has shape \[3, 5, 32\]"),
+        ({"encoder_hidden_states": torch.zeros(2, 5, 64)}, r"prompt_embeds has shape \[2, 5, 64\]"),
     ],
 )
 def test_a_shape_that_the_graph_cannot_take(change: dict[str, Any], message: str) -> None:

@@ -63,7 +63,8 @@ BAD: dict[str, SearchStrategy[Any]] = {
     "eta": st.one_of(NO_GUIDANCE, st.floats(1.01, 100), st.floats(-100, -0.01)),
     "strength": st.one_of(NO_GUIDANCE, st.floats(1.01, 100), st.floats(-100, -0.01)),
     "num_frames": NO_COUNT.filter(lambda value: value is not None),
-    "decode_chunk_size": NO_COUNT.filter(lambda value: value is not None),
+    # As many frames at once as there are is what a larger number means.
+    "decode_chunk_size": st.one_of(st.integers(-(10**40), -1), st.floats(0.1, 0.9), st.booleans(), st.just([2])),
     **dict.fromkeys(
         ("min_guidance_scale", "max_guidance_scale", "noise_aug_strength", "controlnet_conditioning_scale"), NO_NUMBER
     ),

@@ -49,7 +49,10 @@ def of_size(name: str, height: int, width: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("height", "width"), ODD)
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "sdxl controlnet" else name for name in PIPELINES],
+)
 def test_interval_1_is_plain_diffusers(name: str, height: int, width: int) -> None:
     cached(name).set_cache_params(cache_interval=1, cache_branch_id=0)
     call = of_size(name, height, width)
