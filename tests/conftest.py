@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from deepcache_trt import cli
 from deepcache_trt.builder import shared_session
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.store import Store
 from tests.commands.command_line import Result, Run
+
+# The same examples in every run, and others in a soak: what a run finds is of the change that it was run for.
+settings.register_profile("steady", derandomize="SOAK" not in os.environ)
+settings.load_profile("steady")
 
 # Two test processes with two threads each spend their time waiting for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
