@@ -7,7 +7,7 @@ from typing import Any
 
 from deepcache_trt.builder import component
 from deepcache_trt.builder.component import DENOISERS, Component
-from deepcache_trt.builder.plain_pipeline import as_checkpoint_error, config_folder, load_pipeline
+from deepcache_trt.builder.plain_pipeline import as_checkpoint_error, check_safe, config_folder, load_pipeline
 from deepcache_trt.errors import CheckpointError, UnknownNameError, UnsupportedError, did_you_mean, first_line
 from deepcache_trt.models.catalogue import CATALOGUE, resolve
 from deepcache_trt.models.checkpoint.folder import check_folder, read_index
@@ -104,6 +104,7 @@ def pipeline_folder(source: ModelSource) -> Path:
         CheckpointError: it cannot be had.
     """
     if is_single_file(source.model):
+        check_safe(source.model, allow_pickle=source.allow_pickle)
         return config_folder(source.model, config=source.config, revision=source.revision, offline=source.offline)
     found = resolve(source.model)
     return Path(found) if Path(found).is_dir() else _download(found, source)

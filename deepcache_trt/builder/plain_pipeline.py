@@ -53,6 +53,12 @@ def load_pipeline(base: Any, model: Any, arguments: Mapping[str, Any]) -> Any:
         return _class_for(base, found).from_pretrained(found, **arguments)
 
 
+def check_safe(file: str, *, allow_pickle: bool) -> None:
+    """Raise CheckpointError for a file of weights that is a pickle, unless those are allowed."""
+    if not allow_pickle and not file.endswith(SAFE):
+        raise CheckpointError(f"{file} is no {SAFE} file; {_UNSAFE}")
+
+
 def config_folder(file: str, *, config: Any = None, revision: str | None = None, offline: bool = False) -> Path:
     """The folder of a pipeline of the kind that a file's weights are for.
 
@@ -102,8 +108,7 @@ def _kind_of(file: str, revision: str | None, offline: bool) -> str:
 def _load_single_file(base: Any, file: str, arguments: dict[str, Any]) -> Any:
     import diffusers
 
-    if arguments.pop("use_safetensors") and not file.endswith(SAFE):
-        raise CheckpointError(f"{file} is no {SAFE} file; {_UNSAFE}")
+    check_safe(file, allow_pickle=not arguments.pop("use_safetensors"))
     if arguments.pop("variant", None) is not None:
         raise CheckpointError(f"a variant is one of several files of a folder, and {file} is one file; leave it out")
     if "://" not in file and not Path(file).is_file():

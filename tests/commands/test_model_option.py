@@ -1,5 +1,6 @@
 """`--model` of `deepcache-trt build` and `generate`: what is no model, a pickle, and one that takes no prompt."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,23 @@ def test_a_mistyped_name_is_said_before_torch_is_imported(command: str) -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: unknown model 'digitz' (did you mean 'digits'?); give a folder")
+
+
+class Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("command", ["build", "generate seven", "profile"])
+def test_a_file_that_is_a_pickle_is_not_unpickled(run: Run, tmp_path: Path, command: str) -> None:
+    file, mark = tmp_path / "model.ckpt", tmp_path / "unpickled"
+    file.write_bytes(pickle.dumps({"state_dict": Touches(mark)}))
+    result = run(*command.split(), "--model", file)
+    assert_one_line(result)
+    assert "--allow-pickle" in result.err
+    assert not mark.exists()
