@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ MANIFEST = "manifest.json"
 
 # Larger files are hashed when they are stored and again only if their size or time of change differs.
 ALWAYS_HASHED_BYTES = 64 << 20
+
+# The coarsest clock of a file system that is in use has steps of two seconds.
+_SETTLED_SECONDS = 3.0
 
 # Far more than any has, and far less than would fill the memory.
 _MOST_BYTES = 64 << 20
@@ -159,12 +163,22 @@ def read(path: Path) -> Manifest:
         raise DamagedError(f"it is no JSON ({type(error).__name__})") from error
     if not (is_plain and is_small):
         raise DamagedError("it is too large" if is_plain else "it is no plain file")
+    if _identity(status) in _sound:
+        said.pop("sha256")
+    else:
+        _check(said)
+        if _is_settled(status):
+            _sound.add(_identity(status))
+    return Manifest(about=said["about"], files=said["files"], created=said["created"])
+
+
+def _check(said: Any) -> None:
+    """Raise DamagedError unless a manifest is whole; takes its hash out of it."""
     _check_form(_FORM, said, "it")
     kept = said.pop("sha256")
     if _hash_of(said) != kept:
         raise DamagedError("it was changed since it was written")
     _check_form(_DESCRIPTION, said["about"], "its description")
-    return Manifest(about=said["about"], files=said["files"], created=said["created"])
 
 
 def _check_form(form: Draft202012Validator, said: Any, name: str) -> None:
@@ -198,23 +212,38 @@ def is_unchanged(file: Path, recorded: Mapping[str, Any], *, thoroughly: bool = 
     if is_large and not thoroughly and status.st_mtime_ns == recorded["mtime_ns"]:
         return True
     try:
-        return bool(_sha256(file) == recorded["sha256"])
+        found = _sha256(file) if thoroughly else _known_sha256(file)
+        return bool(found == recorded["sha256"])
     except OSError:  # a disk that no longer gives what it has
         return False
 
 
-_hashed: dict[tuple[int, int, int, int], str] = {}  # the large files that this process has read
+# What this process has read and found, by what tells a file from others and from itself before it was written to.
+_hashed: dict[tuple[int, ...], str] = {}
+_sound: set[tuple[int, ...]] = set()
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    """Whether a file that is written to from now on has another time of change: clocks of file systems are coarse."""
+    return time.time() - status.st_ctime > _SETTLED_SECONDS
 
 
 def _known_sha256(file: Path) -> str:
-    """The hash of a file; one that many artefacts link to is read once."""
+    """The hash of a file, which is read once for all in this process that ask for it."""
     status = file.stat()
-    if status.st_size <= ALWAYS_HASHED_BYTES:
-        return _sha256(file)
-    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    if identity not in _hashed:
-        _hashed[identity] = _sha256(file)
-    return _hashed[identity]
+    is_large = status.st_size > ALWAYS_HASHED_BYTES
+    # To be linked is a change too, and large files are linked by many artefacts.
+    identity = _identity(status)[:-1] if is_large else _identity(status)
+    if identity in _hashed:
+        return _hashed[identity]
+    found = _sha256(file)
+    if is_large or _is_settled(status):
+        _hashed[identity] = found
+    return found
 
 
 def _sha256(file: Path) -> str:

@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deepcache_trt.engines import manifest
 from deepcache_trt.engines.manifest import MANIFEST
 from deepcache_trt.engines.store import Store, key_of
 from tests.engines.store.builds import ENGINE, Build
@@ -136,3 +138,20 @@ def test_a_search_leaves_out_what_is_damaged(store: Store, damage: Callable[[Pat
     whole = store.get("engines", ENGINE, Build())
     damage(store.get("engines", {"n": 2}, Build()).folder)
     assert list(store.search("engines", {"model": "digits"})) == [whole]
+
+
+@pytest.mark.parametrize("name", ["engine.onnx", MANIFEST])
+def test_what_was_read_before_is_read_again_where_it_has_changed_and_only_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(manifest, "_SETTLED_SECONDS", 0.02)
+    found = store.get("engines", ENGINE, Build())
+    time.sleep(0.05)
+    assert store.find("engines", found.key) == found
+    with monkeypatch.context() as reading:
+        reading.setattr(manifest, "_sha256", lambda file: pytest.fail(f"{file} is read again"))
+        assert store.find("engines", found.key) == found
+    content = bytearray((found.folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (found.folder / name).write_bytes(content)
+    assert store.find("engines", found.key) is None
