@@ -14,8 +14,10 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from deepcache_trt.models.definitions.guided import GuidedCall
 
-class OriginalDiTPipeline(DiTPipeline):
+
+class OriginalDiTPipeline(GuidedCall, DiTPipeline):
     """Images of classes, from the components of a `DiTPipeline`, guided as the originals are."""
 
     transformer: Any
@@ -26,23 +28,6 @@ class OriginalDiTPipeline(DiTPipeline):
     maybe_free_model_hooks: Any
 
     guided_channels: int = 3
-    _guidance_scale = 1.0
-    _interrupt = False
-
-    @property
-    def guidance_scale(self) -> float:
-        """That of the call."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether each image is predicted without its class too."""
-        return self._guidance_scale > 1
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call's remaining steps are left out; `_interrupt = True` asks for it."""
-        return self._interrupt
 
     @torch.no_grad()
     def __call__(

@@ -16,6 +16,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from deepcache_trt.models.definitions.guided import GuidedCall
+
 
 class ClassEmbedder(ModelMixin, ConfigMixin):
     """Classes as what a U-Net attends to."""
@@ -32,7 +34,7 @@ class ClassEmbedder(ModelMixin, ConfigMixin):
         return embedded
 
 
-class LDMClassToImagePipeline(DiffusionPipeline):
+class LDMClassToImagePipeline(GuidedCall, DiffusionPipeline):
     """Images of classes, by latents that are looked up in a codebook before they are decoded."""
 
     unet: Any
@@ -46,23 +48,6 @@ class LDMClassToImagePipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, vqvae=vqvae, class_embedder=class_embedder, scheduler=scheduler)  # type: ignore[no-untyped-call]
         self.image_processor = VaeImageProcessor(vae_scale_factor=2 ** (len(vqvae.config.block_out_channels) - 1))
-        self._guidance_scale = 1.0
-        self._interrupt = False
-
-    @property
-    def guidance_scale(self) -> float:
-        """That of the call."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether each image is predicted without its class too."""
-        return self._guidance_scale > 1
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call's remaining steps are left out; `_interrupt = True` asks for it."""
-        return self._interrupt
 
     @torch.no_grad()
     def __call__(
