@@ -14,6 +14,10 @@ import pytest
 
 from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.quantized.quantized_component import quantized
+from deepcache_trt.builder.quantized.quantizing import ALL
+from deepcache_trt.builder.quantized.seeded import seeded_calibration
+from deepcache_trt.engines.precision import INT8
 from deepcache_trt.engines.store import Store
 from deepcache_trt.engines.upkeep import collect, held
 from deepcache_trt.runtime.policies.deepcache import DeepCache
@@ -25,13 +29,19 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.builder.small_builds", "onnxruntime", "torch.onnx"])
 
 
-def build(root: Path, *, segments: bool) -> None:
-    build_pieces(denoiser(), DeepCache(), on_cpu(Store(root), segments=segments))
+WAYS = ("whole", "segments", "int8")
 
 
-def killed_after(seconds: float, root: Path, *, segments: bool) -> bool:
+def build(root: Path, way: str) -> None:
+    component, target = denoiser(), on_cpu(Store(root), segments=way == "segments")
+    if way == "int8":
+        component = quantized(component, DeepCache(), INT8, (ALL,), seeded_calibration(component))
+    build_pieces(component, DeepCache(), target)
+
+
+def killed_after(seconds: float, root: Path, way: str) -> bool:
     """Whether a build was killed; False: it was done before."""
-    process = _FORKS.Process(target=build, args=(root,), kwargs={"segments": segments})
+    process = _FORKS.Process(target=build, args=(root, way))
     process.start()
     process.join(seconds)
     was_running = process.is_alive()
@@ -48,11 +58,11 @@ def test_what_a_killed_build_leaves_never_loads_and_the_next_build_works(
     dice, kills = random.Random(0), 0
     for warm in (False, True):  # the first one waits for the imports of all
         started = time.monotonic()
-        assert not killed_after(600, tmp_path / f"whole {warm}", segments=False)
+        assert not killed_after(600, tmp_path / f"whole {warm}", "whole")
         whole = time.monotonic() - started
     for number in range(KILLS):
         root = tmp_path / str(number)
-        kills += killed_after(dice.uniform(0, whole), root, segments=bool(number % 2))
+        kills += killed_after(dice.uniform(0, whole), root, WAYS[number % len(WAYS)])
         store = Store(root)
         for each in held(root):
             store.check(each.kind, each.key, thoroughly=True)
