@@ -68,8 +68,9 @@ def discard(path: Path) -> None:
 
 
 def kept(root: Path) -> Iterator[Path]:
-    """Every file that backends have learnt in the store at `root`."""
-    return (file for file in sorted((root / "caches").rglob("*")) if file.is_file() and file.suffix != _SEAL)
+    """Every file that was sealed in the store at `root`; what a backend keeps by itself has no seal, and stays."""
+    sealed = (seal.with_suffix("") for seal in sorted((root / "caches").rglob(f"*{_SEAL}")))
+    return (file for file in sealed if file.exists())
 
 
 def _seal_of(path: Path) -> Path:

@@ -53,6 +53,8 @@ def test_verify_reads_caches_too_and_removes_what_is_damaged(tmp_path: Path, run
     file = tmp_path / "caches" / "kernels" / "some-backend-1" / "key"
     file.parent.mkdir(parents=True)
     caches.keep(file, b"what was learnt")
+    own = file.with_name("of a backend that keeps files by itself")
+    own.touch()
     assert run("store", "verify", "--store", tmp_path).code == 0
     file.write_bytes(b"what was learned")
     told = run("store", "verify", "--store", tmp_path)
@@ -60,6 +62,7 @@ def test_verify_reads_caches_too_and_removes_what_is_damaged(tmp_path: Path, run
     assert "caches/kernels/some-backend-1/key: it is not what was written there (removed)" in told.out
     assert not file.exists()
     assert run("store", "verify", "--store", tmp_path).code == 0
+    assert own.exists()
 
 
 def test_verify_removes_a_large_file_that_was_changed_and_has_its_time_again(tmp_path: Path, run: Run) -> None:
