@@ -16,7 +16,7 @@ CLASSES = {family.class_name for family in FAMILIES} | {name for family in FAMIL
 CLASSES |= {name for family in FAMILIES for name in family.containers}
 
 # Their own files. Of some the name is also that of a library, which is imported, found or told of by it.
-AT_HOME = {"engines/tensorrt", "engines/onnxruntime", "engines/openvino.py", "engines/torch", "models/families"}
+AT_HOME = {"engines/tensorrt", "engines/onnxruntime", "engines/openvino", "engines/torch", "models/families"}
 LIBRARIES = {"torch", "onnxruntime", "openvino", "tensorrt"}
 
 # Which system a study is about is its subject, as its command's help says.

@@ -1,13 +1,15 @@
 """The layers of a graph that can be quantized, and what of their surroundings says how well they bear it."""
 
-from collections import Counter
-from collections.abc import Iterable
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.tensors import Dim, resolve_dim
 
 # Node types that multiply a tensor with weights.
 _MULTIPLY = ("Conv", "Gemm", "MatMul")
@@ -17,6 +19,9 @@ _MOVING = (
     *("Cast", "CastLike", "Concat", "Div", "Identity", "Pad", "Reshape", "Resize"),
     *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
+
+# Of every axis, where it is only asked how sizes compare.
+_SIZES: defaultdict[str, int] = defaultdict(lambda: 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Layer:
         reads_sum: whether the activation is what residual connections have added up, or a convolution has given, with
             no normalisation and no nonlinearity after it: a few channels of such sums are far larger than all others.
         reads_product: whether it is a product of two of the model's tensors, as a gate gives, whose tails are long.
-        at_full_size: whether the activation has as many rows and columns as the model's first input.
+        level: how often the rows and columns of the model's first input have been halved in the activation.
     """
 
     weight: str
@@ -47,7 +52,7 @@ class Layer:
     reads_sample: bool
     reads_sum: bool
     reads_product: bool
-    at_full_size: bool
+    level: int
 
     @property
     def name(self) -> str:
@@ -105,7 +110,7 @@ class _Surroundings:
         self._sample = _depends_on(body.node, body.input[0].name)
         known = (*body.value_info, *body.input, *body.output)
         self._dims = {value.name: _dims(value) for value in known}
-        self._size = self._dims[body.input[0].name][-2:]
+        self._whole = self._positions(self._dims[body.input[0].name]) or 1
 
     def layer(self, node: onnx.NodeProto) -> Layer | None:
         """The layer that a node is; None where what it multiplies with is no weight of the checkpoint."""
@@ -130,7 +135,7 @@ class _Surroundings:
             reads_sample=node.input[0] in self._sample,
             reads_sum=self._is_sum(node.input[0]),
             reads_product=self._is_product(node.input[0]),
-            at_full_size=self._is_at_full_size(self._dims.get(node.input[0], ())),
+            level=self._level(self._dims.get(node.input[0], ())),
         )
 
     def _is_sum(self, tensor: str) -> bool:
@@ -159,9 +164,17 @@ class _Surroundings:
             (tensor,) = read
         return True
 
-    def _is_at_full_size(self, dims: tuple[int | str, ...]) -> bool:
-        """Of an image [B, C, H, W], or of the rows of one [B, H * W, C]."""
-        return dims[-2:] == self._size or (len(dims) == 3 and str(dims[1]) == "*".join(map(str, self._size)))
+    def _level(self, dims: Sequence[Dim]) -> int:
+        """Of an image [B, C, H, W], or of the rows of one [B, H * W, C]; 1 where it is neither."""
+        positions = self._positions(dims)
+        return 1 if positions is None else max(0, round(math.log(self._whole / positions, 4)))
+
+    def _positions(self, dims: Sequence[Dim]) -> int | None:
+        counted = {3: dims[1:2]}.get(len(dims), dims[-2:] if len(dims) > 3 else ())
+        try:
+            return math.prod(resolve_dim(dim, _SIZES) for dim in counted) if counted else None
+        except (KeyError, ValueError):
+            return None
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
-from deepcache_trt.engines.openvino import OpenVinoEngine
+from deepcache_trt.engines.openvino.engine import OpenVinoEngine
 from deepcache_trt.errors import BackendError
 from tests.engines.graphs import Net, square
 

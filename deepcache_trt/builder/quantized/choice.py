@@ -3,9 +3,9 @@
 A cached step runs the shallow layers alone: they are cheap, and what they get wrong is in every step's prediction. The
 deep ones are dear, and run once in an interval. So by default the deep ones are quantized and what a cached step runs
 is not. Nor are those that were found to bear it badly: the first and the last layer that read the sample, all others at
-its full size, those that read sums of residual connections or products of a gate as they are, and what reads the
-timestep or the condition alone, as embeddings do. Products of attention and normalisations are no layers here, and are
-never quantized.
+its full size, those at half of it that read sums of residual connections or products of a gate as they are, and what
+reads the timestep or the condition alone, as embeddings do. Products of attention and normalisations are no layers
+here, and are never quantized.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,16 @@ def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tup
     found = deep if patterns else tuple(layer for layer in deep if _bears_it(layer))
     if not found:
         raise UnsupportedError(
-            f"{title} has no layer that is quantized by default: none is left out by cached steps, below the full size "
-            f"and with a normalisation before it; name layers with --quantize PATTERN, or give --quantize {ALL} "
-            f"(quantize=({ALL!r},) in Python)"
+            f"{title} has no layer that is quantized by default: none that cached steps leave out is at a quarter of "
+            f"the sample's size, or at half of it and after a normalisation; name layers with --quantize PATTERN, or give "
+            f"--quantize {ALL} (quantize=({ALL!r},) in Python)"
         )
     return found
 
 
 def _bears_it(layer: Layer) -> bool:
-    return not (layer.reads_sum or layer.reads_product or layer.at_full_size)
+    """Whether the sample has been halved twice or more where it is, or else once and what it reads is well-behaved."""
+    return layer.level >= 2 or (layer.level == 1 and not (layer.reads_sum or layer.reads_product))
 
 
 def _matching(layers: Sequence[Layer], patterns: Sequence[str], title: str) -> tuple[Layer, ...]:

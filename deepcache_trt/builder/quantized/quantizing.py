@@ -52,7 +52,7 @@ class Quantizing:
         """What decides which layers are quantized, as keys have it."""
         said: dict[str, Any] = {"precision": self.precision.name, "patterns": [*self.patterns]}
         # What the default is beside these, `choice` says; another default has another number.
-        default = {"default": 3, "cached": [asdict(variant) for variant in self.cached]}
+        default = {"default": 4, "cached": [asdict(variant) for variant in self.cached]}
         return said | ({} if self.patterns else default)
 
     @property

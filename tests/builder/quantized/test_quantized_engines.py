@@ -143,8 +143,8 @@ def test_openvino_multiplies_whole_numbers(tmp_path: Path, dtype: str) -> None:
     session = open_session(component, POLICY, openvino(store), sizes=sizes)
     try:
         engine: Any = session.engines["full"]
-        (request,) = engine._requests.values()
-        ran = [node.get_rt_info() for node in request.get_compiled_model().get_runtime_model().get_ops()]
+        (compiled,) = engine._compiled.values()
+        ran = [node.get_rt_info() for node in compiled.requests[-1].get_compiled_model().get_runtime_model().get_ops()]
         whole = [info["layerType"].astype(str) for info in ran if info["primitiveType"].astype(str).endswith("8")]
         (graph,) = [each for each in store.list() if each.kind == "graphs" and "precision" in each.about]
         layers = [kind for kind in whole if kind.startswith(("Convolution", "FullyConnected"))]

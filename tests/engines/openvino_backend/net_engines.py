@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from deepcache_trt.engines.openvino import OpenVinoEngine
+from deepcache_trt.engines.openvino.engine import OpenVinoEngine
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from tests.engines.graphs import Net, square
 from tests.engines.tensors import bind_all, by_onnxruntime

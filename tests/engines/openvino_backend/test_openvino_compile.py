@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from deepcache_trt.engines import openvino as backend
 from deepcache_trt.engines.caches import is_sealed
-from deepcache_trt.engines.openvino import OpenVinoEngine
+from deepcache_trt.engines.openvino import compiled, library
+from deepcache_trt.engines.openvino.engine import OpenVinoEngine
 from deepcache_trt.errors import BackendError, StoreError
 from tests.engines.graphs import Net, by_name, save, spec, square
 from tests.engines.openvino_backend.net_engines import check, exactly, opened
@@ -27,7 +27,7 @@ def blobs(folder: Path) -> list[Path]:
 def test_a_compiled_model_is_loaded_from_its_cache(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "deep" / "cache"
     opened(net, cache=cache).close()
-    monkeypatch.setattr(OpenVinoEngine, "_compile", lambda self, profile: pytest.fail("compiled again"))
+    monkeypatch.setattr(compiled, "compile_graph", lambda graph, shapes: pytest.fail("compiled again"))
     check(opened(net, cache=cache), net, tensors_for(net, 2, 8, 8))
     assert [file.suffix for file in blobs(cache)] == [".blob"]
 
@@ -124,4 +124,4 @@ def test_threads_are_openvinos_choice_unless_torch_was_told_fewer(
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: told)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
-    assert backend._threads() == threads
+    assert library.threads() == threads

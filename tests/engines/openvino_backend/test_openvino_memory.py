@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import helper
 
-from deepcache_trt.engines.openvino import OpenVinoEngine
+from deepcache_trt.engines.openvino.engine import OpenVinoEngine
 from deepcache_trt.engines.profile import ShapeProfile
 from deepcache_trt.errors import ShapeError
 from tests.engines.graphs import Net, by_name, spec, square
@@ -59,7 +59,7 @@ def test_each_profile_is_compiled_when_it_is_run(net: Net, monkeypatch: pytest.M
 
 
 def test_one_profile_is_compiled_when_it_is_opened(net: Net) -> None:
-    assert len(opened(net)._requests) == 1
+    assert len(opened(net)._compiled) == 1
 
 
 def test_one_engines_output_is_the_next_ones_input(net: Net) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from deepcache_trt.engines.openvino import OpenVinoEngine
+from deepcache_trt.engines.openvino.engine import OpenVinoEngine
+from deepcache_trt.engines.openvino.library import has_bfloat16
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.export import parity
 from deepcache_trt.models.taps import Variant
@@ -56,6 +57,69 @@ def test_what_a_half_precision_graph_holds_in_float32_is_not_rounded(wave: Path)
     bind_all(engine, {"t": t, "y": y})
     engine.run()
     assert torch.equal(y, torch.sin(t * torch.tensor([1.0, 0.37]))[None].bfloat16())
+
+
+@pytest.fixture(scope="module")
+def quantized_wave(wave: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a matrix product of whole numbers: y = sin(frequency · t) to a 127th."""
+    model = onnx.load(wave)
+    nodes, product = model.graph.node[:-1], model.graph.node[-1]
+    whole = [
+        helper.make_node("Cast", ["half"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("QuantizeLinear", ["float", "step", "zero"], ["steps"]),
+        helper.make_node("DequantizeLinear", ["steps", "step", "zero"], ["stepped"]),
+        helper.make_node("DequantizeLinear", ["one_steps", "step", "zero"], ["one"]),
+        helper.make_node("MatMul", ["stepped", "one"], ["given"]),
+        helper.make_node("Cast", ["given"], ["y"], to=TensorProto.BFLOAT16),
+    ]
+    assert product.op_type == "MatMul"
+    kept = [init for init in model.graph.initializer if init.name != "one"]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend([*nodes, *whole])
+    step = helper.make_tensor("step", TensorProto.FLOAT, [], [1 / 127])
+    zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
+    one = numpy_helper.from_array(127 * np.eye(2, dtype=np.int8), "one_steps")
+    model.graph.initializer.extend([*kept, step, zero, one])
+    path = tmp_path_factory.mktemp("quantized") / "wave.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_nor_is_it_in_a_quantized_graph(quantized_wave: Path, tmp_path: Path, cached: bool) -> None:
+    for _ in range(2):  # the second one is loaded, where there is a cache
+        engine = OpenVinoEngine(
+            quantized_wave,
+            inputs=by_name(spec("t", "float32", 1)),
+            outputs=by_name(spec("y", "bfloat16", 1, 2)),
+            profiles=[ShapeProfile()],
+            cache=tmp_path if cached else None,
+        )
+        for time in (481.0, 483.0):  # bfloat16 knows neither
+            t, y = torch.tensor([time]), torch.zeros(1, 2, dtype=torch.bfloat16)
+            bind_all(engine, {"t": t, "y": y})
+            engine.run()
+            wanted = torch.sin(t * torch.tensor([1.0, 0.37]))[None]
+            torch.testing.assert_close(y.float(), wanted, rtol=0, atol=1.5 / 127)
+    assert sorted(path.name.split(".", 1)[1] for path in tmp_path.glob("*.blob")) == (
+        ["before.blob", "rounded.blob"] if cached and has_bfloat16() else ["blob"] if cached else []
+    )
+
+
+def test_of_two_parts_that_were_kept_one_alone_is_not_taken(quantized_wave: Path, tmp_path: Path) -> None:
+    if not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16, and nothing is in two parts")
+    profiles, inputs = [ShapeProfile()], by_name(spec("t", "float32", 1))
+    outputs = by_name(spec("y", "bfloat16", 1, 2))
+    for lost in ("*.before.blob", "*.rounded.blob"):
+        OpenVinoEngine(quantized_wave, inputs=inputs, outputs=outputs, profiles=profiles, cache=tmp_path).close()
+        (path,) = tmp_path.glob(lost)
+        path.unlink()
+        engine = OpenVinoEngine(quantized_wave, inputs=inputs, outputs=outputs, profiles=profiles, cache=tmp_path)
+        t, y = torch.tensor([481.0]), torch.zeros(1, 2, dtype=torch.bfloat16)
+        bind_all(engine, {"t": t, "y": y})
+        engine.run()
+        torch.testing.assert_close(y.float()[0, 0], torch.sin(t)[0], rtol=0, atol=1.5 / 127)
 
 
 SIZES = {"batch": 2, "height": 8, "width": 16, "sequence": 7}

@@ -65,6 +65,8 @@ def graph() -> onnx.ModelProto:
             helper.make_tensor_value_info("first", TensorProto.FLOAT, ["batch", CHANNELS, "height", "width"]),
             helper.make_tensor_value_info("silu", TensorProto.FLOAT, ["batch", CHANNELS, "height/2", "width/2"]),
             helper.make_tensor_value_info("normal", TensorProto.FLOAT, ["batch", "height*width/4", CHANNELS]),
+            # No such tensor can come of `normal`, and nothing here asks.
+            helper.make_tensor_value_info("biased", TensorProto.FLOAT, ["batch", "height*width/16", CHANNELS]),
         ],
     )
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -87,5 +89,6 @@ def test_what_reads_a_gate_reads_a_product_and_a_nonlinearity_is_none(layers: di
     assert [name for name, layer in layers.items() if layer.reads_product] == ["of_product"]
 
 
-def test_what_has_the_rows_and_columns_of_the_sample_is_at_its_full_size(layers: dict[str, Layer]) -> None:
-    assert [name for name, layer in layers.items() if layer.at_full_size] == ["first", "halving"]
+def test_how_often_the_sample_has_been_halved_is_read_off_images_and_off_their_rows(layers: dict[str, Layer]) -> None:
+    levels = {name: layers[name].level for name in ("first", "halving", "after_silu", "of_normal", "of_biased")}
+    assert levels == {"first": 0, "halving": 0, "after_silu": 1, "of_normal": 1, "of_biased": 2}
