@@ -42,8 +42,8 @@ def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tup
     if not found:
         raise UnsupportedError(
             f"{title} has no layer that is quantized by default: none that cached steps leave out is at a quarter of "
-            f"the sample's size, or at half of it and after a normalisation; name layers with --quantize PATTERN, or give "
-            f"--quantize {ALL} (quantize=({ALL!r},) in Python)"
+            f"the sample's size, or at half of it and after a normalisation; name layers with --quantize PATTERN, or "
+            f"give --quantize {ALL} (quantize=({ALL!r},) in Python)"
         )
     return found
 
