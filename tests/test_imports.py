@@ -23,7 +23,7 @@ STUDIES = {
     f"benchmarks.{name}"
     for name in (
         *("bench", "evaluate", "tune", "cpu_check", "gpu_check", "demo", "sampling", "experiments"),
-        *("overhead", "shapes", "reuse", "forms", "masks", "quality", "threads", "self_test"),
+        *("overhead", "shapes", "reuse", "forms", "masks", "quality", "threads", "self_test", "sensitivity"),
     )
 }
 BENCHMARKS = MEASURING | STUDIES

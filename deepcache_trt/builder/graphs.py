@@ -106,7 +106,7 @@ def graph_artefact(component: Component, store: Store, progress: Progress) -> Ar
 def _quantized_graph(component: Component, store: Store, progress: Progress) -> Artefact:
     def build(folder: Path) -> dict[str, Any]:
         whole, layers = _chosen(component, store, progress)
-        scales = _scales(component, store, progress)
+        scales = activation_scales(component, store, progress)
         with progress(f"quantizing {len(layers)} layers of {component.title}"):
             onnx.save(quantize(whole, layers, scales), folder / GRAPH)
         assert component.quantizing is not None
@@ -130,8 +130,14 @@ def _chosen(component: Component, store: Store, progress: Progress) -> tuple[onn
     return graph, chosen(graph, component.quantizing, title=component.title)
 
 
-def _scales(component: Component, store: Store, progress: Progress) -> dict[str, float]:
-    """The scale of each layer's activation, by the name of its weight, as calibration found them once."""
+def activation_scales(component: Component, store: Store, progress: Progress) -> dict[str, float]:
+    """The scale of each layer's activation, by the name of its weight, as calibration found them once.
+
+    Args:
+        component: quantized.
+        store: where they are kept.
+        progress: told of what calibration does.
+    """
     quantizing = component.quantizing
     assert quantizing is not None
 

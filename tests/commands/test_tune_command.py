@@ -88,3 +88,41 @@ def test_a_sampler_that_cannot_be_searched_is_one_line(run: Run, tmp_path: Path,
     assert_one_line(result)
     assert said in result.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_tune_finds_the_layers_that_bear_a_precision_and_generate_takes_them(run: Run, tmp_path: Path) -> None:
+    few = ["--steps", 6, "--unseen", 1, "--prompt", "two", "--out", tmp_path / "layers"]
+    result = run("tune", "--precision", "int8", "--loss", 2, *few)
+    assert result.code == 0
+    layers = tmp_path / "layers" / "layers.txt"
+    assert result.out.endswith(f"{layers}\n")
+    record = json.loads((layers.parent / "precision.json").read_text())
+    patterns = [pattern for group in record["groups"][: record["taken"]] for pattern in group["patterns"]]
+    assert layers.read_text().splitlines() == patterns
+    assert record["loss"] <= 2
+    image = tmp_path / "two.png"
+    drawing = ["--steps", 4, "--interval", 3, "--precision", "int8", "--quantize", f"@{layers}", "--out", image]
+    assert run("generate", "two", *drawing).code == 0
+    assert image.is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--loss", 1], "--loss asks which layers bear a precision; give --precision int8 too"),
+        (["--loss", 1, "--precision", "int8", "--quantize", "all"], "--quantize all has no meaning with --loss"),
+        (["--loss", 1, "--precision", "int8", "--scheduler", "ddim"], "--scheduler ddim has no meaning with --loss"),
+        (["--loss", 1, "--precision", "int8", "--steps", 4, "--steps", 8], "--steps is given 2 times; give it once"),
+        (["--loss", 1, "--macs", 0.4], "--macs and --loss ask for different things"),
+        (["--loss", -1, "--precision", "int8"], "--loss must be above 0, not -1"),
+        (["--precision", "int8", "--quantize", "@nowhere.txt"], "--quantize @nowhere.txt cannot be read"),
+    ],
+)
+def test_what_has_no_meaning_where_layers_are_looked_for_is_refused(
+    run: Run, options: list[object], message: str, tmp_path: Path
+) -> None:
+    result = run("tune", *options, "--out", tmp_path / "out")
+    assert_one_line(result)
+    assert message in result.err
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.documents import read_text
+from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.models.catalogue import check_name
 
 
@@ -29,6 +30,28 @@ def _folder(path: Path | None) -> Path | None:
     return path
 
 
+def _patterns(given: list[str] | None) -> list[str] | None:
+    """The same patterns, in the place of each @FILE those of its lines."""
+    if not given:
+        return given
+    found: list[str] = []
+    for each in given:
+        found.extend(_lines(Path(each[1:])) if each.startswith("@") else [each])
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except OSError as error:
+        raise DeepCacheError(f"--quantize @{path} cannot be read: {error.strerror}; give a file of patterns") from error
+    except ValueError as error:
+        raise DeepCacheError(f"--quantize @{path} cannot be read: {first_line(error)}") from error
+    if not any(lines):
+        raise DeepCacheError(f"--quantize @{path} has no pattern; give a file of one a line, as 'mid_block.*'")
+    return [line for line in lines if line]
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -46,7 +69,10 @@ Precision = Annotated[
 ]
 Quantize = Annotated[
     list[str] | None,
-    typer.Option(help="Layers for it, as 'mid_block.*'; repeatable; all: every one. [default: deep ones that bear it]"),
+    typer.Option(
+        help="Layers for it: 'mid_block.*', all, or @FILE of such lines; repeatable. [default: deep ones that bear it]",
+        callback=_patterns,
+    ),
 ]
 CalibrationPrompts = Annotated[
     Path | None,

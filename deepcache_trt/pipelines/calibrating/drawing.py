@@ -57,9 +57,12 @@ def drawn_calibration(
     given = [*prompts] if "prompt" in takes else []
 
     def observe(progress: Progress) -> Mapping[str, float]:
+        from diffusers import DDIMScheduler
+
         calls = _calls(pipe, takes, given)
         state = dict(component.tensors())
-        plain = _plain_copy(pipe)
+        plain = plain_copy(pipe)
+        plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
         stage = f"observing {component.title} while it draws {len(calls)} pictures ({policy.in_words})"
         with progress(stage), observed(state) as seen, on_torch(plain), torch.no_grad():
             for number, call in enumerate(calls):
@@ -75,15 +78,13 @@ def _plain_class(pipe: Any) -> Any:
     return getattr(pipe, "_plain_class", None) or type(pipe)
 
 
-def _plain_copy(pipe: Any) -> Any:
+def plain_copy(pipe: Any) -> Any:
     """A pipeline of diffusers on the same models, that may draw while `pipe` is in the middle of an image."""
-    from diffusers import DDIMScheduler
-
     plain = copy.copy(pipe)
     plain.__class__ = _plain_class(pipe)
     for name in _OF_CALLS:
         vars(plain).pop(name, None)
-    plain.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    plain.scheduler = copy.deepcopy(pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     return plain
 

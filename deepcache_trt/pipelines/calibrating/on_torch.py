@@ -41,15 +41,18 @@ def quantized_component(pipe: Pipeline, component: Component, policy: Policy, op
         component,
         policy,
         calibration_prompts(component.name, options.calibration_prompts),
-        on_torch=partial(_on_torch, component=component, policy=policy, store=options.store),
+        on_torch=partial(on_torch, component=component, policy=policy, store=options.store),
     )
     return quantized(component, policy, precision, options.quantize or (), calibration)
 
 
-def _on_torch(
+def on_torch(
     pipe: Pipeline, *, component: Component, policy: Policy, store: Path | str | None
 ) -> AbstractContextManager[None]:
-    """Within it, a pipeline's denoiser runs in PyTorch on the very tensors of a component, cached by a policy."""
+    """Within it, a pipeline's denoiser runs in PyTorch on the very tensors of a component, cached by a policy.
+
+    Every call is run anew, on a GPU too: whoever looks at its layers, or stands for them, sees each.
+    """
     device = denoiser_of(pipe).device.type
     reference = next(each for each in backends.every() if each.device == device and each.runs_model and each.bit_exact)
     options = EngineOptions(backend=reference.name, store=store, components=())
@@ -71,5 +74,7 @@ class _OnTorch(CachedDenoiser):
         """One of its own: those that are open elsewhere may be of other copies of these weights."""
         if self._opened is None:
             self._opened = self._open(model, next(iter(tensors.values())).device, sizes)
+            for engine in self._opened.session.engines.values():
+                engine.capturable = False
         self._is_checked = True
         return self._opened.session

@@ -4,14 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.engines import build_pieces
-from deepcache_trt.builder.graphs import bound_graph, graph_key, weights_artefact, weights_key
+from deepcache_trt.builder.graphs import (
+    GRAPH,
+    activation_scales,
+    bound_graph,
+    graph_artefact,
+    graph_key,
+    weights_artefact,
+    weights_key,
+)
 from deepcache_trt.builder.open_session import open_session
+from deepcache_trt.builder.quantized.choice import chosen
+from deepcache_trt.builder.quantized.emulating import emulated
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines.precision import INT8
@@ -50,6 +61,25 @@ def test_a_quantized_graph_is_near_its_float_one_and_not_it(denoisers: Store) ->
     for patterns in ((), ("all",)):
         off = error(outputs(int8(denoiser(), *patterns), on_cpu(denoisers)), whole)
         assert 1e-4 < off < 0.1
+
+
+@pytest.mark.parametrize("patterns", [("all",), ("mid_block.*",), ("down_blocks.1.*", "*.conv1")], ids=" ".join)
+def test_a_model_in_torch_computes_as_its_quantized_graph_does_where_that_is_emulated(
+    denoisers: Store, patterns: tuple[str, ...]
+) -> None:
+    component = int8(denoiser(), *patterns)
+    engine = outputs(component, on_cpu(denoisers))
+    graph = onnx.load(graph_artefact(component.unquantized, denoisers, logged).folder / GRAPH, load_external_data=False)
+    assert component.quantizing is not None
+    layers = chosen(graph, component.quantizing, title=component.title)
+    module = component.module()
+    scales = activation_scales(component, denoisers, logged)
+    inputs = parity.example_inputs(component.architecture, SIZES)
+    with emulated(module.state_dict(), layers, scales):
+        ours = parity.run_model(module, component.architecture, FULL, inputs)
+    float_model = parity.run_model(module, component.architecture, FULL, inputs)
+    # What lies in the middle of two steps is rounded to one of them here and to the other one there.
+    assert error(ours, engine) < 0.4 * error(float_model, engine)
 
 
 def test_a_cached_step_is_the_full_graph_with_a_tap_supplied_bit_for_bit(denoisers: Store, tmp_path: Path) -> None:
