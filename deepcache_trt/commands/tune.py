@@ -90,7 +90,7 @@ def tune(
     offline: Offline = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Search the best plan for a budget or a fidelity, or the layers for 8 bits.
+    """Search the best plan for a budget or a fidelity.
 
     Within a budget that is the plan whose pictures are nearest to the uncached ones, of a fidelity the fastest. It is
     written as a plan file, with how near and how fast it was on seeds that it was not chosen by. With --scheduler, or
