@@ -124,10 +124,11 @@ def _quantized_graph(component: Component, store: Store, progress: Progress) -> 
 
 def _chosen(component: Component, store: Store, progress: Progress) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
     """The component's graph without quantized layers, and those that are to be quantized."""
-    assert component.quantizing is not None
+    quantizing = component.quantizing
+    assert quantizing is not None
     path = graph_artefact(component.unquantized, store, progress).folder / GRAPH
     graph = onnx.load(path, load_external_data=False)
-    return graph, chosen(graph, component.quantizing, title=component.title)
+    return graph, chosen(graph, quantizing.patterns, quantizing.cached, title=component.title)
 
 
 def activation_scales(component: Component, store: Store, progress: Progress) -> dict[str, float]:

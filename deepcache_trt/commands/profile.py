@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deepcache_trt.commands.typed.options import AsJson, Config, Interval, Model, SkipInterval, SkipMode, StoreFolder
+from deepcache_trt.commands.typed.options import (
+    AsJson,
+    Config,
+    Interval,
+    Model,
+    Precision,
+    Quantize,
+    SkipInterval,
+    SkipMode,
+    StoreFolder,
+)
+from deepcache_trt.errors import DeepCacheError
 
 
 def profile(
@@ -34,7 +45,10 @@ def profile(
     gpu: Annotated[
         str | None, typer.Option(help='Predict times by this GPU\'s roofline: "RTX A5000", "H100 SXM", "L4", …')
     ] = None,
+    precision: Precision = None,
+    quantize: Quantize = None,
     peak_tflops: Annotated[float | None, typer.Option(help="Of another GPU, dense, in this precision.")] = None,
+    peak_tops: Annotated[float | None, typer.Option(help="Of that GPU in 8 bits, dense, with --precision.")] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Of its memory, in GB/s.")] = None,
     seconds: Annotated[
         list[str] | None,
@@ -54,6 +68,7 @@ def profile(
     from deepcache_trt.benchmarks.counting.model_counts import count_model
     from deepcache_trt.benchmarks.counting.model_report import markdown, report
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
+    from deepcache_trt.engines.precision import precision_of
     from deepcache_trt.engines.store import Store, default_root
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
@@ -63,7 +78,12 @@ def profile(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     policy = DeepCache(**given) if plan is None else only_deepcache(read_policy(plan, given))
     branches = tuple(dict.fromkeys(branch or [policy.cache_branch_id]))
-    chosen = gpu_from_options(gpu, tflops=peak_tflops, bandwidth=bandwidth, dtype=dtype)
+    in_8_bits = precision_of(precision) is not None
+    if quantize and not in_8_bits:
+        raise DeepCacheError(f"--quantize {quantize[0]} has no meaning without a precision; give --precision int8 too")
+    chosen = gpu_from_options(
+        gpu, tflops=peak_tflops, tops=peak_tops, bandwidth=bandwidth, dtype=dtype, in_8_bits=in_8_bits
+    )
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
     quiet_libraries()
     counts = count_model(
@@ -76,6 +96,8 @@ def profile(
         branches=branches,
         store=Store(store or default_root()),
         progress=shown,
+        precision=precision,
+        quantize=quantize or (),
     )
     record = report(counts, policy.plan(steps), gpu=chosen, measured=measured)
     typer.echo(json.dumps(record, indent=2, ensure_ascii=False) if as_json else markdown(record))

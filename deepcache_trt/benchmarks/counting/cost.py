@@ -4,9 +4,9 @@ How many bytes those are depends on what a compiler keeps on the chip, which a g
 counts, of which the first is what no engine can go below, and the last what one without any fusion moves:
 
 * `least`: everything is one kernel. The weights, the inputs and the outputs, taps among both, each once.
-* `layers`: each convolution and each matrix product is a kernel that reads its inputs and its weights and writes its
-  output. Normalisations, element-wise operations and copies ride on those for free, and attention keeps its scores,
-  queries × keys and their softmax, on the chip.
+* `layers`: each convolution and each matrix product is a kernel that reads its inputs and its weights, those of 8 bits
+  where it is quantized, and writes its output. Normalisations, element-wise operations and copies ride on those for
+  free, and attention keeps its scores, queries × keys and their softmax, on the chip.
 * `unfused`: each node of the graph is a kernel that reads all its inputs and writes all its outputs. Only what gives
   the same bytes another shape moves nothing, and what is computed from weights alone is computed before.
 
@@ -27,10 +27,17 @@ from deepcache_trt.benchmarks.counting.static_graph import elements, fixed_value
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A convolution or a matrix product with all that rides on it."""
+    """A convolution or a matrix product with all that rides on it.
+
+    Attributes:
+        macs: its operations.
+        bytes: that it reads and writes.
+        in_8_bits: whether it multiplies whole numbers of 8 bits.
+    """
 
     macs: Macs
     bytes: int
+    in_8_bits: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +85,9 @@ def cost_of(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
     inputs = {str(value.name): size_in_bytes(value) for value in model.graph.inputs}
     outputs = sum(size_in_bytes(value) for value in model.graph.outputs)
     weight_bytes = sum(size_in_bytes(value) for value in weights)
+    scales = {node.inputs[1] for node in model.graph if node.op_type == "DequantizeLinear"}
     return Cost(
-        parameters=sum(elements(value) for value in weights),
+        parameters=sum(elements(value) for value in weights if value not in scales),
         weights=weight_bytes,
         inputs=inputs,
         least=weight_bytes + sum(inputs.values()) + outputs,
@@ -100,8 +108,19 @@ def _kernels(model: onnx_ir.Model, fixed: set[onnx_ir.Value]) -> Iterator[Kernel
     for node in model.graph:
         macs = node_macs(node, fixed)
         if macs.total:
-            tensors = {value for value in (*node.inputs, *node.outputs) if value is not None}
-            yield Kernel(macs=macs, bytes=sum(size_in_bytes(value) for value in tensors - kept))
+            in_8_bits = all(_dequantized(value) is not None for value in node.inputs[:2])
+            given = node.outputs[0]
+            if in_8_bits and len(given.uses()) == 1 and given.consumers()[0].op_type == "Cast":
+                given = given.consumers()[0].outputs[0]
+            read = {_dequantized(value) or value for value in node.inputs if value is not None}
+            moved = sum(size_in_bytes(value) for value in {*read, given} - kept)
+            yield Kernel(macs=macs, bytes=moved, in_8_bits=in_8_bits)
+
+
+def _dequantized(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
+    """The whole numbers that a tensor is made of by the node that gives it; None where it is made of others."""
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def _kept_on_chip(model: onnx_ir.Model, fixed: set[onnx_ir.Value]) -> set[onnx_ir.Value]:

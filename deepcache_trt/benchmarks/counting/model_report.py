@@ -43,6 +43,7 @@ def report(
         "component": component.part,
         "class": component.model_class.__name__,
         "dtype": component.dtype,
+        "in_8_bits": _share_in_8_bits(counts.full),
         "inputs": {name: list(shape) for name, shape in counts.inputs.items()},
         "not_cached": counts.refused,
         "counted": COUNTED,
@@ -54,6 +55,11 @@ def report(
         rows = [_predicted(name, branch, cost, gpu, measured or {}) for name, branch, cost in variants]
         record["prediction"] = {"is": PREDICTED, "gpu": asdict(gpu), "variants": rows, **_per_step(rows, plan)}
     return record
+
+
+def _share_in_8_bits(cost: Cost) -> float:
+    """Of the operations of a run, those of attention's products among them."""
+    return sum(kernel.macs.total for kernel in cost.kernels if kernel.in_8_bits) / cost.macs.total
 
 
 def _variants(counts: ModelCounts) -> list[tuple[str, int | None, Cost]]:
@@ -130,6 +136,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     """A record of `report`, for a person."""
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in record["inputs"].items())
     parts = [f"{record['model']} {record['component']} ({record['class']}, {record['dtype']}) at {shapes}"]
+    if record["in_8_bits"]:
+        parts.append(f"In 8 bits: {record['in_8_bits']:.1%} of a full step's operations.")
     if record["not_cached"]:
         parts.append(f"Not cached: {record['not_cached']}.")
     parts += [_variants_table(record["variants"]), COUNTED, MOVED]
@@ -137,7 +145,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         parts += [_in_words(record["generation"]), _generation_table(record)]
     if "prediction" in record:
         gpu = record["prediction"]["gpu"]
-        peak = f"{gpu['tflops']:g} TFLOPS, {gpu['bandwidth']:g} GB/s; {gpu['source']}"
+        in_8_bits = f"{gpu['tops']:g} TOPS in 8 bits, " if record["in_8_bits"] else ""
+        peak = f"{gpu['tflops']:g} TFLOPS, {in_8_bits}{gpu['bandwidth']:g} GB/s; {gpu['source']}"
         parts += [f"**Prediction** for {gpu['name']} ({peak})", _prediction_table(record["prediction"]), PREDICTED]
     return "\n\n".join(parts)
 

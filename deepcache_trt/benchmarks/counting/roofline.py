@@ -1,14 +1,15 @@
-"""How fast a GPU could run a graph at best, by its peak and its memory's bandwidth alone: a prediction, no measurement.
+"""How fast a GPU could run a graph at best, by its peaks and its bandwidth alone: a prediction, no measurement.
 
 The roofline model (Williams, Waterman, Patterson 2009), applied to each kernel apart: it takes as long as its
-operations at the GPU's peak, or as its bytes at full bandwidth, whichever is longer. Kernels run one after the other.
+operations at the GPU's peak for their precision, or as its bytes at full bandwidth of its memory, whichever is longer.
+Kernels run one after the other.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepcache_trt.benchmarks.counting.cost import Cost
+from deepcache_trt.benchmarks.counting.cost import Cost, Kernel
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
 from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
@@ -26,30 +27,39 @@ class Gpu:
             a multiply-accumulate is two of them.
         bandwidth: of its memory, in 10⁹ bytes a second.
         source: where that is published.
+        tops: the same peak for whole numbers of 8 bits, in 10¹² a second; None: not known.
         device: as its driver calls it; "" for a GPU that is in no list.
-        dtypes: for which that peak holds.
+        dtypes: for which the first peak holds.
     """
 
     name: str
     tflops: float
     bandwidth: float
     source: str
+    tops: float | None = None
     device: str = ""
     dtypes: tuple[str, ...] = _HALF
 
     def __post_init__(self) -> None:
-        if self.tflops <= 0 or self.bandwidth <= 0:
-            raise DeepCacheError(
-                f"a peak of {self.tflops} TFLOPS and a bandwidth of {self.bandwidth} GB/s: both must be above 0"
-            )
+        if not all(figure > 0 for figure in (self.tflops, self.bandwidth, self.tops or 1)):
+            peaks = f"{self.tflops} TFLOPS{'' if self.tops is None else f' and {self.tops} TOPS'}"
+            raise DeepCacheError(f"a peak of {peaks} and a bandwidth of {self.bandwidth} GB/s: all must be above 0")
 
 
 # Data sheets give twice these peaks where they count matrices of which half is zero.
 GPUS = (
-    Gpu(name="RTX A5000", tflops=111.1, bandwidth=768, source="NVIDIA RTX A5000 data sheet", device="NVIDIA RTX A5000"),
+    Gpu(
+        name="RTX A5000",
+        tflops=111.1,
+        tops=222.2,
+        bandwidth=768,
+        source="NVIDIA RTX A5000 data sheet",
+        device="NVIDIA RTX A5000",
+    ),
     Gpu(
         name="A100-40",
         tflops=312,
+        tops=624,
         bandwidth=1555,
         source="NVIDIA A100 data sheet, SXM 40 GB",
         device="NVIDIA A100-SXM4-40GB",
@@ -57,6 +67,7 @@ GPUS = (
     Gpu(
         name="A100-80",
         tflops=312,
+        tops=624,
         bandwidth=2039,
         source="NVIDIA A100 data sheet, SXM 80 GB",
         device="NVIDIA A100-SXM4-80GB",
@@ -64,14 +75,23 @@ GPUS = (
     Gpu(
         name="H100 SXM",
         tflops=989.4,
+        tops=1978.9,
         bandwidth=3350,
         source="NVIDIA H100 GPU architecture white paper, SXM5",
         device="NVIDIA H100 80GB HBM3",
     ),
-    Gpu(name="H200", tflops=989.5, bandwidth=4800, source="NVIDIA H200 data sheet, SXM 141 GB", device="NVIDIA H200"),
+    Gpu(
+        name="H200",
+        tflops=989.5,
+        tops=1979,
+        bandwidth=4800,
+        source="NVIDIA H200 data sheet, SXM 141 GB",
+        device="NVIDIA H200",
+    ),
     Gpu(
         name="RTX 4090",
         tflops=165.2,
+        tops=660.6,
         bandwidth=1008,
         source="NVIDIA Ada GPU architecture white paper",
         device="NVIDIA GeForce RTX 4090",
@@ -79,14 +99,23 @@ GPUS = (
     Gpu(
         name="RTX 3090",
         tflops=71,
+        tops=284,
         bandwidth=936,
         source="NVIDIA Ampere GA102 GPU architecture white paper",
         device="NVIDIA GeForce RTX 3090",
     ),
-    Gpu(name="L4", tflops=121, bandwidth=300, source="NVIDIA L4 data sheet", device="NVIDIA L4"),
+    Gpu(
+        name="L4",
+        tflops=121,
+        tops=242.5,
+        bandwidth=300,
+        source="NVIDIA L4 data sheet",
+        device="NVIDIA L4",
+    ),
     Gpu(
         name="T4",
         tflops=65,
+        tops=130,
         bandwidth=320,
         source="NVIDIA Turing GPU architecture white paper",
         device="Tesla T4",
@@ -100,7 +129,15 @@ def gpu_of_device(device: str, *, dtype: str) -> Gpu | None:
     return next((gpu for gpu in GPUS if gpu.device == device and dtype in gpu.dtypes), None)
 
 
-def gpu_from_options(name: str | None, *, tflops: float | None, bandwidth: float | None, dtype: str) -> Gpu | None:
+def gpu_from_options(
+    name: str | None,
+    *,
+    tflops: float | None,
+    bandwidth: float | None,
+    dtype: str,
+    tops: float | None = None,
+    in_8_bits: bool = False,
+) -> Gpu | None:
     """The GPU that a command's options mean; None: none of them is given.
 
     Args:
@@ -108,19 +145,28 @@ def gpu_from_options(name: str | None, *, tflops: float | None, bandwidth: float
         tflops: of a GPU that is not among them, in the precision of the graph.
         bandwidth: of that GPU, in GB/s.
         dtype: of the graph.
+        tops: of that GPU, for whole numbers of 8 bits.
+        in_8_bits: whether some layers of the graph multiply those.
 
     Raises:
         UnknownNameError: no such name.
         DeepCacheError: options that do not go together, or a precision that the table has no peak for.
     """
-    if name is not None and (tflops, bandwidth) != (None, None):
-        raise DeepCacheError(f"--gpu {name} says the peak and the bandwidth; leave --peak-tflops and --bandwidth out")
+    if name is not None and (tflops, bandwidth, tops) != (None, None, None):
+        raise DeepCacheError(
+            f"--gpu {name} says the peaks and the bandwidth; leave --peak-tflops, --peak-tops and --bandwidth out"
+        )
+    if tops is not None and not in_8_bits:
+        raise DeepCacheError(f"--peak-tops {tops:g} is of 8 bits, and nothing is in 8 bits; give --precision int8 too")
     if name is None:
         if tflops is None or bandwidth is None:
-            if (tflops, bandwidth) != (None, None):
+            if (tflops, bandwidth, tops) != (None, None, None):
                 raise DeepCacheError("--peak-tflops or --bandwidth alone makes no roofline; give both, or --gpu")
             return None
-        return Gpu(name="GPU as given", tflops=tflops, bandwidth=bandwidth, source="--peak-tflops, --bandwidth")
+        if in_8_bits and tops is None:
+            raise DeepCacheError("--precision int8 wants the peak for 8 bits too; give --peak-tops, or --gpu")
+        source = f"--peak-tflops, {'--peak-tops, ' if tops else ''}--bandwidth"
+        return Gpu(name="GPU as given", tflops=tflops, bandwidth=bandwidth, tops=tops, source=source)
     known = {gpu.name.lower(): gpu for gpu in GPUS}
     if name.lower() not in known:
         names = [gpu.name for gpu in GPUS]
@@ -156,14 +202,22 @@ class Prediction:
 
 def predict(cost: Cost, gpu: Gpu) -> Prediction:
     """What the roofline of a GPU allows a graph."""
-    peak, bandwidth = gpu.tflops * 1e12, gpu.bandwidth * 1e9
-    compute = 2 * cost.macs.total / peak
+    bandwidth = gpu.bandwidth * 1e9
+    computing = [2 * kernel.macs.total / (_peak(gpu, kernel) * 1e12) for kernel in cost.kernels]
+    compute = sum(computing)
     return Prediction(
         compute=compute,
         memory=cost.layers / bandwidth,
-        seconds=sum(max(2 * kernel.macs.total / peak, kernel.bytes / bandwidth) for kernel in cost.kernels),
+        seconds=sum(max(own, kernel.bytes / bandwidth) for own, kernel in zip(computing, cost.kernels, strict=True)),
         least=max(compute, cost.least / bandwidth),
     )
+
+
+def _peak(gpu: Gpu, kernel: Kernel) -> float:
+    if not kernel.in_8_bits:
+        return gpu.tflops
+    assert gpu.tops is not None, "refused before"
+    return gpu.tops
 
 
 def measured_from_options(texts: Sequence[str], *, gpu: Gpu | None, branches: Sequence[int]) -> dict[str, float]:

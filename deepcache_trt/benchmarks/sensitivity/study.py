@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def _most(
 
 def _chosen(graph: onnx.ModelProto, component: Component, patterns: tuple[str, ...]) -> tuple[Layer, ...]:
     assert component.quantizing is not None
-    return chosen(graph, replace(component.quantizing, patterns=patterns), title=component.title)
+    return chosen(graph, patterns, component.quantizing.cached, title=component.title)
 
 
 def _shares(graph: onnx.ModelProto, component: Component, policy: Policy, steps: int) -> dict[str, float]:

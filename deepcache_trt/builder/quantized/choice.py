@@ -8,23 +8,27 @@ reads the timestep or the condition alone, as embeddings do. Products of attenti
 here, and are never quantized.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import onnx
 
-from deepcache_trt.builder.quantized.quantizing import ALL, Quantizing
+from deepcache_trt.builder.quantized.quantizing import ALL
 from deepcache_trt.errors import UnknownNameError, UnsupportedError, did_you_mean
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.layers import Layer, layers_of
+from deepcache_trt.models.taps import Variant
 
 
-def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tuple[Layer, ...]:
+def chosen(
+    graph: onnx.ModelProto, patterns: Sequence[str], cached: Iterable[Variant], *, title: str
+) -> tuple[Layer, ...]:
     """The layers of a full graph that are quantized.
 
     Args:
         graph: its weights external data.
-        quantizing: says which.
+        patterns: of their names, as "mid_block.*", or `ALL`; none: the default.
+        cached: the variants that consume taps.
         title: what messages call the model.
 
     Raises:
@@ -32,11 +36,10 @@ def chosen(graph: onnx.ModelProto, quantizing: Quantizing, *, title: str) -> tup
         UnsupportedError: none is left; or the graph is quantized already.
     """
     layers = layers_of(graph)
-    patterns = quantizing.patterns
     if patterns and ALL not in patterns:
         return _matching(layers, patterns, title)
     inner = [layer for layer in layers if layer.reads_sample][1:-1]
-    kept = set() if patterns else _in_every_cached_step(graph, quantizing)
+    kept = set() if patterns else _in_every_cached_step(graph, cached)
     deep = tuple(layer for layer in inner if layer.node not in kept)
     found = deep if patterns else tuple(layer for layer in deep if _bears_it(layer))
     if not found:
@@ -64,7 +67,7 @@ def _matching(layers: Sequence[Layer], patterns: Sequence[str], title: str) -> t
     return tuple(layer for layer in layers if any(fnmatchcase(layer.name, pattern) for pattern in patterns))
 
 
-def _in_every_cached_step(graph: onnx.ModelProto, quantizing: Quantizing) -> set[str]:
+def _in_every_cached_step(graph: onnx.ModelProto, cached: Iterable[Variant]) -> set[str]:
     """What the nodes give that every variant has which consumes a tap; nothing where there is no such variant."""
-    runs = [{name for node in cut(graph, variant).graph.node for name in node.output} for variant in quantizing.cached]
+    runs = [{name for node in cut(graph, variant).graph.node for name in node.output} for variant in cached]
     return set.intersection(*runs) if runs else set()

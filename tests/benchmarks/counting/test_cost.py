@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.export.cut import cut
+from deepcache_trt.export.layers import layers_of
+from deepcache_trt.export.quantize import quantize
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.policies.deepcache import variants_at
 from tests import tiny
@@ -49,6 +51,28 @@ def test_a_convolution_reads_its_input_and_its_weights_and_writes_its_output() -
     assert cost.inputs == {"x": HALF * x}
     assert cost.least == cost.layers == HALF * (x + kernel + y)
     assert cost.unfused == HALF * (x + kernel + y) + HALF * (y + y)
+
+
+def test_a_quantized_layer_reads_bytes_and_writes_halves() -> None:
+    """The rounding of its input rides on what made that."""
+    whole = graph(
+        [
+            helper.make_node("Sigmoid", ["x"], ["y"]),
+            helper.make_node("Conv", ["y", "kernel.weight"], ["z"], pads=[1, 1, 1, 1]),
+        ],
+        {"x": ["batch", 3, "height", "width"]},
+        "z",
+        weight("kernel.weight", 5, 3, 3, 3),
+    )
+    layers = layers_of(whole)
+    cost = cost_of(quantize(whole, layers, {"kernel.weight": 1.0}), SIZES)
+    x, y, kernel, channels = 2 * 3 * 16 * 8, 2 * 5 * 16 * 8, 5 * 3 * 3 * 3, 5
+    assert cost.macs == cost_of(whole, SIZES).macs
+    assert cost.parameters == kernel
+    assert cost.weights == kernel + HALF * channels
+    assert cost.layers == x + kernel + HALF * y
+    assert [each.in_8_bits for each in cost.kernels] == [True]
+    assert not any(each.in_8_bits for each in cost_of(whole, SIZES).kernels)
 
 
 def test_a_linear_layer_reads_its_weights_as_they_are_stored() -> None:

@@ -163,6 +163,9 @@ def test_a_model_without_skip_connections_has_no_branches(tmp_path: Path, store_
         ("sd15", {"size": "520"}, None, ""),
         ("ddpm-bedroom", {"size": "260"}, ShapeError, "no multiple of the U-Net's 32"),
         ("sd15", {"size": "512-1024"}, ShapeError, "--size 512-1024 is a range; .* one size, as --size 1024"),
+        ("sd15", {"precision": "int9"}, UnknownNameError, "unknown precision 'int9'"),
+        ("sd15", {"precision": "int8", "branches": [0, 1]}, DeepCacheError, "depends on the branch; give one --branch"),
+        ("sd15", {"precision": "int8", "branches": [0, 1], "quantize": ["all"]}, None, ""),
         ("sd15", {"batch": 64}, ShapeError, "a batch of 64 is outside the profile 1–63"),
         (
             "sd15",

@@ -1,5 +1,7 @@
 """The roofline: arithmetic on two figures of a GPU, and options that say which."""
 
+from dataclasses import replace
+
 import pytest
 
 from deepcache_trt.benchmarks.counting.cost import Cost, Kernel
@@ -56,6 +58,32 @@ def test_the_table_names_each_gpu_once_with_its_source() -> None:
         assert "white paper" in gpu.source or "data sheet" in gpu.source
         assert 50 < gpu.tflops < 1000, "dense: a figure for half-empty matrices is twice as large"
         assert 200 < gpu.bandwidth < 5000
+        assert gpu.tops is not None
+        assert 1.9 < gpu.tops / gpu.tflops < 4.1
+
+
+def test_what_is_in_8_bits_computes_at_the_peak_for_those() -> None:
+    gpu = Gpu(name="round", tflops=2, tops=4, bandwidth=1, source="made up")
+    float_kernel, whole = kernel(seconds_computing=6, seconds_moving=1), kernel(seconds_computing=6, seconds_moving=1)
+    found = predict(cost(float_kernel, replace(whole, in_8_bits=True), least=0), gpu)
+    assert (found.compute, found.memory, found.seconds) == (6 + 3, 2, 6 + 3)
+
+
+def test_a_peak_for_8_bits_is_wanted_where_there_are_some_and_refused_where_there_are_none() -> None:
+    def given(tops: float | None, *, in_8_bits: bool, name: str | None = None) -> Gpu | None:
+        own = {} if name else {"tflops": 2.0, "bandwidth": 1.0}
+        figures = {"tflops": None, "bandwidth": None} | own
+        return gpu_from_options(name, **figures, tops=tops, dtype="float16", in_8_bits=in_8_bits)
+
+    gpu = given(4.0, in_8_bits=True)
+    assert gpu is not None
+    assert (gpu.tops, gpu.source) == (4.0, "--peak-tflops, --peak-tops, --bandwidth")
+    with pytest.raises(DeepCacheError, match="give --peak-tops, or --gpu"):
+        given(None, in_8_bits=True)
+    with pytest.raises(DeepCacheError, match="nothing is in 8 bits; give --precision int8 too"):
+        given(4.0, in_8_bits=False)
+    with pytest.raises(DeepCacheError, match="leave --peak-tflops, --peak-tops and --bandwidth out"):
+        given(4.0, in_8_bits=True, name="L4")
 
 
 @pytest.mark.parametrize("name", ["RTX A5000", "rtx a5000"])
@@ -78,10 +106,17 @@ def test_a_gpu_that_is_not_in_the_table_is_given_by_its_two_figures() -> None:
         ("RTX A500", None, None, "float16", UnknownNameError, r"'RTX A500' \(did you mean 'RTX A5000'\?\); there are"),
         ("T4", None, None, "bfloat16", DeepCacheError, "T4 is known for float16, not for bfloat16; choose another"),
         ("L4", None, None, "float32", DeepCacheError, "known for float16 and bfloat16, not for float32"),
-        ("L4", 121.0, None, "float16", DeepCacheError, "--gpu L4 says the peak .*; leave --peak-tflops and --band"),
+        (
+            "L4",
+            121.0,
+            None,
+            "float16",
+            DeepCacheError,
+            "--gpu L4 says the peaks .*; leave --peak-tflops, --peak-tops and --band",
+        ),
         (None, 121.0, None, "float16", DeepCacheError, "alone makes no roofline; give both, or --gpu"),
         (None, None, 300.0, "float16", DeepCacheError, "alone makes no roofline; give both, or --gpu"),
-        (None, 0.0, 300.0, "float16", DeepCacheError, r"a peak of 0\.0 TFLOPS .*: both must be above 0"),
+        (None, 0.0, 300.0, "float16", DeepCacheError, r"a peak of 0\.0 TFLOPS .*: all must be above 0"),
     ],
 )
 def test_a_gpu_that_is_not_clear_is_refused(

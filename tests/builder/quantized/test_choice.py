@@ -26,8 +26,10 @@ def graph(store_root: Path) -> onnx.ModelProto:
 
 
 def names(graph: onnx.ModelProto, component: Component) -> list[str]:
-    assert component.quantizing is not None
-    return [layer.name for layer in chosen(graph, component.quantizing, title=component.title)]
+    quantizing = component.quantizing
+    assert quantizing is not None
+    found = chosen(graph, quantizing.patterns, quantizing.cached, title=component.title)
+    return [layer.name for layer in found]
 
 
 # Of the test-size model: what is at the size of the sample, what at a quarter of it, and what reads sums of residual
