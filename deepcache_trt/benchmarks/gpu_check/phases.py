@@ -26,7 +26,7 @@ class Task:
 
 _DIGITS = Task(model="digits", checks=tuple(CHECKS))
 _TIMED = ("steps", "images", "operations")
-_SD15 = Task(model="sd15", checks=(BUILD, "parity", "steps", "images"))
+_SD15 = Task(model="sd15", checks=(BUILD, "parity", "steps", "images", "8 bits"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,7 @@ def test_this_machine_is_checked_by_one_command(tmp_path: Path) -> None:
     assert {"commit" in record["environment"]["deepcache-trt"], "torch" in record["environment"]["packages"]} == {True}
     found = {row.check: row for row in rows if row.model == "digits"}
     assert set(found) == {*PROBES, *CHECKS}
-    missing = {"record", "compose", "switch", "failed capture", "capture", "refit"}
+    missing = {"record", "compose", "switch", "failed capture", "capture", "refit", "8 bits"}
     assert {check for check, row in found.items() if row.status != "pass"} == missing
     assert found["cut"].figures["exact"] is True
     assert {row.setting for row in rows if row.check == "images"} == {

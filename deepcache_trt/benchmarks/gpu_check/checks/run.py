@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from deepcache_trt.benchmarks.gpu_check.checks import engine_checks, probes, steps
+from deepcache_trt.benchmarks.gpu_check.checks.eight_bits import eight_bits
 from deepcache_trt.benchmarks.gpu_check.checks.images import images
 from deepcache_trt.benchmarks.gpu_check.checks.loop import loop
 from deepcache_trt.benchmarks.gpu_check.checks.refit import refit
@@ -44,6 +45,7 @@ _RUN: dict[str, Callable[[Subject], Iterable[Row]]] = {
     "shapes": engine_checks.shapes,
     "workspace": engine_checks.workspace,
     "refit": refit,
+    "8 bits": eight_bits,
 }
 assert list(_RUN) == list(MEANINGS)
 
