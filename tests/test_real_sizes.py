@@ -211,6 +211,22 @@ def test_the_parts_beside_a_real_unet_become_plans(planned: Planned) -> None:
     assert found["vae"]["built"]["profiles"] == 2  # whole latents, and tiles
 
 
+@pytest.mark.parametrize("target", ["sm86", "sm89"])
+def test_plans_in_8_bits_are_little_more_than_half_as_large(planned: Planned, target: str) -> None:
+    options = ["--component", "unet", "--precision", "int8", "--quantize", "all", "--target", target]
+    took = _build(planned.model, planned.store, *options)
+    print(f"{planned.model} in 8 bits for {target}: {took.seconds:.0f} s, {took.gibibytes:.1f} GiB")
+    (full,) = [
+        engine["built"]
+        for engine in planned.engines()
+        if engine["variant"]["name"] == "full"
+        and engine.get("precision") == "int8"
+        and engine["built"]["built_for"] == target
+    ]
+    print(full)
+    assert full["plan_bytes"] < EXPECTED[planned.model].plan_gigabytes * 1e9 * 0.6
+
+
 def test_a_second_model_of_the_architecture_needs_no_export(planned: Planned) -> None:
     graphs = _states(planned.store / "graphs")
     command = [sys.executable, "-c", OTHER_WEIGHTS, planned.model, str(EXPECTED[planned.model].pixels)]

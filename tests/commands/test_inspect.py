@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deepcache_trt.builder.engines import build_pieces
+from deepcache_trt.engines.store import Store
+from tests.builder.quantized.quantized_builds import POLICY, int8, smallest
+from tests.builder.small_builds import on_cpu
 from tests.commands.command_line import Run
 
 
@@ -29,7 +33,8 @@ def test_inspect_of_an_empty_store_names_the_command_that_fills_it(run: Run, tmp
 
 def test_inspect_of_an_empty_store_as_json(run: Run, tmp_path: Path) -> None:
     result = run("inspect", "--store", tmp_path, "--json")
-    assert json.loads(result.out) == {"store": str(tmp_path), "graphs": [], "weights": [], "engines": []}
+    kinds = ("graphs", "weights", "calibrations", "engines")
+    assert json.loads(result.out) == {"store": str(tmp_path), **{kind: [] for kind in kinds}}
 
 
 def test_inspect_lists_engines_and_a_shallow_one_is_less_work(
@@ -57,3 +62,18 @@ def test_inspect_prints_the_same_as_tables(
     assert str(tmp_path) in "".join(result.out.split())
     assert "full gives tap_0" in result.out
     assert "shallow from tap_0" in result.out
+
+
+def test_inspect_tells_what_is_quantized_from_what_is_not(run: Run, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    build_pieces(int8(smallest("float32"), "all"), POLICY, on_cpu(store))
+    found = json.loads(run("inspect", "--store", tmp_path, "--json").out)
+    assert [row.get("precision") for row in found["engines"]] == ["int8", "int8"]
+    assert sorted(row.get("precision", "") for row in found["graphs"]) == ["", "int8"]
+    (calibration,) = found["calibrations"]
+    assert set(calibration["scales"]) > {
+        f"{name}.weight" for row in found["graphs"] for name in row.get("quantized", ())
+    }
+    result = run("inspect", "--store", tmp_path)
+    assert result.code == 0
+    assert "float32, int8" in result.out

@@ -9,6 +9,7 @@ from deepcache_trt.builder.graphs import GRAPH
 from deepcache_trt.builder.pieces import piece_from_json
 from deepcache_trt.engines.profile import Range, ShapeProfile
 from deepcache_trt.engines.store import Artefact, Store
+from deepcache_trt.engines.upkeep import KINDS
 from deepcache_trt.export.segments import Segment, cut_piece
 from deepcache_trt.tensors import LATENT_PIXELS
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def inventory(store: Store) -> dict[str, Any]:
     """Every artefact of the store with its sizes; engines with their operations at their first profile's best shape."""
-    rows: dict[str, list[dict[str, Any]]] = {"graphs": [], "weights": [], "engines": []}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for artefact in store.list():
         row = {"key": artefact.key, "folder": str(artefact.folder), "bytes": artefact.size, **artefact.about}
         if artefact.kind == "engines":
@@ -46,12 +47,15 @@ def inventory_tables(held: dict[str, Any]) -> list["Table | str"]:
         return [f"The store {held['store']} is empty; fill it with:", "    deepcache-trt build --model digits"]
     graphs = Table("graph", "architecture", "dtype", "nodes", "taps", "parity", "MB", title=f"Store {held['store']}")
     for row in held["graphs"]:
-        facts = (row["dtype"], str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
-        graphs.add_row(row["key"][:8], row["class"], *facts, _megabytes(row["bytes"]))
+        # One with quantized layers is made of another graph, which has been looked at.
+        facts = (
+            ("", "", "") if "quantized" in row else (str(row["nodes"]), str(len(row["taps"])), _parity(row["parity"]))
+        )
+        graphs.add_row(row["key"][:8], row["class"], _precision(row), *facts, _megabytes(row["bytes"]))
     engines = Table("engine", "model", "computes", "backend", "for", "batch", "pixels", "GMACs", "MB")
     for row in held["engines"]:
         model, piece = f"{row['model']} {row['component']}", _piece(row)
-        backend = f"{row['backend']} {row['dtype']}{_check(row)}"
+        backend = f"{row['backend']} {_precision(row)}{_check(row)}"
         figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
         engines.add_row(row["key"][:8], escape(model), piece, backend, escape(row["device"]), *figures)
     return [graphs, engines]
@@ -62,6 +66,10 @@ def _piece(row: dict[str, Any]) -> str:
     if isinstance(piece, Segment):
         return f"segment {piece.name}"
     return " ".join((piece.name, *(f"from {tap}" for tap in piece.consumes), *(f"gives {tap}" for tap in piece.emits)))
+
+
+def _precision(row: dict[str, Any]) -> str:
+    return f"{row['dtype']}, {row['precision']}" if "precision" in row else str(row["dtype"])
 
 
 def _check(row: dict[str, Any]) -> str:
