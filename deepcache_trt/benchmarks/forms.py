@@ -30,9 +30,9 @@ from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import Backend
-from deepcache_trt.engines.precision import INT8
 from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.export.parity import example_inputs
+from deepcache_trt.export.precision import INT8
 from deepcache_trt.progress import quiet_libraries, shown
 from deepcache_trt.runtime.policies import DeepCache, Policy
 from deepcache_trt.runtime.policies.router import COMPUTED, REUSED, Router, random_masks

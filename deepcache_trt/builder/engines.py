@@ -76,7 +76,10 @@ def check_precision(component: Component, target: Target) -> None:
     """Raise BackendError unless the backend computes in every precision of the component."""
     target.backend.check_dtype(component.dtype)
     if component.quantizing is not None:
-        target.backend.check_dtype(component.quantizing.precision.name)
+        precision = component.quantizing.precision
+        target.backend.check_dtype(precision.name)
+        if target.backend.device == "cuda":
+            precision.check_gpu(target.device_tag)
 
 
 def _settle(

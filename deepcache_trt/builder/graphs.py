@@ -62,7 +62,7 @@ def weights_artefact(component: Component, store: Store, progress: Progress) -> 
         if component.quantizing is not None:
             _, layers = _chosen(component, store, progress)
             with progress(f"quantizing the weights of {component.title}"):
-                weights.write(quantized_weights(component.tensors(), layers), folder)
+                weights.write(quantized_weights(component.tensors(), layers, component.quantizing.precision), folder)
             return about | {"precision": component.quantizing.precision.name}
         with progress(f"{'linking' if component.files else 'writing'} the weights of {component.title}"):
             if component.files is not None:
@@ -107,14 +107,15 @@ def _quantized_graph(component: Component, store: Store, progress: Progress) -> 
     def build(folder: Path) -> dict[str, Any]:
         whole, layers = _chosen(component, store, progress)
         scales = activation_scales(component, store, progress)
-        with progress(f"quantizing {len(layers)} layers of {component.title}"):
-            onnx.save(quantize(whole, layers, scales), folder / GRAPH)
         assert component.quantizing is not None
+        precision = component.quantizing.precision
+        with progress(f"quantizing {len(layers)} layers of {component.title}"):
+            onnx.save(quantize(whole, layers, scales, precision), folder / GRAPH)
         return {
             "class": component.model_class.__name__,
             "dtype": component.dtype,
             "first_model": component.title,
-            "precision": component.quantizing.precision.name,
+            "precision": precision.name,
             "quantized": [layer.name for layer in layers],
             **({"weights": weights_key(component)} if component.adapters else {}),
         }
@@ -148,7 +149,7 @@ def activation_scales(component: Component, store: Store, progress: Progress) ->
             "component": component.part,
             "dtype": component.dtype,
             "calibration": dict(quantizing.calibration.about),
-            "scales": dict(quantizing.calibration.observe(progress)),
+            "scales": dict(quantizing.calibration.observe(progress, quantizing.precision)),
             **({"weights": weights_key(component)} if component.adapters else {}),
         }
 

@@ -86,8 +86,8 @@ def build(
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
     from deepcache_trt.engines.backend import BuildOptions
-    from deepcache_trt.engines.precision import precision_of
     from deepcache_trt.engines.store import Store, default_root
+    from deepcache_trt.export.precision import precision_of
     from deepcache_trt.pipelines.calibrating.checkpoint import quantized_checkpoint
     from deepcache_trt.pipelines.engine_options import EngineOptions
     from deepcache_trt.progress import quiet_libraries, shown

@@ -68,8 +68,8 @@ def profile(
     from deepcache_trt.benchmarks.counting.model_counts import count_model
     from deepcache_trt.benchmarks.counting.model_report import markdown, report
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
-    from deepcache_trt.engines.precision import precision_of
     from deepcache_trt.engines.store import Store, default_root
+    from deepcache_trt.export.precision import precision_of
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
     from deepcache_trt.runtime.policies.plan_file import read_policy

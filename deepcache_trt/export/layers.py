@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.tensors import Dim, resolve_dim
 
 # Node types that multiply a tensor with weights.
@@ -59,10 +60,13 @@ class Layer:
         """Of the module in the model that it is."""
         return self.weight.removesuffix(".weight")
 
-    @property
-    def stored(self) -> str:
+    def stored(self, precision: Precision) -> str:
         """The name of its quantized weight."""
-        return f"{self.weight}.int8"
+        return f"{self.weight}.{precision.name}"
+
+    def scale(self, precision: Precision) -> str:
+        """The name of the scales of its weight, [output channels]."""
+        return f"{self.weight}.{precision.name}_scale"
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -73,11 +77,6 @@ class Layer:
     def stored_channels(self) -> int:
         """The axis of that which counts output channels."""
         return 1 - self.channels if self.is_transposed else self.channels
-
-    @property
-    def scale(self) -> str:
-        """The name of the scales of its weight, [output channels]."""
-        return f"{self.weight}.int8_scale"
 
 
 def layers_of(graph: onnx.ModelProto) -> tuple[Layer, ...]:

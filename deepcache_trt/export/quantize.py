@@ -2,7 +2,7 @@
 
     x ── QuantizeLinear ── DequantizeLinear ──┐
                                               Conv / MatMul / Gemm ── y
-    weight (int8) ─────── DequantizeLinear ───┘
+    weight (8 bits) ───── DequantizeLinear ───┘
 
 Weights are symmetric with a scale for each output channel, activations symmetric with one scale for each tensor. It is
 done to the full graph, before anything is cut from it, so variants and segments share what is quantized.
@@ -19,21 +19,25 @@ import torch
 from onnx import TensorProto, helper
 
 from deepcache_trt.export.layers import Layer
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.export.tidy import UNBOUND
 
-# The largest magnitude of what is stored; -128 is left out, so that the range is symmetric.
-LARGEST = 127
+_ZERO = "zero_of_8_bits"
 
-_ZERO = "int8_zero"
+# ONNX's names of what is stored, by torch's.
+_STORAGE = {"int8": TensorProto.INT8, "float8_e4m3fn": TensorProto.FLOAT8E4M3FN}
 
 
-def quantize(graph: onnx.ModelProto, layers: Sequence[Layer], scales: Mapping[str, float]) -> onnx.ModelProto:
+def quantize(
+    graph: onnx.ModelProto, layers: Sequence[Layer], scales: Mapping[str, float], precision: Precision
+) -> onnx.ModelProto:
     """A full graph in which some layers compute in 8 bits.
 
     Args:
         graph: its weights external data; left untouched.
         layers: those of `layers_of` that are to be quantized.
         scales: the scale of each layer's activation, by the name of its weight.
+        precision: of these layers.
 
     Returns:
         A new model that reads what `quantized_weights` writes in the place of the layers' weights.
@@ -41,7 +45,7 @@ def quantize(graph: onnx.ModelProto, layers: Sequence[Layer], scales: Mapping[st
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     body = model.graph
-    rewriting = _Rewriting(body, scales)
+    rewriting = _Rewriting(body, scales, precision)
     by_node = {layer.node: layer for layer in layers}
     for node in body.node:
         layer = by_node.get(node.output[0])
@@ -66,9 +70,10 @@ class _Rewriting:
     whatever it has dequantized for float32; it multiplies whole numbers all the same.
     """
 
-    def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, float]) -> None:
+    def __init__(self, graph: onnx.GraphProto, scales: Mapping[str, float], precision: Precision) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers = [helper.make_tensor(_ZERO, TensorProto.INT8, [], [0])]
+        self._precision = precision
+        self.initializers = [helper.make_tensor(_ZERO, _STORAGE[precision.storage], [], bytes(1), raw=True)]
         self.values: list[onnx.ValueInfoProto] = []
         self._scales = scales
         self._dtypes = {init.name: init.data_type for init in graph.initializer}
@@ -82,9 +87,10 @@ class _Rewriting:
         if layer.activation not in self._quantized:
             self._quantized[layer.activation] = self._pair(layer, dtype, inside)
         weight = f"{layer.weight}.dequantized"
-        self.initializers.append(_unbound(layer.stored, TensorProto.INT8, layer.stored_shape))
-        self.initializers.append(_unbound(layer.scale, inside, (layer.shape[layer.channels],)))
-        inputs = [layer.stored, layer.scale]
+        stored, scale = layer.stored(self._precision), layer.scale(self._precision)
+        self.initializers.append(_unbound(stored, _STORAGE[self._precision.storage], layer.stored_shape))
+        self.initializers.append(_unbound(scale, inside, (layer.shape[layer.channels],)))
+        inputs = [stored, scale]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [weight], axis=layer.stored_channels))
         node.input[0], node.input[1] = self._quantized[layer.activation], weight
         if inside != dtype:
@@ -100,7 +106,7 @@ class _Rewriting:
         """Quantize and dequantize a layer's activation; returns the name of what comes out."""
         tensor, scale = layer.activation, f"{layer.weight}.input_scale"
         self.initializers.append(helper.make_tensor(scale, inside, [], [self._scales[layer.weight]]))
-        whole, back = f"{tensor}.int8", f"{tensor}.dequantized"
+        whole, back = f"{tensor}.{self._precision.name}", f"{tensor}.dequantized"
         read = tensor if inside == dtype else self._cast(tensor, f"{tensor}.float", inside)
         self.nodes.append(helper.make_node("QuantizeLinear", [read, scale, _ZERO], [whole]))
         self.nodes.append(helper.make_node("DequantizeLinear", [whole, scale, _ZERO], [back]))
@@ -128,13 +134,14 @@ def _unbound(name: str, dtype: int, shape: Sequence[int]) -> onnx.TensorProto:
 
 
 def quantized_weights(
-    tensors: Iterable[tuple[str, torch.Tensor]], layers: Iterable[Layer]
+    tensors: Iterable[tuple[str, torch.Tensor]], layers: Iterable[Layer], precision: Precision
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """A state dict as the quantized graph reads it: int8 weights and their scales, the others as they are.
+    """A state dict as the quantized graph reads it: weights of 8 bits and their scales, the others as they are.
 
     Args:
         tensors: of the state dict, by name.
         layers: those that are quantized.
+        precision: theirs.
     """
     by_weight = {layer.weight: layer for layer in layers}
     for name, tensor in tensors:
@@ -142,25 +149,31 @@ def quantized_weights(
         if layer is None:
             yield name, tensor
             continue
-        whole, scale = quantized_weight(tensor, channels=layer.channels)
-        yield layer.stored, whole.T.contiguous() if layer.is_transposed else whole
-        yield layer.scale, scale
+        stored, scale = quantized_weight(tensor, precision, channels=layer.channels)
+        yield layer.stored(precision), stored.T.contiguous() if layer.is_transposed else stored
+        yield layer.scale(precision), scale
 
 
-def quantized_weight(weight: torch.Tensor, *, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def quantized_weight(weight: torch.Tensor, precision: Precision, *, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight in 8 bits, symmetric, and the scale of each output channel.
 
     Args:
         weight: of any shape.
+        precision: what it is stored in.
         channels: its axis that counts output channels.
 
     Returns:
-        int8 of the same shape, and [output channels] float32, or float16 for a weight that is.
+        What is stored, of the same shape, and [output channels] float32, or float16 for a weight that is.
     """
     dtype = torch.float16 if weight.dtype == torch.float16 else torch.float32
     others = [axis for axis in range(weight.ndim) if axis != channels]
     largest = weight.detach().float().abs().amax(dim=others, keepdim=True)
     # A channel of zeros has any scale; one that the dtype rounds to zero would make it infinite.
-    scale = (largest / LARGEST).clamp(min=torch.finfo(dtype).tiny).to(dtype)
-    whole = (weight.detach().float() / scale.float()).round().clamp(-LARGEST, LARGEST)
-    return whole.to(torch.int8), scale.flatten()
+    scale = (largest / precision.largest).clamp(min=torch.finfo(dtype).tiny).to(dtype)
+    return stored_as(weight.detach().float() / scale.float(), precision), scale.flatten()
+
+
+def stored_as(scaled: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """The nearest numbers of a precision to what has been divided by its scale."""
+    within = scaled.clamp(-precision.largest, precision.largest)
+    return (within.round() if precision.is_whole else within).to(getattr(torch, precision.storage))

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from deepcache_trt.export.precision import Precision
+
 # Of the magnitudes of what was seen.
 _BINS = 2048
 
@@ -41,10 +43,16 @@ class Magnitudes:
             self.counts = np.concatenate([merged, np.zeros(_BINS // 2)])
             self._end *= 2
 
-    def scale(self, largest: int) -> float:
-        """The step of a symmetric range of whole numbers up to `largest` with the least mean square error."""
+    def scale(self, precision: Precision) -> float:
+        """What to divide by before rounding.
+
+        Of whole numbers, that with the least mean square error; numbers whose steps grow with them reach the largest.
+        """
         if not self._end:
             return 1.0
+        largest = precision.largest
+        if not precision.is_whole:
+            return self.largest / largest
         centres = (np.arange(_BINS) + 0.5) * (self._end / _BINS)
         ends = self.largest * _SHARES
         steps = ends[:, None] / largest

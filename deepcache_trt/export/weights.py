@@ -25,12 +25,14 @@ from deepcache_trt.models.checkpoint.weight_files import check_safetensors
 
 # safetensors' names of dtypes, and those of ONNX.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64", "I8": "int8"}
+_DTYPES["F8_E4M3"] = "float8_e4m3fn"
 ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
 }
 
 # What early checkpoints call the attention of a VAE or a UNet2DModel; diffusers renames it as it loads them.

@@ -9,8 +9,8 @@ from deepcache_trt.builder.component import DENOISERS
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
-from deepcache_trt.engines.precision import precision_of
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
+from deepcache_trt.export.precision import precision_of
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.registry import covered_models

@@ -103,7 +103,7 @@ def settings_of(
         DeepCacheError: a number that makes no grid.
     """
     from deepcache_trt.engines import backends as known
-    from deepcache_trt.engines.precision import precision_of
+    from deepcache_trt.export.precision import precision_of
 
     caching: tuple[Policy, ...] = preset.caching
     if intervals or branches:

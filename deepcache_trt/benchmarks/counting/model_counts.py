@@ -15,10 +15,10 @@ from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.quantized.choice import chosen
 from deepcache_trt.builder.shapes import Shapes, check_sizes, profiles_for, shapes_from_text
-from deepcache_trt.engines.precision import precision_of
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, DeepCacheError, ShapeError, UnsupportedError
 from deepcache_trt.export.cut import cut
+from deepcache_trt.export.precision import Precision, precision_of
 from deepcache_trt.export.quantize import quantize as quantize_graph
 from deepcache_trt.export.trace import onnx_from_config
 from deepcache_trt.models.architecture import Architecture
@@ -103,7 +103,7 @@ def count_model(
         branches: DeepCache's k, several at once; none of them where a model cannot be cached.
         store: whose graph of this architecture is taken where it has one; else one is exported and thrown away.
         progress: told about each stage.
-        precision: of quantized layers, see `engines.precision`; None: there are none.
+        precision: of quantized layers, see `export.precision`; None: there are none.
         quantize: which, see `EngineOptions`; the default depends on the branch.
 
     Raises:
@@ -113,8 +113,8 @@ def count_model(
         UnsupportedError: a denoiser that is not covered.
     """
     ModelSource(model=model, config=config)  # what is wrong with the words is said before a model is made
-    is_quantized = precision_of(precision) is not None
-    if is_quantized and len(branches) > 1 and not quantize:
+    stored = precision_of(precision)
+    if stored is not None and len(branches) > 1 and not quantize:
         raise DeepCacheError(
             "which layers are quantized by default depends on the branch; give one --branch, or name them: --quantize"
         )
@@ -125,8 +125,8 @@ def count_model(
     for branch in branches:
         variants_of(component.architecture, DeepCache(cache_branch_id=branch), model)
     graph = _graph(component, store, progress)
-    if is_quantized:
-        graph = _quantized(graph, component, branches, quantize)
+    if stored is not None:
+        graph = _quantized(graph, component, branches, quantize, stored)
     with progress("counting"):
         return ModelCounts(
             component=component,
@@ -210,12 +210,12 @@ def _graph(component: Component, store: Store, progress: Progress) -> onnx.Model
 
 
 def _quantized(
-    graph: onnx.ModelProto, component: Component, branches: Sequence[int], patterns: Sequence[str]
+    graph: onnx.ModelProto, component: Component, branches: Sequence[int], patterns: Sequence[str], stored: Precision
 ) -> onnx.ModelProto:
     """The graph with quantized layers; their scales, which nothing that is counted depends on, are 1."""
     cached = [variants_at(branch)[1] for branch in branches]
     layers = chosen(graph, patterns, cached, title=component.title)
-    return quantize_graph(graph, layers, {layer.weight: 1.0 for layer in layers})
+    return quantize_graph(graph, layers, {layer.weight: 1.0 for layer in layers}, stored)
 
 
 def _shallow(graph: onnx.ModelProto, branch: int, sizes: Mapping[str, int]) -> Shallow:

@@ -136,13 +136,15 @@ def study(
     graph = onnx.load(graph_artefact(component.unquantized, store, shown).folder / GRAPH, load_external_data=False)
     scales, state = activation_scales(component, store, shown), dict(component.tensors())
     every = _chosen(graph, component, (ALL,))
+    assert component.quantizing is not None
+    precision = component.quantizing.precision
     tell("drawing without a cache")
     batches = {"chosen by": range(seeds), "unseen": range(_UNSEEN, _UNSEEN + unseen)}
     truths = {seed: draw(plain, scene, seed, decode=False).latents for each in batches.values() for seed in each}
     pipe = plain_copy(plain)
 
     def drawn(layers: Sequence[Layer], seed: int) -> np.ndarray:
-        with emulated(state, layers, scales):
+        with emulated(state, layers, scales, precision):
             return draw(pipe, scene, seed, decode=False).latents
 
     with on_torch(pipe, component=component.unquantized, policy=policy, store=options.store):

@@ -8,35 +8,37 @@ import torch
 
 from deepcache_trt.builder.quantized.intercepting import Intercepted
 from deepcache_trt.export.layers import Layer
-from deepcache_trt.export.quantize import LARGEST, quantized_weight
+from deepcache_trt.export.precision import Precision
+from deepcache_trt.export.quantize import quantized_weight, stored_as
 
 
 def emulated(
-    state: Mapping[str, torch.Tensor], layers: Iterable[Layer], scales: Mapping[str, float]
+    state: Mapping[str, torch.Tensor], layers: Iterable[Layer], scales: Mapping[str, float], precision: Precision
 ) -> AbstractContextManager[Any]:
     """Within the block, layers multiply rounded activations with rounded weights, in this thread.
 
-    Products of rounded values are those of whole numbers to the rounding of their sums.
+    Products of rounded values are those of what is stored to the rounding of their sums.
 
     Args:
         state: the model's state dict, the very tensors that it computes with.
         layers: that are quantized.
         scales: of each layer's activation, by the name of its weight.
+        precision: of these layers.
     """
-    rounded = {layer.weight: _rounded_weight(state[layer.weight], layer.channels) for layer in layers}
+    rounded = {layer.weight: _rounded_weight(state[layer.weight], precision, layer.channels) for layer in layers}
 
     def run(name: str, layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name not in rounded:
             return layer(*args, **kwargs)
         activation, _, *others = args
-        whole = (activation / scales[name]).round().clamp(-LARGEST, LARGEST)
-        return layer(whole * scales[name], rounded[name], *others, **kwargs)
+        stored = stored_as(activation / scales[name], precision).to(activation.dtype)
+        return layer(stored * scales[name], rounded[name], *others, **kwargs)
 
     return Intercepted(state, run)
 
 
-def _rounded_weight(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    whole, scale = quantized_weight(weight, channels=channels)
+def _rounded_weight(weight: torch.Tensor, precision: Precision, channels: int) -> torch.Tensor:
+    stored, scale = quantized_weight(weight, precision, channels=channels)
     along = [1] * weight.ndim
     along[channels] = -1
-    return (whole * scale.reshape(along)).to(weight.dtype)
+    return (stored.float() * scale.float().reshape(along)).to(weight.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.quantized.intercepting import Intercepted
-from deepcache_trt.export.quantize import LARGEST
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.export.ranges import Magnitudes
 
 
@@ -31,6 +31,6 @@ def observed(state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Magnitudes
         yield seen
 
 
-def scales(seen: Mapping[str, Magnitudes]) -> dict[str, float]:
+def scales(seen: Mapping[str, Magnitudes], precision: Precision) -> dict[str, float]:
     """The scale of each layer's activation, by the name of its weight."""
-    return {name: seen[name].scale(LARGEST) for name in sorted(seen)}
+    return {name: seen[name].scale(precision) for name in sorted(seen)}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.quantized.quantizing import Calibration, Quantizing
-from deepcache_trt.engines.precision import Precision
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.runtime.policies.policy import Policy
 
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deepcache_trt.engines.precision import Precision
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import Progress
 
 # In the place of patterns: every layer but those that the default keeps whatever is cached.
 ALL = "all"
 
-# Name what makes other scales of the same activations; change it with that.
-_METHOD = "least square error of 2048 bins"
+# What makes scales of activations, by whether steps are all of one size; change it with that.
+_METHOD = {True: "least square error of 2048 bins", False: "largest magnitude"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,13 @@ class Calibration:
 
     Attributes:
         about: what is drawn, or else given to the model; as JSON, all that the scales depend on beside the weights.
-        observe: runs the model for it; gives the scale of each layer's activation by the name of its weight.
+        observe: runs the model for it; gives the scale of each layer's activation in a precision, by the name of its
+            weight.
         in_words: what it does, for the log.
     """
 
     about: Mapping[str, Any]
-    observe: Callable[[Progress], Mapping[str, float]]
+    observe: Callable[[Progress, Precision], Mapping[str, float]]
     in_words: str
 
 
@@ -64,4 +65,4 @@ class Quantizing:
 
     def scales_of(self, fingerprint: str) -> dict[str, Any]:
         """What decides the scales of the activations of a model with these weights, as keys have it."""
-        return {"fingerprint": fingerprint, "method": _METHOD, **self.calibration.about}
+        return {"fingerprint": fingerprint, "method": _METHOD[self.precision.is_whole], **self.calibration.about}

@@ -57,7 +57,7 @@ CPU = Backend(
     packages=_PACKAGES,
     opens_graphs=True,
     trusted=True,  # it is what others are compared with
-    lacks={"bfloat16": "use float32 there, or backend 'openvino', which has"},
+    lacks={"bfloat16": "use float32 there, or backend 'openvino', which has", "fp8": "no CPU has; use int8 there"},
 )
 
 CUDA = Backend(
@@ -69,7 +69,9 @@ CUDA = Backend(
     packages=_PACKAGES,
     opens_graphs=True,
     captures=True,
-    lacks={"int8": "its kernels there compute what is quantized in float all the same; use backend 'tensorrt'"},
+    lacks=dict.fromkeys(
+        ("int8", "fp8"), "its kernels there compute what is quantized in float all the same; use backend 'tensorrt'"
+    ),
 )
 
 TENSORRT = Backend(

@@ -26,4 +26,5 @@ OPENVINO = Backend(
     packages=("openvino",),
     compiled=True,
     static=True,
+    lacks={"fp8": "no CPU has; use int8 there"},
 )

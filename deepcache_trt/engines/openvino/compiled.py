@@ -41,10 +41,10 @@ class Compiled:
 
     def bind(self, name: str, tensor: Any) -> None:
         """Use a tensor of OpenVINO as an input or an output of that name."""
-        for request in self.requests:
-            model = request.get_compiled_model()
-            if name in {place.get_any_name() for place in (*model.inputs, *model.outputs)}:
-                request.set_tensor(name, tensor)
+        readers = [request for request in self.requests if name in _names(request)]
+        assert readers, f"nothing that was compiled has {name}"
+        for request in readers:
+            request.set_tensor(name, tensor)
 
     def infer(self) -> None:
         """Run all of them."""
@@ -134,9 +134,19 @@ def _loaded(blob: Path, shapes: Mapping[str, Any]) -> Compiled | None:
     if parts == [_BEFORE] or not parts:
         return None
     requests, files = zip(*(_import(_file(blob, part), part) for part in parts), strict=True)
-    read = {place.get_any_name() for place in requests[-1].get_compiled_model().inputs}
-    made = {place.get_any_name() for request in requests[:-1] for place in request.get_compiled_model().outputs}
-    return Compiled(requests=requests, files=files) if read <= made.union(shapes) else None
+    known = {*shapes, *(name for request in requests[:-1] for name in _made(request))}
+    read = [place.get_names() for place in requests[-1].get_compiled_model().inputs]
+    return Compiled(requests=requests, files=files) if all(known & names for names in read) else None
+
+
+def _names(request: Any) -> set[str]:
+    """Of the inputs and outputs; each may have several."""
+    model = request.get_compiled_model()
+    return {name for place in (*model.inputs, *model.outputs) for name in place.get_names()}
+
+
+def _made(request: Any) -> set[str]:
+    return {name for place in request.get_compiled_model().outputs for name in place.get_names()}
 
 
 def _import(blob: Path, part: str) -> tuple[Any, Any]:

@@ -79,10 +79,11 @@ def _backend(
         bit_exact=exact,
         check=_check_options,
         options=not exact,
-        lacks={
-            "int8": "it runs the model itself, whose weights stay as they are; leave the precision out, or use backend "
-            "'openvino' or 'onnxruntime' on a CPU and 'tensorrt' on a GPU"
-        },
+        lacks=dict.fromkeys(
+            ("int8", "fp8"),
+            "it runs the model itself, whose weights stay as they are; leave the precision out, or use backend "
+            "'openvino' or 'onnxruntime' on a CPU and 'tensorrt' on a GPU",
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.builder.plain_pipeline import load_pipeline
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
-from deepcache_trt.engines.precision import precision_of
+from deepcache_trt.export.precision import precision_of
 from deepcache_trt.pipelines.calibrating.on_torch import quantized_component
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import Policy

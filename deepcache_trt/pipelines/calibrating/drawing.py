@@ -18,6 +18,7 @@ from deepcache_trt.builder.quantized.observing import observed, scales
 from deepcache_trt.builder.quantized.quantizing import Calibration
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.errors import UnsupportedError
+from deepcache_trt.export.precision import Precision
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.progress import Progress
 from deepcache_trt.runtime.policies import Policy
@@ -56,7 +57,7 @@ def drawn_calibration(
         return seeded_calibration(component)
     given = [*prompts] if "prompt" in takes else []
 
-    def observe(progress: Progress) -> Mapping[str, float]:
+    def observe(progress: Progress, precision: Precision) -> Mapping[str, float]:
         from diffusers import DDIMScheduler
 
         calls = _calls(pipe, takes, given)
@@ -68,7 +69,7 @@ def drawn_calibration(
             for number, call in enumerate(calls):
                 plain(**call, generator=torch.Generator().manual_seed(number))
         assert seen, "the denoiser's weights were met nowhere"
-        return scales(seen)
+        return scales(seen, precision)
 
     about = {"inputs": "drawn", "steps": _STEPS, "policy": policy.to_json(), "prompts": given}
     return Calibration(about=about, observe=observe, in_words=f"{len(given)} prompts, {policy.in_words}")

@@ -11,7 +11,7 @@ from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.shared_session import SharedSession
 from deepcache_trt.engines import backends
-from deepcache_trt.engines.precision import precision_of
+from deepcache_trt.export.precision import precision_of
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, denoiser_of
 from deepcache_trt.pipelines.calibrating.drawing import drawn_calibration

@@ -10,6 +10,7 @@ from deepcache_trt.benchmarks.counting.cost import Cost, cost_of
 from deepcache_trt.benchmarks.counting.macs import Macs
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.layers import layers_of
+from deepcache_trt.export.precision import INT8
 from deepcache_trt.export.quantize import quantize
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.runtime.policies.deepcache import variants_at
@@ -65,7 +66,7 @@ def test_a_quantized_layer_reads_bytes_and_writes_halves() -> None:
         weight("kernel.weight", 5, 3, 3, 3),
     )
     layers = layers_of(whole)
-    cost = cost_of(quantize(whole, layers, {"kernel.weight": 1.0}), SIZES)
+    cost = cost_of(quantize(whole, layers, {"kernel.weight": 1.0}, INT8), SIZES)
     x, y, kernel, channels = 2 * 3 * 16 * 8, 2 * 5 * 16 * 8, 5 * 3 * 3 * 3, 5
     assert cost.macs == cost_of(whole, SIZES).macs
     assert cost.parameters == kernel

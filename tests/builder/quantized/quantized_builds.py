@@ -8,7 +8,7 @@ from deepcache_trt.builder.component import Component, from_architecture
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.quantized.quantizing import Calibration
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
-from deepcache_trt.engines.precision import INT8
+from deepcache_trt.export.precision import INT8, Precision
 from deepcache_trt.progress import Progress
 from deepcache_trt.runtime.policies import DeepCache, Policy
 
@@ -43,8 +43,8 @@ class Counted:
         self._seeded = seeded_calibration(component)
 
     def calibration(self, **about: str) -> Calibration:
-        def observe(progress: Progress) -> Mapping[str, float]:
+        def observe(progress: Progress, precision: Precision) -> Mapping[str, float]:
             self.count += 1
-            return self._seeded.observe(progress)
+            return self._seeded.observe(progress, precision)
 
         return Calibration(about={**self._seeded.about, **about}, observe=observe, in_words="counted")

@@ -1,5 +1,6 @@
 """Engines of a quantized component: keys, files, how near they come, and that a cut of them is exact."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.quantized.choice import chosen
 from deepcache_trt.builder.quantized.emulating import emulated
 from deepcache_trt.builder.quantized.quantized_component import quantized
+from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines.precision import INT8
 from deepcache_trt.engines.store import Store
 from deepcache_trt.engines.torch import EAGER_CPU
 from deepcache_trt.errors import BackendError, NotBuiltError
 from deepcache_trt.export import parity
+from deepcache_trt.export.precision import FP8, INT8
 from deepcache_trt.models.taps import Variant
 from deepcache_trt.progress import logged
 from deepcache_trt.runtime.policies import DeepCache
@@ -74,7 +76,7 @@ def test_a_model_in_torch_computes_as_its_quantized_graph_does_where_that_is_emu
     module = component.module()
     scales = activation_scales(component, denoisers, logged)
     inputs = parity.example_inputs(component.architecture, SIZES)
-    with emulated(module.state_dict(), layers, scales):
+    with emulated(module.state_dict(), layers, scales, INT8):
         ours = parity.run_model(module, component.architecture, FULL, inputs)
     float_model = parity.run_model(module, component.architecture, FULL, inputs)
     # What lies in the middle of two steps is rounded to one of them here and to the other one there.
@@ -182,12 +184,35 @@ def test_openvino_multiplies_whole_numbers(tmp_path: Path, dtype: str) -> None:
         session.close()
 
 
+def fp8(component: Component, *patterns: str) -> Component:
+    return quantized(component, POLICY, FP8, patterns, seeded_calibration(component))
+
+
+def test_a_gpu_that_does_not_multiply_fp8_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(BackendError, match=r"sm86 does not multiply fp8, which GPUs do from sm89 on; use int8"):
+        build_pieces(fp8(denoiser(), "all"), POLICY, ahead(store, "sm86"))
+    assert not list(store.list())
+
+
+def test_weights_in_fp8_are_bytes_in_a_file_of_their_own(denoisers: Store) -> None:
+    component = fp8(denoiser(), "mid_block.*")
+    (file,) = weights_artefact(component, denoisers, logged).folder.glob("*.safetensors")
+    tensors = load_file(file)
+    stored = {name: tensor for name, tensor in tensors.items() if name.endswith(".fp8")}
+    assert stored
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float8_e4m3fn}
+    assert weights_key(component) != weights_key(int8(denoiser(), "mid_block.*"))
+
+
 @needs_rtx
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["sm86", "sm89"])
-def test_tensorrt_rtx_builds_plans_of_quantized_variants(denoisers: Store, capability: str) -> None:
+@pytest.mark.parametrize(("capability", "quantize"), [("sm86", int8), ("sm89", int8), ("sm89", fp8), ("sm120", fp8)])
+def test_tensorrt_rtx_builds_plans_of_quantized_variants(
+    denoisers: Store, capability: str, quantize: Callable[..., Component]
+) -> None:
     whole = build_pieces(denoiser(), POLICY, ahead(denoisers, capability))
-    made = build_pieces(int8(denoiser(), "all"), POLICY, ahead(denoisers, capability))
+    made = build_pieces(quantize(denoiser(), "all"), POLICY, ahead(denoisers, capability))
     assert made.keys() == whole.keys()
     for name, artefact in made.items():
         assert artefact.about["device"] == capability

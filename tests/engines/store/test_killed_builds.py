@@ -17,9 +17,9 @@ from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.quantized.quantizing import ALL
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
-from deepcache_trt.engines.precision import INT8
 from deepcache_trt.engines.store import Store
 from deepcache_trt.engines.upkeep import collect, held
+from deepcache_trt.export.precision import INT8
 from deepcache_trt.runtime.policies.deepcache import DeepCache
 from tests.builder.small_builds import ONE, denoiser, on_cpu
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
@@ -64,10 +65,20 @@ def state(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
 
 
 def run(
-    graph: onnx.ModelProto, tensors: dict[str, torch.Tensor], inputs: dict[str, np.ndarray], folder: Path
+    graph: onnx.ModelProto,
+    tensors: dict[str, torch.Tensor],
+    inputs: dict[str, np.ndarray],
+    folder: Path,
+    *,
+    fused: bool = True,
 ) -> dict[str, np.ndarray]:
-    """What ONNX Runtime makes of a graph with these weights in a file."""
+    """What ONNX Runtime makes of a graph with these weights in a file, node by node unless `fused`."""
     folder.mkdir()
     files = weights.write(tensors.items(), folder)
     weights.save_bound(graph, weights.locate(files), folder / "graph.onnx")
-    return parity.run_session(parity.open_session(folder / "graph.onnx"), inputs)
+    if fused:
+        return parity.run_session(parity.open_session(folder / "graph.onnx"), inputs)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    return parity.run_session(session, inputs)

@@ -10,7 +10,8 @@ from tests.commands.command_line import Run, assert_one_line
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--precision fp8", "unknown precision 'fp8'; there is int8"),
+        ("--precision fp4", "unknown precision 'fp4' (did you mean 'fp8'?); there is int8, fp8"),
+        ("--precision fp8 --backend openvino", "backend 'openvino' has no fp8 on the CPU; no CPU has; use int8 there"),
         ("--precision int8 --backend torch", "backend 'torch' has no int8 on the CPU; it runs the model itself"),
         ("--precision int8 --calibration-prompts nowhere.txt", "cannot read the calibration prompts in nowhere.txt"),
         ("--quantize all", "has no meaning without a precision; give precision='int8' too"),

@@ -14,7 +14,7 @@ from deepcache_trt.builder.quantized.quantizing import ALL
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.builder.trust import relative_error
 from deepcache_trt.engines.engine import Engine
-from deepcache_trt.engines.precision import INT8
+from deepcache_trt.export.precision import INT8
 from deepcache_trt.progress import logged
 
 
