@@ -28,7 +28,7 @@ from deepcache_trt.builder.quantized.emulating import emulated
 from deepcache_trt.builder.quantized.quantizing import ALL
 from deepcache_trt.builder.shapes import Shapes, profiles_for
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.errors import DeepCacheError, UnsupportedError
 from deepcache_trt.export.cut import cut
 from deepcache_trt.export.layers import Layer
 from deepcache_trt.pipelines.cached_denoiser import part_of_denoiser
@@ -72,7 +72,7 @@ class Study:
         taken: how many of them, from the first, are in 8 bits.
         caching: the relative error of the latents that caching alone causes, on the seeds of the study.
         loss: dB that the taken groups together lose on these seeds.
-        checked: the taken groups, the default and all layers beside each other, by name.
+        checked: the taken groups, the default, if there is one, and all layers beside each other, by name.
     """
 
     ranked: tuple[Ranked, ...]
@@ -174,7 +174,7 @@ def study(
         taken, loss = _most(ranked, lambda layers: lost(layers, "chosen by"), budget, tell)
         tell("checking what was found on other seeds")
         found = [layer for each in ranked[:taken] for layer in each.group.layers]
-        rivals = {FOUND: found, "the default": _chosen(graph, component, ()), "all": every}
+        rivals = {FOUND: found, **_default(graph, component), "all": every}
         checked = {
             name: Checked(
                 layers=len(layers), share=sum(shares[layer.name] for layer in layers), loss=lost(layers, "unseen")
@@ -215,6 +215,14 @@ def _most(
 def _chosen(graph: onnx.ModelProto, component: Component, patterns: tuple[str, ...]) -> tuple[Layer, ...]:
     assert component.quantizing is not None
     return chosen(graph, patterns, component.quantizing.cached, title=component.title)
+
+
+def _default(graph: onnx.ModelProto, component: Component) -> dict[str, tuple[Layer, ...]]:
+    """The layers that are quantized unless others are named, by the name of their row; there may be none."""
+    try:
+        return {"the default": _chosen(graph, component, ())}
+    except UnsupportedError:
+        return {}
 
 
 def _shares(graph: onnx.ModelProto, component: Component, policy: Policy, steps: int) -> dict[str, float]:
