@@ -80,6 +80,8 @@ def check_precision(component: Component, target: Target) -> None:
         target.backend.check_dtype(precision.name)
         if target.backend.device == "cuda":
             precision.check_gpu(target.device_tag)
+        else:
+            precision.check_cpu()
 
 
 def _settle(

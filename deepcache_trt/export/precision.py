@@ -1,6 +1,8 @@
 """Precisions below a pipeline's dtype: what the weights of some layers are stored in, and what these compute in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from deepcache_trt.errors import BackendError, UnknownNameError, did_you_mean
 
@@ -35,6 +37,17 @@ class Precision:
                 f"a GPU of sm{number} does not multiply {self.name}, which GPUs do from sm{self.least_gpu} on; use "
                 f"{' or '.join(name for name, each in PRECISIONS.items() if each.least_gpu <= int(number)) or 'no'} "
                 "precision there"
+            )
+
+    def check_cpu(self) -> None:
+        """Raise BackendError where this CPU adds products of 8 bits in 16, which overflow: x86 without VNNI."""
+        import torch
+
+        told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch tell nothing
+        if told.get("architecture") == "x86_64" and not (told.get("avx512_vnni") or told.get("avx_vnni")):
+            raise BackendError(
+                f"this CPU ({told.get('cpu_name', 'x86')}) has no VNNI, and its sums of {self.name} products overflow; "
+                "leave the precision out, or draw on a CPU or GPU that has it"
             )
 
 

@@ -1,6 +1,7 @@
 """Engines of a quantized component: keys, files, how near they come, and that a cut of them is exact."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.engines import build_pieces
+from deepcache_trt.builder.engines import build_pieces, check_precision
 from deepcache_trt.builder.graphs import (
     GRAPH,
     activation_scales,
@@ -193,6 +194,24 @@ def test_a_gpu_that_does_not_multiply_fp8_is_refused_before_anything_is_made(tmp
     with pytest.raises(BackendError, match=r"sm86 does not multiply fp8, which GPUs do from sm89 on; use int8"):
         build_pieces(fp8(denoiser(), "all"), POLICY, ahead(store, "sm86"))
     assert not list(store.list())
+
+
+@pytest.mark.parametrize(
+    ("told", "is_refused"),
+    [
+        ({"architecture": "x86_64", "cpu_name": "an old one", "avx512_f": True}, True),
+        ({"architecture": "x86_64", "avx512_vnni": False, "avx_vnni": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_a_cpu_whose_sums_overflow_is_refused(
+    denoisers: Store, told: dict[str, Any], is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    message = r"this CPU \(an old one\) has no VNNI, .* leave the precision out, or draw on a CPU or GPU that has it"
+    with pytest.raises(BackendError, match=message) if is_refused else nullcontext():
+        check_precision(int8(denoiser()), on_cpu(denoisers))
 
 
 def test_weights_in_fp8_are_bytes_in_a_file_of_their_own(denoisers: Store) -> None:
