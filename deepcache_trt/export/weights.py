@@ -24,8 +24,15 @@ from deepcache_trt.export.tidy import UNBOUND
 from deepcache_trt.models.checkpoint.weight_files import check_safetensors
 
 # safetensors' names of dtypes, and those of ONNX.
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64", "I8": "int8"}
-_DTYPES["F8_E4M3"] = "float8_e4m3fn"
+_DTYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F64": "float64",
+    "I64": "int64",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+}
 ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
