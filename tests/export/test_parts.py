@@ -206,4 +206,5 @@ def test_a_real_part_exports_in_half_a_minute(name: str, folder: str, tmp_path: 
     assert (tmp_path / "graph.onnx").stat().st_size < 1e6
     model = fake_model(part.model_class(), part.config, dtype)
     outputs = [value.name for value in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.output]
-    assert outputs == [spec.name for spec in architecture_of(model, dtype=dtype).outputs]
+    architecture = architecture_of(model, dtype=dtype)
+    assert outputs == [each.name for each in (*architecture.outputs, *architecture.taps)]

@@ -45,6 +45,7 @@ def found(store_root: Path) -> Study:
         return studied(store_root, DeepCache(cache_interval=3))
 
 
+@pytest.mark.slow
 def test_groups_are_ranked_by_what_they_cost_for_their_operations(found: Study) -> None:
     costs = [each.error**2 / each.share for each in found.ranked]
     assert costs == sorted(costs)
@@ -52,6 +53,7 @@ def test_groups_are_ranked_by_what_they_cost_for_their_operations(found: Study) 
     assert found.ranked[0].error < found.ranked[1].error / 10
 
 
+@pytest.mark.slow
 def test_what_is_found_is_within_the_budget_and_is_told_as_patterns(found: Study) -> None:
     assert 1 <= found.taken <= 3
     assert found.loss <= BUDGET
@@ -59,6 +61,7 @@ def test_what_is_found_is_within_the_budget_and_is_told_as_patterns(found: Study
     assert found.caching > 0
 
 
+@pytest.mark.slow
 def test_it_is_checked_beside_the_default_and_all_layers(found: Study) -> None:
     assert [*found.checked] == [FOUND, "the default", "all"]
     assert found.checked[FOUND].share == pytest.approx(sum(each.share for each in found.ranked[: found.taken]))
@@ -66,6 +69,7 @@ def test_it_is_checked_beside_the_default_and_all_layers(found: Study) -> None:
     assert found.checked["the default"].loss < found.checked["all"].loss
 
 
+@pytest.mark.slow
 def test_where_nothing_is_cached_there_is_no_loss_to_compare_with(store_root: Path) -> None:
     with pytest.raises(DeepCacheError, match="loses nothing that --loss could be beside; choose another schedule"):
         studied(store_root, Uncached())
