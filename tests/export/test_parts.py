@@ -203,7 +203,8 @@ def test_a_real_part_exports_in_half_a_minute(name: str, folder: str, tmp_path: 
     print(f"{name} {folder} {dtype}: {seconds:.0f} s, {len(graph.graph)} nodes")
     assert seconds < 30
     onnx_ir.save(graph, tmp_path / "graph.onnx")
-    assert (tmp_path / "graph.onnx").stat().st_size < 1e6
+    # No weight: the least of them take more. A table of positions, which is no weight, is in the graph.
+    assert (tmp_path / "graph.onnx").stat().st_size < 4e6
     model = fake_model(part.model_class(), part.config, dtype)
     outputs = [value.name for value in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.output]
     architecture = architecture_of(model, dtype=dtype)
