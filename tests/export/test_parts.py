@@ -208,4 +208,5 @@ def test_a_real_part_exports_in_half_a_minute(name: str, folder: str, tmp_path: 
     model = fake_model(part.model_class(), part.config, dtype)
     outputs = [value.name for value in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.output]
     architecture = architecture_of(model, dtype=dtype)
-    assert outputs == [each.name for each in (*architecture.outputs, *architecture.taps)]
+    taps = [tap.name for tap in architecture.taps]
+    assert outputs == [*(spec.name for spec in architecture.outputs), *taps]

@@ -134,60 +134,95 @@ def study(
     part = part_of_denoiser(plain)
     component = quantized_component(plain, from_model(getattr(plain, part), name=name, part=part), policy, options)
     graph = onnx.load(graph_artefact(component.unquantized, store, shown).folder / GRAPH, load_external_data=False)
-    scales, state = activation_scales(component, store, shown), dict(component.tensors())
-    every = _chosen(graph, component, (ALL,))
-    assert component.quantizing is not None
-    precision = component.quantizing.precision
+    scales = activation_scales(component, store, shown)
+    every, shares = _chosen(graph, component, (ALL,)), _shares(graph, component, policy, scene.steps)
+    own, others = range(seeds), range(_UNSEEN, _UNSEEN + unseen)
     tell("drawing without a cache")
-    batches = {"chosen by": range(seeds), "unseen": range(_UNSEEN, _UNSEEN + unseen)}
-    truths = {seed: draw(plain, scene, seed, decode=False).latents for each in batches.values() for seed in each}
+    truths = {seed: draw(plain, scene, seed, decode=False).latents for seed in (*own, *others)}
     pipe = plain_copy(plain)
-
-    def drawn(layers: Sequence[Layer], seed: int) -> np.ndarray:
-        with emulated(state, layers, scales, precision):
-            return draw(pipe, scene, seed, decode=False).latents
-
     with on_torch(pipe, component=component.unquantized, policy=policy, store=options.store):
         tell("drawing with one, and without 8 bits")
-        bases = {seed: drawn((), seed) for seed in truths}
-        missed = {seed: relative_error(truths[seed], base) for seed, base in bases.items()}
-        if not all(missed.values()):
+        trials = _Trials(pipe, scene, component, scales, truths)
+        if not all(trials.missed.values()):
             raise DeepCacheError(
                 f"{policy.in_words} loses nothing that --loss could be beside; choose another schedule, as --interval 3"
             )
-
-        def lost(layers: Sequence[Layer], batch: str) -> float:
-            errors = ((relative_error(truths[seed], drawn(layers, seed)), missed[seed]) for seed in batches[batch])
-            return statistics.mean(20 * math.log10(ours / theirs) for ours, theirs in errors)
-
-        shares = _shares(graph, component, policy, scene.steps)
-        ranked = []
-        groups = groups_of(every)
-        for number, group in enumerate(groups, 1):
-            error = statistics.mean(
-                relative_error(bases[seed], drawn(group.layers, seed)) for seed in batches["chosen by"]
-            )
-            share = sum(shares[layer.name] for layer in group.layers)
-            ranked.append(Ranked(group=group, share=share, error=error))
-            tell(f"{number} of {len(groups)}: {group.name}: an error of {error:.2g} in {share:.1%} of the operations")
-        ranked.sort(key=lambda each: each.error**2 / each.share)
-        taken, loss = _most(ranked, lambda layers: lost(layers, "chosen by"), budget, tell)
+        ranked = _ranked(groups_of(every), trials, own, shares, tell)
+        taken, loss = _most(ranked, lambda layers: trials.lost(layers, own), budget, tell)
         tell("checking what was found on other seeds")
         found = [layer for each in ranked[:taken] for layer in each.group.layers]
         rivals = {FOUND: found, **_default(graph, component), "all": every}
         checked = {
             name: Checked(
-                layers=len(layers), share=sum(shares[layer.name] for layer in layers), loss=lost(layers, "unseen")
+                layers=len(layers),
+                share=sum(shares[layer.name] for layer in layers),
+                loss=trials.lost(layers, others),
             )
             for name, layers in rivals.items()
         }
     return Study(
         ranked=tuple(ranked),
         taken=taken,
-        caching=statistics.mean(missed[seed] for seed in batches["chosen by"]),
+        caching=statistics.mean(trials.missed[seed] for seed in own),
         loss=loss,
         checked=checked,
     )
+
+
+class _Trials:
+    """Draws with some layers in 8 bits, and says how far that is from what is drawn without.
+
+    Attributes:
+        missed: the relative error of what is drawn without 8 bits, which is that of caching, by seed.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        scene: Scene,
+        component: Component,
+        scales: Mapping[str, float],
+        truths: Mapping[int, np.ndarray],
+    ) -> None:
+        """Draw without 8 bits.
+
+        Args:
+            pipe: whose denoiser runs in PyTorch on the tensors of the component, cached.
+            scene: what is drawn.
+            component: quantized.
+            scales: of its activations.
+            truths: the latents without a cache, by seed.
+        """
+        assert component.quantizing is not None
+        self._pipe, self._scene, self._truths, self._scales = pipe, scene, truths, scales
+        self._precision, self._state = component.quantizing.precision, dict(component.tensors())
+        self._bases = {seed: self._drawn((), seed) for seed in truths}
+        self.missed = {seed: relative_error(truths[seed], base) for seed, base in self._bases.items()}
+
+    def moved(self, layers: Sequence[Layer], seeds: Sequence[int]) -> float:
+        """See `Ranked.error`: the mean over seeds."""
+        return statistics.mean(relative_error(self._bases[seed], self._drawn(layers, seed)) for seed in seeds)
+
+    def lost(self, layers: Sequence[Layer], seeds: Sequence[int]) -> float:
+        """DB of PSNR against the latents without a cache: the mean over seeds."""
+        errors = ((relative_error(self._truths[seed], self._drawn(layers, seed)), self.missed[seed]) for seed in seeds)
+        return statistics.mean(20 * math.log10(ours / theirs) for ours, theirs in errors)
+
+    def _drawn(self, layers: Sequence[Layer], seed: int) -> np.ndarray:
+        with emulated(self._state, layers, self._scales, self._precision):
+            return draw(self._pipe, self._scene, seed, decode=False).latents
+
+
+def _ranked(
+    groups: Sequence[Group], trials: _Trials, seeds: Sequence[int], shares: Mapping[str, float], tell: Tell
+) -> list[Ranked]:
+    """Each group alone, those first that cause the least squared error for each operation."""
+    ranked = []
+    for number, group in enumerate(groups, 1):
+        error, share = trials.moved(group.layers, seeds), sum(shares[layer.name] for layer in group.layers)
+        ranked.append(Ranked(group=group, share=share, error=error))
+        tell(f"{number} of {len(groups)}: {group.name}: an error of {error:.2g} in {share:.1%} of the operations")
+    return sorted(ranked, key=lambda each: each.error**2 / each.share)
 
 
 def _most(
