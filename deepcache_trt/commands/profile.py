@@ -17,7 +17,6 @@ from deepcache_trt.commands.typed.options import (
     SkipMode,
     StoreFolder,
 )
-from deepcache_trt.errors import DeepCacheError
 
 
 def profile(
@@ -69,7 +68,7 @@ def profile(
     from deepcache_trt.benchmarks.counting.model_report import markdown, report
     from deepcache_trt.benchmarks.counting.roofline import gpu_from_options, measured_from_options
     from deepcache_trt.engines.store import Store, default_root
-    from deepcache_trt.export.precision import precision_of
+    from deepcache_trt.pipelines.engine_options import EngineOptions
     from deepcache_trt.progress import quiet_libraries, shown
     from deepcache_trt.runtime.policies.deepcache import DeepCache, only_deepcache
     from deepcache_trt.runtime.policies.plan_file import read_policy
@@ -78,11 +77,9 @@ def profile(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     policy = DeepCache(**given) if plan is None else only_deepcache(read_policy(plan, given))
     branches = tuple(dict.fromkeys(branch or [policy.cache_branch_id]))
-    in_8_bits = precision_of(precision) is not None
-    if quantize and not in_8_bits:
-        raise DeepCacheError(f"--quantize {quantize[0]} has no meaning without a precision; give --precision int8 too")
+    EngineOptions(precision=precision, quantize=quantize)  # refuses what does not go together
     chosen = gpu_from_options(
-        gpu, tflops=peak_tflops, tops=peak_tops, bandwidth=bandwidth, dtype=dtype, in_8_bits=in_8_bits
+        gpu, tflops=peak_tflops, tops=peak_tops, bandwidth=bandwidth, dtype=dtype, precision=precision
     )
     measured = measured_from_options(seconds or (), gpu=chosen, branches=branches)
     quiet_libraries()

@@ -59,9 +59,7 @@ def tune(
     lpips: Annotated[float | None, typer.Option(help="The same by the LPIPS of the pictures, as 0.1.")] = None,
     loss: Annotated[
         float | None,
-        typer.Option(
-            help="Instead of a plan: the --precision of which layers loses at most so many dB beside caching."
-        ),
+        typer.Option(help="Instead of a plan: the layers whose --precision loses at most so many dB beside caching."),
     ] = None,
     interval: Annotated[int, typer.Option(min=2, help="With --loss: that of the plan.")] = 3,
     seeds: Annotated[
@@ -81,7 +79,7 @@ def tune(
     store: StoreFolder = None,
     out: Annotated[
         Path,
-        typer.Option(help="The folder for plan.json, tune.json, tune.md, the plot, or with --loss for layers.txt."),
+        typer.Option(help="The folder for plan.json, tune.json, tune.md and the plot; with --loss for layers.txt."),
     ] = Path("tuned"),
     plot: Annotated[str, typer.Option(help="png or svg.")] = "png",
     revision: Revision = None,

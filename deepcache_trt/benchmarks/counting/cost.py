@@ -32,7 +32,7 @@ class Kernel:
     Attributes:
         macs: its operations.
         bytes: that it reads and writes.
-        in_8_bits: whether it multiplies whole numbers of 8 bits.
+        in_8_bits: whether it multiplies numbers of 8 bits.
     """
 
     macs: Macs
@@ -118,7 +118,7 @@ def _kernels(model: onnx_ir.Model, fixed: set[onnx_ir.Value]) -> Iterator[Kernel
 
 
 def _dequantized(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
-    """The whole numbers that a tensor is made of by the node that gives it; None where it is made of others."""
+    """The numbers of 8 bits that a tensor is made of by the node that gives it; None where it is made of others."""
     node = value.producer() if value is not None else None
     return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else None
 

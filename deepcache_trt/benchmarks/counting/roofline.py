@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from deepcache_trt.benchmarks.counting.cost import Cost, Kernel
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, did_you_mean
+from deepcache_trt.export.precision import INT8
 from deepcache_trt.runtime.plan import FULL
 from deepcache_trt.runtime.policies.deepcache import SHALLOW
 
@@ -136,7 +137,7 @@ def gpu_from_options(
     bandwidth: float | None,
     dtype: str,
     tops: float | None = None,
-    in_8_bits: bool = False,
+    precision: str | None = None,
 ) -> Gpu | None:
     """The GPU that a command's options mean; None: none of them is given.
 
@@ -145,8 +146,8 @@ def gpu_from_options(
         tflops: of a GPU that is not among them, in the precision of the graph.
         bandwidth: of that GPU, in GB/s.
         dtype: of the graph.
-        tops: of that GPU, for whole numbers of 8 bits.
-        in_8_bits: whether some layers of the graph multiply those.
+        tops: of that GPU, for the precision of quantized layers.
+        precision: theirs; None: there are none.
 
     Raises:
         UnknownNameError: no such name.
@@ -156,15 +157,15 @@ def gpu_from_options(
         raise DeepCacheError(
             f"--gpu {name} says the peaks and the bandwidth; leave --peak-tflops, --peak-tops and --bandwidth out"
         )
-    if tops is not None and not in_8_bits:
+    if tops is not None and precision is None:
         raise DeepCacheError(f"--peak-tops {tops:g} is of 8 bits, and nothing is in 8 bits; give --precision int8 too")
     if name is None:
         if tflops is None or bandwidth is None:
             if (tflops, bandwidth, tops) != (None, None, None):
                 raise DeepCacheError("--peak-tflops or --bandwidth alone makes no roofline; give both, or --gpu")
             return None
-        if in_8_bits and tops is None:
-            raise DeepCacheError("--precision int8 wants the peak for 8 bits too; give --peak-tops, or --gpu")
+        if precision is not None and tops is None:
+            raise DeepCacheError(f"--precision {precision} wants the peak for 8 bits too; give --peak-tops, or --gpu")
         source = f"--peak-tflops, {'--peak-tops, ' if tops else ''}--bandwidth"
         return Gpu(name="GPU as given", tflops=tflops, bandwidth=bandwidth, tops=tops, source=source)
     known = {gpu.name.lower(): gpu for gpu in GPUS}
@@ -179,6 +180,11 @@ def gpu_from_options(
         raise DeepCacheError(
             f"the peak of {gpu.name} is known for {' and '.join(gpu.dtypes)}, not for {dtype}; "
             f"choose another --dtype, or give --peak-tflops and --bandwidth"
+        )
+    if precision not in (None, INT8.name):
+        raise DeepCacheError(
+            f"the peak of {gpu.name} in 8 bits is known for {INT8.name}, not for {precision}; "
+            f"give --peak-tflops, --peak-tops and --bandwidth"
         )
     return gpu
 

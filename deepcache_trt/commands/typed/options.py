@@ -43,10 +43,9 @@ def _patterns(given: list[str] | None) -> list[str] | None:
 def _lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in read_text(path).splitlines()]
-    except OSError as error:
-        raise DeepCacheError(f"--quantize @{path} cannot be read: {error.strerror}; give a file of patterns") from error
-    except ValueError as error:
-        raise DeepCacheError(f"--quantize @{path} cannot be read: {first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise DeepCacheError(f"--quantize @{path} cannot be read: {reason}; give a file of patterns") from error
     if not any(lines):
         raise DeepCacheError(f"--quantize @{path} has no pattern; give a file of one a line, as 'mid_block.*'")
     return [line for line in lines if line]

@@ -73,7 +73,7 @@ def test_a_peak_for_8_bits_is_wanted_where_there_are_some_and_refused_where_ther
     def given(tops: float | None, *, in_8_bits: bool, name: str | None = None) -> Gpu | None:
         own = {} if name else {"tflops": 2.0, "bandwidth": 1.0}
         figures = {"tflops": None, "bandwidth": None} | own
-        return gpu_from_options(name, **figures, tops=tops, dtype="float16", in_8_bits=in_8_bits)
+        return gpu_from_options(name, **figures, tops=tops, dtype="float16", precision="int8" if in_8_bits else None)
 
     gpu = given(4.0, in_8_bits=True)
     assert gpu is not None
@@ -84,6 +84,11 @@ def test_a_peak_for_8_bits_is_wanted_where_there_are_some_and_refused_where_ther
         given(4.0, in_8_bits=False)
     with pytest.raises(DeepCacheError, match="leave --peak-tflops, --peak-tops and --bandwidth out"):
         given(4.0, in_8_bits=True, name="L4")
+
+
+def test_the_tables_second_peak_is_no_peak_of_fp8() -> None:
+    with pytest.raises(DeepCacheError, match="L4 in 8 bits is known for int8, not for fp8; give --peak-tflops"):
+        gpu_from_options("L4", tflops=None, bandwidth=None, dtype="float16", precision="fp8")
 
 
 @pytest.mark.parametrize("name", ["RTX A5000", "rtx a5000"])
