@@ -34,7 +34,7 @@ from deepcache_trt.engines.store import Store, default_root
 from deepcache_trt.export.parity import example_inputs
 from deepcache_trt.export.precision import INT8
 from deepcache_trt.progress import quiet_libraries, shown
-from deepcache_trt.runtime.policies import DeepCache, Policy
+from deepcache_trt.runtime.policies import DeepCache, Policy, Uncached
 from deepcache_trt.runtime.policies.router import COMPUTED, REUSED, Router, random_masks
 from deepcache_trt.runtime.session import Session
 from deepcache_trt.tensors import LATENT_PIXELS, PROMPT_TOKENS
@@ -55,13 +55,15 @@ class Subject:
 
 
 def subjects(dtype: str, side: int) -> dict[str, Subject]:
-    """SD1.5 at a side in pixels and DiT-XL/2 at 256², one guided image."""
-    (unet,) = random_components("sd15", dtype=dtype, parts=["unet"])
+    """SD1.5 at a side in pixels, its decoder and its text encoder, and DiT-XL/2 at 256²; one guided image."""
+    sd15 = {component.part: component for component in random_components("sd15", dtype=dtype)}
     (dit,) = random_components("dit-xl-2-256", dtype=dtype, parts=["transformer"])
     latent = side // LATENT_PIXELS
     sizes = {"batch": 2, "height": latent, "width": latent, "sequence": PROMPT_TOKENS}
     return {
-        "sd15": Subject(component=unet, policy=DeepCache(), sizes=sizes),
+        "sd15": Subject(component=sd15["unet"], policy=DeepCache(), sizes=sizes),
+        "sd15-vae": Subject(component=sd15["vae"], policy=Uncached(), sizes={**sizes, "batch": 1}),
+        "sd15-text-encoder": Subject(component=sd15["text_encoder"], policy=Uncached(), sizes={"batch": 2}),
         "dit-xl-2-256": Subject(component=dit, policy=Router(masks=(_mask(dit),)), sizes={"batch": 2}),
     }
 

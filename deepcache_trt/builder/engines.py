@@ -265,11 +265,13 @@ def _elsewhere(ingredients: Mapping[str, Any], target: Target) -> str:
 def _command(component: Component, policy: Policy, target: Target, sizes: Mapping[str, int]) -> str:
     model = shlex.quote(component.name)
     command = f"deepcache-trt build --model {model} --backend {target.backend} --dtype {component.dtype}"
+    quantizing = component.quantizing
     if is_cached(component.architecture):
-        quantizing = component.quantizing
         command += f" {policy.build_option if quantizing is None else policy.calibrating_option}"
-        command += "" if quantizing is None else f" {quantizing.options}"
+        command += "" if quantizing is None else f" {quantizing.options()}"
         command += {True: " --segments", False: " --no-segments", None: ""}[target.segments]
+    elif quantizing is not None:
+        command += f" --component {component.part} {quantizing.options(component.part)}"
     if target.backend.compiled:
         used = {axis: size for axis, size in sizes.items() if axis in component.architecture.axes}
         command += f" {as_options(component, used)}"

@@ -82,6 +82,7 @@ def build(
     """
     from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components, random_components
+    from deepcache_trt.builder.quantized.quantizing import check_owners
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
@@ -140,6 +141,7 @@ def build(
         quantize=None if quantize is None else tuple(quantize),
         calibration_prompts=calibration_prompts,
     )
+    check_owners(options.quantize or (), [each.part for each in components])
     drawn_on = device if target is None else "cpu"  # a GPU elsewhere draws nothing
     for part in quantized_checkpoint(components, source, policy, options, dtype=dtype, device=drawn_on):
         for name, artefact in build_pieces(part, policy, chosen, progress=shown).items():

@@ -168,6 +168,19 @@ def check_given(part: str, tensors: Mapping[str, "torch.Tensor"]) -> None:
             )
 
 
+def check_ungraded(part: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where a call is part of a graph of autograd, of which an engine would be no part."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    for name, value in arguments.items() if torch.is_grad_enabled() else ():
+        if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
+            raise UnsupportedError(
+                f"{part} is called for a gradient, as {name} requires one, and engines give none; call "
+                f"pipe.disable_cache(), or disable() of the helper, before, or call it under torch.no_grad()"
+            )
+
+
 def check_made(title: str, outputs: Mapping[str, "torch.Tensor"], *, given: Callable[[], None] | None = None) -> None:
     """Raise BackendError for what engines gave that is NaN, infinite or nothing at all.
 

@@ -234,7 +234,7 @@ class CachedDenoiser(LiveComponent):
         return architecture_of(self.model, dtype=dtype)
 
     def _component_of(self, model: Model) -> Component:
-        component = super()._component_of(model)
+        component = self._material.component(model, self._form)
         if self.options.precision is None:
             return component
         from deepcache_trt.pipelines.calibrating.on_torch import quantized_component  # made of a denoiser like this

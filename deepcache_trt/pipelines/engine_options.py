@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from deepcache_trt.builder.component import DENOISERS
+from deepcache_trt.builder.quantized.quantizing import check_owners, patterns_of
 from deepcache_trt.builder.shapes import Shapes, shapes_from_text
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import BuildOptions
@@ -43,9 +44,11 @@ class EngineOptions:
             LoRA, to run plain diffusers; the next image frees them again. They stay where the engine is the torch
             model itself (backends "torch", "torch-compile") and as long as there are adapters on it.
         precision: "int8" quantizes layers of the denoiser: int8 weights and activations, multiplied as whole numbers;
-            everything else stays in the pipeline's dtype. None: so do these.
-        quantize: names of the layers that are quantized, or patterns such as "mid_block.*"; "all" means every layer.
-            None: those that cached steps leave out and that bear it, see `builder.quantized.choice`.
+            "fp8" is the same in E4M3; everything else stays in the pipeline's dtype. None: so do these.
+        quantize: names of the layers of the denoiser that are quantized, or patterns such as "mid_block.*"; "all" means
+            every layer. None of these: those that cached steps leave out and that bear it, see
+            `builder.quantized.choice`. Of another component, which is named before them, as "vae:all", they are
+            quantized too.
         calibration_prompts: what is drawn to find the ranges of activations: prompts, or a text file of one a line;
             "noise": seeded noise in their place, for what is only timed; None: a small set of this package.
     """
@@ -91,6 +94,12 @@ class EngineOptions:
     def build_options(self) -> BuildOptions:
         """How TensorRT builds."""
         return BuildOptions(optimization_level=self.optimization_level, refittable=self.refit)
+
+    def patterns(self, part: str) -> tuple[str, ...] | None:
+        """Which layers of a component of the pipeline are quantized; see `patterns_of`."""
+        if self.precision is None:
+            return None
+        return patterns_of(part, self.quantize or (), is_denoiser=part in DENOISERS)
 
 
 def _texts(given: int | str | Sequence[int | str] | None) -> list[str]:
@@ -217,9 +226,10 @@ def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
 
     Raises:
         UnsupportedError: one that was asked for by name and is not covered, or not there.
+        UnknownNameError: layers are to be quantized of one that is not among them.
     """
-    beside = [part for part in pipe.components if part not in DENOISERS]
-    covered = {part: models for part in beside if (models := covered_models(part, getattr(pipe, part)))}
+    others = [part for part in pipe.components if part not in DENOISERS]
+    covered = {part: models for part in others if (models := covered_models(part, getattr(pipe, part)))}
     wanted = list(covered)
     if options.components is not None:
         wanted = [part for part in options.components if part not in DENOISERS]
@@ -229,4 +239,8 @@ def live_paths(pipe: Pipeline, options: EngineOptions) -> dict[str, Family]:
                 f"{type(pipe).__name__} has no component {part!r} that can run on engines; "
                 f"it has {', '.join(covered) or 'none'}"
             )
-    return {path: family for part in wanted for path, family in covered[part].items()}
+    found = {path: family for part in wanted for path, family in covered[part].items()}
+    denoisers = [part for part in DENOISERS if getattr(pipe, part, None) is not None]
+    beside = [path for path, family in found.items() if not family.follows_denoiser]
+    check_owners(options.quantize or (), (*denoisers, *beside))
+    return found

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from deepcache_trt.builder.component import Component
 from deepcache_trt.builder.open_session import open_session
@@ -26,14 +25,14 @@ from deepcache_trt.builder.target import Target
 from deepcache_trt.engines import backends
 from deepcache_trt.engines.backend import Backend
 from deepcache_trt.engines.store import Store, default_root
-from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.models.architecture import Architecture, CallForm
-from deepcache_trt.models.calls import check_given, check_made, form_of, tensors_from_call
+from deepcache_trt.models.calls import check_given, check_made, check_ungraded, form_of, tensors_from_call
 from deepcache_trt.models.fresh import dtype_of
 from deepcache_trt.models.registry import architecture_of, family_of
 from deepcache_trt.models.structure import Looked
 from deepcache_trt.pipelines.adapters import check_mergeable, has_adapters
+from deepcache_trt.pipelines.calibrating.beside import as_asked
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.material import Identity, Material, Version, arrange, places_of
 from deepcache_trt.pipelines.patched_forward import PatchedForward
@@ -163,22 +162,13 @@ class LiveComponent:
         bound = _signature(type(site).forward).bind(site, *args, **kwargs)
         arguments = {name: value for name, value in bound.arguments.items() if name not in ("self", "kwargs")}
         arguments |= bound.arguments.get("kwargs", {})
-        self._check_gradients(arguments)
+        check_ungraded(self.part, arguments)
         started = time.perf_counter()
         with self.own_forward():
             outputs = self._run(model, arguments)
         self.seconds += time.perf_counter() - started
         assert self._architecture is not None
         return self._architecture.answer(model, outputs, arguments)
-
-    def _check_gradients(self, arguments: Mapping[str, Any]) -> None:
-        """Raise UnsupportedError where a call is part of a graph of autograd, of which an engine would be no part."""
-        for name, value in arguments.items() if torch.is_grad_enabled() else ():
-            if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
-                raise UnsupportedError(
-                    f"{self.part} is called for a gradient, as {name} requires one, and engines give none; call "
-                    f"pipe.disable_cache(), or disable() of the helper, before, or call it under torch.no_grad()"
-                )
 
     def _run(self, model: Model, arguments: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         tensors, sizes = self._tensors(model, arguments)
@@ -269,7 +259,7 @@ class LiveComponent:
 
     def _component_of(self, model: Model) -> Component:
         """What engines are made of."""
-        return self._material.component(model, self._form)
+        return as_asked(self._pipe, self._material.component(model, self._form), self.options)
 
     def _open(self, model: Model, device: torch.device, sizes: Mapping[str, int]) -> SharedSession:
         target = Target(

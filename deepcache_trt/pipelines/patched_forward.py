@@ -74,6 +74,17 @@ class PatchedForward:
 
 
 @contextmanager
+def own_forwards() -> Iterator[None]:
+    """Every module with its own `forward`, in this thread and for the length of a block."""
+    with _lock:
+        sites = [*_users]
+    with ExitStack() as stack:
+        for site in sites:
+            stack.enter_context(_instead(site, None))
+        yield
+
+
+@contextmanager
 def _instead(site: int, forward: Forward | None) -> Iterator[None]:
     undo = _set_here(site, forward)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from deepcache_trt.builder.component import Component
@@ -12,9 +13,15 @@ from deepcache_trt.progress import logged
 
 def store_with_graph(component: Component, shared: Path, root: Path) -> Store:
     """A store at `root` that has the graph of `component` and nothing else."""
-    kept = graph_artefact(component, Store(shared), logged)
+    return store_with_graphs([component], shared, root)
+
+
+def store_with_graphs(components: Iterable[Component], shared: Path, root: Path) -> Store:
+    """A store at `root` that has the graphs of the components and nothing else."""
     (root / "graphs").mkdir(parents=True)
-    shutil.copytree(kept.folder, root / "graphs" / kept.key, copy_function=os.link)
+    for component in components:
+        kept = graph_artefact(component, Store(shared), logged)
+        shutil.copytree(kept.folder, root / "graphs" / kept.key, copy_function=os.link)
     return Store(root)
 
 

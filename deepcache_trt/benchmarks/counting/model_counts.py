@@ -14,6 +14,7 @@ from deepcache_trt.builder.graphs import GRAPH, graph_key
 from deepcache_trt.builder.model_source import ModelSource, pipeline_folder
 from deepcache_trt.builder.pieces import variants_of
 from deepcache_trt.builder.quantized.choice import chosen
+from deepcache_trt.builder.quantized.quantizing import check_owners, patterns_of
 from deepcache_trt.builder.shapes import Shapes, check_sizes, profiles_for, shapes_from_text
 from deepcache_trt.engines.store import Store
 from deepcache_trt.errors import CheckpointError, DeepCacheError, ShapeError, UnsupportedError
@@ -120,6 +121,7 @@ def count_model(
         )
     shapes = shapes_from_text([size] if size else [], [])
     component, refused = _find(model, config, dtype)
+    check_owners(quantize, [component.part])
     sizes = _sizes(component, shapes, batch, tokens)
     branches = () if refused else branches
     for branch in branches:
@@ -214,7 +216,8 @@ def _quantized(
 ) -> onnx.ModelProto:
     """The graph with quantized layers; their scales, which nothing that is counted depends on, are 1."""
     cached = [variants_at(branch)[1] for branch in branches]
-    layers = chosen(graph, patterns, cached, title=component.title)
+    own = patterns_of(component.part, patterns, is_denoiser=True) or ()
+    layers = chosen(graph, own, cached, title=component.title)
     return quantize_graph(graph, layers, {layer.weight: 1.0 for layer in layers}, stored)
 
 

@@ -75,6 +75,7 @@ def build(
     from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components
     from deepcache_trt.builder.pieces import variants_of
+    from deepcache_trt.builder.quantized.quantizing import check_owners
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
@@ -90,7 +91,9 @@ def build(
     built = []
     source = ModelSource(model=chosen.folder)
     options = EngineOptions(store=store, **(quantizing or {}))
-    for component in find_components(source, dtype=chosen.dtype):
+    components = find_components(source, dtype=chosen.dtype)
+    check_owners(options.quantize or (), [each.part for each in components])
+    for component in components:
         wanted = {
             # The scales of what is quantized are those of a schedule; other engines serve each of their variants.
             (variants_of(component.architecture, policy, component.name), options.precision and policy): policy

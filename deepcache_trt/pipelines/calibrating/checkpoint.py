@@ -1,6 +1,7 @@
-"""The denoiser of a checkpoint, quantized: commands that build ahead have no pipeline until one is loaded for this."""
+"""A checkpoint's components, quantized: commands that build ahead have no pipeline until one is loaded for this."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from deepcache_trt.builder.plain_pipeline import load_pipeline
 from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.export.precision import precision_of
+from deepcache_trt.pipelines.calibrating.beside import as_asked
 from deepcache_trt.pipelines.calibrating.on_torch import quantized_component
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import Policy
@@ -24,7 +26,7 @@ def quantized_checkpoint(
     dtype: str,
     device: str,
 ) -> list[Component]:
-    """The components with their denoiser quantized, as a live pipeline of the checkpoint would have it.
+    """The components as a live pipeline of the checkpoint would have them: quantized where the options say so.
 
     Args:
         components: of the checkpoint.
@@ -40,24 +42,27 @@ def quantized_checkpoint(
         UnknownNameError: the policy wants a tap that the denoiser lacks.
     """
     precision = precision_of(options.precision)
-    if precision is None:
-        return [*components]
+    asked = {component.part: options.patterns(component.part) for component in components}
+    pipe = None
+    if source is not None and any(patterns is not None for patterns in asked.values()):
+        pipe = _pipeline(source, dtype=dtype, device=device)
     found = []
     for component in components:
-        if component.part in DENOISERS and source is None:
-            component = quantized(component, policy, precision, options.quantize or (), seeded_calibration(component))
-        elif component.part in DENOISERS and source is not None:
-            component = _drawn(component, source, policy, options, dtype=dtype, device=device)
-        found.append(component)
+        patterns = asked[component.part]
+        if precision is None or patterns is None:
+            found.append(component)
+        elif pipe is None:
+            found.append(quantized(component, policy, precision, patterns, seeded_calibration(component)))
+        elif component.part in DENOISERS:
+            live = from_model(getattr(pipe, component.part), name=component.name, part=component.part)
+            found.append(quantized_component(pipe, live, policy, options))
+        else:
+            found.append(as_asked(pipe, component, options))
     return found
 
 
-def _drawn(
-    component: Component, source: ModelSource, policy: Policy, options: EngineOptions, *, dtype: str, device: str
-) -> Component:
+def _pipeline(source: ModelSource, *, dtype: str, device: str) -> Any:
     from diffusers import DiffusionPipeline
 
     arguments = {"dtype": getattr(torch, dtype), **source.pretrained_arguments()}
-    pipe = load_pipeline(DiffusionPipeline, source.model, arguments).to(device)
-    live = from_model(getattr(pipe, component.part), name=component.name, part=component.part)
-    return quantized_component(pipe, live, policy, options)
+    return load_pipeline(DiffusionPipeline, source.model, arguments).to(device)

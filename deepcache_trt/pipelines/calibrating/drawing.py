@@ -20,6 +20,8 @@ from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.precision import Precision
 from deepcache_trt.foreign import Pipeline
+from deepcache_trt.pipelines.calibrating.prompts import NOISE
+from deepcache_trt.pipelines.patched_forward import own_forwards
 from deepcache_trt.progress import Progress
 from deepcache_trt.runtime.policies import Policy
 
@@ -34,12 +36,12 @@ _OF_CALLS = ("progress_bar", "backward_loop", "last_run", "_cache_settings", "_c
 def drawn_calibration(
     pipe: Pipeline,
     component: Component,
-    policy: Policy,
     prompts: Sequence[str],
     *,
-    on_torch: Callable[[Pipeline], AbstractContextManager[None]],
+    policy: Policy | None,
+    within: Callable[[Pipeline], AbstractContextManager[Mapping[str, torch.Tensor]]],
 ) -> Calibration:
-    """Scales of what a pipeline's denoiser is given as it draws; nothing is drawn before they are asked for.
+    """Scales of what a component of a pipeline is given as it draws; nothing is drawn before they are asked for.
 
     The noise is seeded and the sampler is DDIM with the scheduler's betas, whatever the pipeline samples with, so the
     same checkpoint has the same scales wherever it is calibrated. A pipeline that lacks its text encoder, as those of
@@ -47,32 +49,37 @@ def drawn_calibration(
 
     Args:
         pipe: that the component is of; it stays as it is.
-        component: its denoiser, with adapters merged.
-        policy: how it will be cached.
+        component: with adapters merged.
         prompts: one a picture; none: seeded inputs in their place.
-        on_torch: within it, the denoiser of a copy of the pipeline runs in PyTorch, cached by the policy.
+        policy: how the denoiser is cached; None: not at all, and no key depends on it.
+        within: a block in which a copy of the pipeline runs the component in PyTorch, on the state dict that it gives.
     """
     takes = signature(_plain_class(pipe).__call__).parameters
-    if "prompt" in takes and (not prompts or getattr(pipe, "text_encoder", None) is None):
+    if not prompts or ("prompt" in takes and getattr(pipe, "text_encoder", None) is None):
         return seeded_calibration(component)
     given = [*prompts] if "prompt" in takes else []
+    is_text = component.architecture.tokens is not None
+    steps = 1 if is_text else _STEPS  # a text is encoded before the first
+    cached = "uncached" if policy is None else policy.in_words
 
     def observe(progress: Progress, precision: Precision) -> Mapping[str, float]:
         from diffusers import DDIMScheduler
 
-        calls = _calls(pipe, takes, given)
-        state = dict(component.tensors())
+        decodes = not (is_text or component.architecture.is_denoiser)
+        calls = _calls(pipe, takes, given, steps=steps, decodes=decodes)
         plain = plain_copy(pipe)
         plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
-        stage = f"observing {component.title} while it draws {len(calls)} pictures ({policy.in_words})"
-        with progress(stage), observed(state) as seen, on_torch(plain), torch.no_grad():
+        stage = f"observing {component.title} while it draws {len(calls)} pictures ({cached})"
+        with progress(stage), own_forwards(), within(plain) as state, observed(state) as seen, torch.no_grad():
             for number, call in enumerate(calls):
                 plain(**call, generator=torch.Generator().manual_seed(number))
-        assert seen, "the denoiser's weights were met nowhere"
+        assert seen, "the component's weights were met nowhere"
         return scales(seen, precision)
 
-    about = {"inputs": "drawn", "steps": _STEPS, "policy": policy.to_json(), "prompts": given}
-    return Calibration(about=about, observe=observe, in_words=f"{len(given)} prompts, {policy.in_words}")
+    about = {"inputs": "drawn", "steps": steps, "prompts": given} | (
+        {} if policy is None else {"policy": policy.to_json()}
+    )
+    return Calibration(about=about, observe=observe, in_words=f"{len(given)} prompts, {cached}")
 
 
 def _plain_class(pipe: Any) -> Any:
@@ -90,8 +97,10 @@ def plain_copy(pipe: Any) -> Any:
     return plain
 
 
-def _calls(pipe: Any, takes: Mapping[str, Parameter], prompts: Sequence[str]) -> list[dict[str, Any]]:
-    """The arguments of each call.
+def _calls(
+    pipe: Any, takes: Mapping[str, Parameter], prompts: Sequence[str], *, steps: int, decodes: bool
+) -> list[dict[str, Any]]:
+    """The arguments of each call; what it `decodes` is of no use but to whoever looks at the decoder.
 
     Raises:
         UnsupportedError: the pipeline draws from something that there is none of here, as another image.
@@ -101,11 +110,12 @@ def _calls(pipe: Any, takes: Mapping[str, Parameter], prompts: Sequence[str]) ->
         raise UnsupportedError(
             f"a {_plain_class(pipe).__name__} draws from {', '.join(needed)}, of which a calibration has none; draw "
             f"once with precision= in the text-to-image pipeline of this checkpoint, or run deepcache-trt build "
-            f"--precision for it: the scales are in the store then, for this pipeline too"
+            f"--precision for it: the scales are in the store then, for this pipeline too. For timing only, give "
+            f"calibration_prompts={NOISE!r}"
         )
-    shared: dict[str, Any] = {"num_inference_steps": _STEPS} if "num_inference_steps" in takes else {}
+    shared: dict[str, Any] = {"num_inference_steps": steps} if "num_inference_steps" in takes else {}
     if "output_type" in takes:
-        shared["output_type"] = "latent" if "prompt" in takes else "np"
+        shared["output_type"] = "latent" if "prompt" in takes and not decodes else "np"
     if "prompt" in takes:
         return [{"prompt": prompt, **shared} for prompt in prompts]
     if "class_labels" in takes:

@@ -1,7 +1,7 @@
 """A denoiser in PyTorch, cached as it will be on engines, for whoever looks at its activations."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,29 +34,33 @@ def quantized_component(pipe: Pipeline, component: Component, policy: Policy, op
         DeepCacheError: there are no prompts to draw.
         UnknownNameError: the policy wants a tap that the denoiser lacks.
     """
-    precision = precision_of(options.precision)
+    precision, patterns = precision_of(options.precision), options.patterns(component.part)
     assert precision is not None
+    assert patterns is not None
     calibration = drawn_calibration(
         pipe,
         component,
-        policy,
         calibration_prompts(component.name, options.calibration_prompts),
-        on_torch=partial(on_torch, component=component, policy=policy, store=options.store),
+        policy=policy,
+        within=partial(on_torch, component=component, policy=policy, store=options.store),
     )
-    return quantized(component, policy, precision, options.quantize or (), calibration)
+    return quantized(component, policy, precision, patterns, calibration)
 
 
+@contextmanager
 def on_torch(
     pipe: Pipeline, *, component: Component, policy: Policy, store: Path | str | None
-) -> AbstractContextManager[None]:
+) -> Iterator[Mapping[str, torch.Tensor]]:
     """Within it, a pipeline's denoiser runs in PyTorch on the very tensors of a component, cached by a policy.
 
-    Every call is run anew, on a GPU too: whoever looks at its layers, or stands for them, sees each.
+    It gives these as a state dict. Every call is run anew, on a GPU too: whoever looks at its layers, or stands for
+    them, sees each.
     """
     device = denoiser_of(pipe).device.type
     reference = next(each for each in backends.every() if each.device == device and each.runs_model and each.bit_exact)
     options = EngineOptions(backend=reference.name, store=store, components=())
-    return _OnTorch(pipe, policy, options, component).installed()
+    with _OnTorch(pipe, policy, options, component).installed():
+        yield dict(component.tensors())
 
 
 class _OnTorch(CachedDenoiser):
