@@ -225,6 +225,8 @@ def test_plans_in_8_bits_are_little_more_than_half_as_large(planned: Planned, ta
     ]
     print(full)
     assert full["plan_bytes"] < EXPECTED[planned.model].plan_gigabytes * 1e9 * 0.6
+    assert full["quantized_layers"] > 200
+    assert full["not_in_8_bits"] == []
 
 
 def test_a_second_model_of_the_architecture_needs_no_export(planned: Planned) -> None:

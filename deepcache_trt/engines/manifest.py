@@ -108,6 +108,12 @@ _DESCRIPTION = Draft202012Validator(
             ),
             "precision": _TEXT,
             "quantized": _TEXTS,
+            # What a compiler told of an engine plan.
+            "built": {
+                "type": "object",
+                "properties": {"quantized_layers": _COUNT, "not_in_8_bits": _TEXTS},
+                "dependentRequired": {"quantized_layers": ["not_in_8_bits"]},
+            },
             # Of a calibration: by the names of weights, what is divided by.
             "scales": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
             "check": {

@@ -9,7 +9,7 @@ import pytest
 from deepcache_trt.builder.engines import build_pieces
 from deepcache_trt.engines.store import Store
 from tests.builder.quantized.quantized_builds import POLICY, int8, smallest
-from tests.builder.small_builds import on_cpu
+from tests.builder.small_builds import ahead, needs_rtx, on_cpu
 from tests.commands.command_line import Run
 
 
@@ -77,3 +77,14 @@ def test_inspect_tells_what_is_quantized_from_what_is_not(run: Run, tmp_path: Pa
     result = run("inspect", "--store", tmp_path)
     assert result.code == 0
     assert "float32, int8" in result.out
+
+
+@needs_rtx
+@pytest.mark.slow
+def test_inspect_tells_in_how_many_layers_of_a_plan_numbers_of_8_bits_are_multiplied(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    made = build_pieces(int8(smallest("float16"), "all"), POLICY, ahead(Store(tmp_path), "sm86"))
+    layers = made["full"].about["built"]["quantized_layers"]
+    assert f"float16, int8 in {layers} of {layers} layers" in run("inspect", "--store", tmp_path).out

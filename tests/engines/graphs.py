@@ -18,6 +18,8 @@ def save(
     inputs: list[TensorSpec],
     outputs: list[TensorSpec],
     weights: dict[str, np.ndarray] | None = None,
+    *,
+    opset: int = 18,
 ) -> Path:
     """Write a graph whose weights lie in a file beside it."""
     taken, given = (
@@ -25,9 +27,9 @@ def save(
         for specs in (inputs, outputs)
     )
     initializers = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
-    opset = [helper.make_opsetid("", 18)]
+    opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
-        helper.make_graph(nodes, "graph", taken, given, initializers), opset_imports=opset, ir_version=10
+        helper.make_graph(nodes, "graph", taken, given, initializers), opset_imports=opsets, ir_version=10
     )
     onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.weights", size_threshold=0)
     return path

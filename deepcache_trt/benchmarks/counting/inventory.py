@@ -55,7 +55,7 @@ def inventory_tables(held: dict[str, Any]) -> list["Table | str"]:
     engines = Table("engine", "model", "computes", "backend", "for", "batch", "pixels", "GMACs", "MB")
     for row in held["engines"]:
         model, piece = f"{row['model']} {row['component']}", _piece(row)
-        backend = f"{row['backend']} {_precision(row)}{_check(row)}"
+        backend = f"{row['backend']} {_precision(row)}{_in_8_bits(row.get('built', {}))}{_check(row)}"
         figures = (*_shapes(row["profiles"]), _gigamacs(row["macs"]), _megabytes(row["bytes"]))
         engines.add_row(row["key"][:8], escape(model), piece, backend, escape(row["device"]), *figures)
     return [graphs, engines]
@@ -70,6 +70,12 @@ def _piece(row: dict[str, Any]) -> str:
 
 def _precision(row: dict[str, Any]) -> str:
     return f"{row['dtype']}, {row['precision']}" if "precision" in row else str(row["dtype"])
+
+
+def _in_8_bits(built: dict[str, Any]) -> str:
+    """How many of its quantized layers multiply numbers of 8 bits, where the compiler told."""
+    layers = built.get("quantized_layers")
+    return "" if layers is None else f" in {layers - len(built['not_in_8_bits'])} of {layers} layers"
 
 
 def _check(row: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def build(
     """
     from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components
-    from deepcache_trt.builder.pieces import variants_of
+    from deepcache_trt.builder.pieces import is_cached, variants_of
     from deepcache_trt.builder.quantized.quantizing import check_owners
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
@@ -95,8 +95,11 @@ def build(
     check_owners(options.quantize or (), [each.part for each in components])
     for component in components:
         wanted = {
-            # The scales of what is quantized are those of a schedule; other engines serve each of their variants.
-            (variants_of(component.architecture, policy, component.name), options.precision and policy): policy
+            # The scales of a quantized denoiser are those of a schedule; other engines serve each of their variants.
+            (
+                variants_of(component.architecture, policy, component.name),
+                is_cached(component.architecture) and options.precision and policy,
+            ): policy
             for policy in map(policy_from_json, policies)
         }
         for (variants, _), policy in wanted.items():

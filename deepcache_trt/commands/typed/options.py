@@ -69,7 +69,7 @@ Precision = Annotated[
 Quantize = Annotated[
     list[str] | None,
     typer.Option(
-        help="Layers for it: 'mid_block.*', all, or @FILE of such lines; repeatable. [default: deep ones that bear it]",
+        help="Layers for it: 'mid_block.*', vae:all, or @FILE of such; repeatable. [default: deep ones that bear it]",
         callback=_patterns,
     ),
 ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.engines.profile import ShapeProfile
-from deepcache_trt.engines.tensorrt import versions
+from deepcache_trt.engines.tensorrt import quantized_layers, versions
 from deepcache_trt.engines.tensorrt.build import partial_file
 from deepcache_trt.errors import BackendError, DeepCacheError, first_line
 from deepcache_trt.tensors import TensorSpec
@@ -90,6 +90,8 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
     builder = trt.Builder(versions.logger(trt))
     network, parser = _parse(trt, builder, graph)
     config = _configure(trt, builder, network, job, send)
+    if quantized_layers.is_quantized(trt, network):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or it tells no more than names
     build = EngineBytesFromNetwork((builder, network, parser), lambda *_: config, save_timing_cache=job["timing_cache"])
     with versions.errors_of(trt) as errors:
         try:
@@ -110,6 +112,7 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
         "refittable": job["options"]["refittable"],
         "plan_bytes": serialized.nbytes,
         "seconds": round(time.perf_counter() - started, 2),
+        **quantized_layers.facts(graph, versions.logger(trt).layers),
     }
 
 

@@ -99,18 +99,21 @@ def severity_level(severity: str, text: str) -> int:
 
 @functools.cache  # TensorRT keeps the first logger of a process and complains about another one
 def logger(trt: Any) -> Any:
-    """The process's `trt.ILogger`: passes everything on to Python's logging and keeps errors for `errors_of`."""
+    """The process's `trt.ILogger`: passes everything on to Python's logging, and keeps errors and layers."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.layers = ""  # what a builder told of those of its engine plan, a line each
             self.interrupted = False
 
         def log(self, severity: Any, text: str) -> None:
             try:
                 if severity.name in ("ERROR", "INTERNAL_ERROR"):
                     self.errors += told([text])
+                if text.startswith("Layers:\n"):
+                    self.layers = text
                 _log.log(severity_level(severity.name, text), "%s", text)
             except KeyboardInterrupt:  # C++ called this, and drops every exception
                 self.interrupted = True

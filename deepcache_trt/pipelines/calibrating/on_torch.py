@@ -59,8 +59,12 @@ def on_torch(
     device = denoiser_of(pipe).device.type
     reference = next(each for each in backends.every() if each.device == device and each.runs_model and each.bit_exact)
     options = EngineOptions(backend=reference.name, store=store, components=())
-    with _OnTorch(pipe, policy, options, component).installed():
-        yield dict(component.tensors())
+    denoiser = _OnTorch(pipe, policy, options, component)
+    try:
+        with denoiser.installed():
+            yield dict(component.tensors())
+    finally:
+        denoiser.close()
 
 
 class _OnTorch(CachedDenoiser):
@@ -70,6 +74,11 @@ class _OnTorch(CachedDenoiser):
         super().__init__(pipe, policy, options, name=component.name)
         self._given = component
         self._opened: SharedSession | None = None
+
+    def close(self) -> None:
+        """Let go of what is traced of the model, which must not be held when its weights are dropped."""
+        super().close()
+        self._opened = None
 
     def _component_of(self, model: Model) -> Component:
         return self._given

@@ -236,3 +236,6 @@ def test_tensorrt_rtx_builds_plans_of_quantized_variants(
     for name, artefact in made.items():
         assert artefact.about["device"] == capability
         assert artefact.key != whole[name].key
+        assert artefact.about["built"]["quantized_layers"] > 0
+        assert artefact.about["built"]["not_in_8_bits"] == []
+        assert "quantized_layers" not in whole[name].about["built"]

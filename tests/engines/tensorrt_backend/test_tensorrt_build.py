@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import NodeProto, helper
 
 from deepcache_trt.engines.backend import BuildOptions
 from deepcache_trt.engines.tensorrt import build as tensorrt_build
+from deepcache_trt.engines.tensorrt.quantized_layers import facts as facts_of_layers
 from deepcache_trt.errors import BackendError, UnknownNameError
 from tests.engines.graphs import Net, by_name, save, spec, square
 from tests.engines.tensorrt_backend.rtx_builds import BATCH, SMALL, assert_nothing_is_left, build, plan_of
@@ -148,3 +149,40 @@ def test_the_compiler_sees_torchs_current_gpu(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
     assert tensorrt_build._environment("tensorrt", None)["CUDA_VISIBLE_DEVICES"] == expected
     assert tensorrt_build._environment("tensorrt-rtx", "sm86")["CUDA_VISIBLE_DEVICES"] == visible
+
+
+def product(activation: str, name: str, result: str) -> list[NodeProto]:
+    """A layer whose weight is in 8 bits."""
+    return [
+        helper.make_node("DequantizeLinear", [f"{name}.int8", "weights"], [f"{name}.dequantized"], axis=1),
+        helper.make_node("MatMul", [activation, f"{name}.dequantized"], [result], name=f"product_{name}"),
+    ]
+
+
+def test_a_quantized_layer_whose_activation_is_left_in_float_is_told(tmp_path: Path) -> None:
+    rounded = [
+        helper.make_node("QuantizeLinear", ["x", "activations"], ["x.int8"], output_dtype=3),
+        helper.make_node("DequantizeLinear", ["x.int8", "activations"], ["x.dequantized"]),
+    ]
+    inputs, outputs = [spec("x", "float16", "batch", 64)], [spec("y", "float16", "batch", 64)]
+    whole = np.random.default_rng(0).integers(-127, 127, (2, 64, 64)).astype(np.int8)
+    weights = {
+        "first.int8": whole[0],
+        "second.int8": whole[1],
+        "weights": np.full(64, 1e-3, np.float16),
+        "activations": np.float16(1e-2),
+    }
+    nodes = [*rounded, *product("x.dequantized", "first", "h"), *product("h", "second", "y")]
+    graph = save(tmp_path / "g.onnx", nodes, inputs, outputs, weights, opset=21)
+    found = build(graph, by_name(*inputs), [BATCH])
+    assert found["quantized_layers"] == 2
+    assert found["not_in_8_bits"] == ["second.int8"]
+
+
+def test_of_a_graph_without_quantized_layers_nothing_is_told_of_them(tmp_path: Path) -> None:
+    net = Net(tmp_path / "net.onnx")
+    assert not {"quantized_layers", "not_in_8_bits"} & build(net.path, net.inputs).keys()
+
+
+def test_of_a_builder_that_tells_nothing_of_its_layers_nothing_is_told(tmp_path: Path) -> None:
+    assert facts_of_layers(Net(tmp_path / "net.onnx").path, "") == {}

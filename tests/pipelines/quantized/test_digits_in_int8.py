@@ -17,7 +17,13 @@ pytestmark = pytest.mark.slow
 
 SEEDS = 4
 DEFAULT: dict[str, Any] = {"precision": "int8"}
-PRECISIONS: dict[str, dict[str, Any]] = {"bf16": {}, "int8": DEFAULT, "int8, all": {**DEFAULT, "quantize": ("all",)}}
+BESIDE: dict[str, Any] = {**DEFAULT, "components": None, "quantize": ("vae:all", "text_encoder:all")}
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bf16": {},
+    "int8": DEFAULT,
+    "int8, VAE and text encoder": BESIDE,
+    "int8, all": {**DEFAULT, "quantize": ("all",)},
+}
 SCHEDULES: dict[str, dict[str, Any]] = {
     "1": {"cache_interval": 1},
     "3": {"cache_interval": 3},
@@ -66,9 +72,16 @@ def test_the_default_loses_less_than_a_decibel_to_bfloat16_at_interval_3(
 ) -> None:
     found = {case: psnr(images, truth) for case, images in drawn.items()}
     for (precision, schedule), value in found.items():
-        print(f"{precision:10} interval {schedule:12} {value:.2f} dB")
+        print(f"{precision:26} interval {schedule:12} {value:.2f} dB")
     assert found["int8", "3"] > found["bf16", "3"] - 1
     assert found["int8", "1"] > found["int8, all", "1"]
+
+
+def test_the_decoder_and_the_text_encoder_lose_less_than_a_decibel_beside_that(
+    drawn: dict[tuple[str, str], np.ndarray], truth: np.ndarray
+) -> None:
+    beside, alone = (psnr(drawn[precision, "3"], truth) for precision in ("int8, VAE and text encoder", "int8"))
+    assert beside > alone - 1
 
 
 def test_every_digit_is_read_as_what_was_asked_for(drawn: dict[tuple[str, str], np.ndarray]) -> None:

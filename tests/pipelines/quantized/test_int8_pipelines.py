@@ -86,6 +86,14 @@ def test_a_calibration_in_the_middle_of_a_picture_leaves_no_trace_on_it(store: S
     assert torch.equal(draw(pipe), first)
 
 
+def test_torch_weights_are_dropped_after_a_calibration_too(store: Store) -> None:
+    plain = tiny.stable_diffusion()
+    plain.unet = tiny.new_denoiser("sd15")
+    draw(cached(plain, store, keep_torch_weights=False))
+    assert calibrations(store)
+    assert {weight.device.type for weight in plain.unet.parameters()} == {"meta"}
+
+
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute in the model:UserWarning")
 def test_loras_are_merged_before_anything_is_quantized_and_the_way_back_is_exact(store: Store, tmp_path: Path) -> None:
     loras = save_two(tmp_path / "loras")
