@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from deepcache_trt.errors import ArgumentError
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser
 from deepcache_trt.pipelines.inpainting import Inpainting
@@ -128,13 +129,26 @@ class WholeLoop:
             else:
                 self._final = self._take_over(answer, step)
         if self._final is None:
-            return self._real_step(model_output, timestep, sample, **arguments)
+            return self._own_step(model_output, timestep, sample, arguments)
         if not arguments.get("return_dict", True):
             # LCM's second is the image that it predicts: after the last call the same as the first, and unused before.
             return (self._final, self._final)
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
         return SchedulerOutput(prev_sample=self._final)
+
+    def _own_step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, arguments: Mapping[str, Any]
+    ) -> Any:
+        try:
+            return self._real_step(model_output, timestep, sample, **arguments)
+        except (
+            IndexError
+        ) as error:  # as of DDIM, in as many steps as there are timesteps, of which it begins past the last
+            raise ArgumentError(
+                f"num_inference_steps={len(self._pipe.scheduler.timesteps)} is too much for "
+                f"{type(self._pipe.scheduler).__name__}, which ends before timestep {float(timestep):g}; ask for fewer"
+            ) from error
 
     def _take_over(self, ready: Ready, step: Step) -> torch.Tensor:
         """Run the loop and leave the pipeline nothing to do; returns the final latents."""

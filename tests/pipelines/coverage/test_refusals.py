@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from deepcache_trt import DeepCachePipeline, DeepCacheSDHelper
 from deepcache_trt.builder.shapes import call_sizes, widest_profile
 from deepcache_trt.errors import (
+    ArgumentError,
     CheckpointError,
     DeepCacheError,
     NotBuiltError,
@@ -155,6 +157,14 @@ def test_a_bad_cache_parameter_changes_nothing(pipe: Any) -> None:
 def test_a_step_count_below_one(pipe: Any, steps: int) -> None:
     with pytest.raises(DeepCacheError, match=f"num_inference_steps must be at least 1, not {steps}"):
         draw(pipe, steps=steps)
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, DDPMScheduler])
+def test_more_steps_than_the_scheduler_has_timesteps_from_where_it_begins(pipe: Any, scheduler: Any) -> None:
+    sampled = DeepCachePipeline.from_pipe(pipe)
+    sampled.scheduler = scheduler.from_config(pipe.scheduler.config, steps_offset=1, timestep_spacing="leading")
+    with pytest.raises(ArgumentError, match=r"num_inference_steps=1000 is too much .* before timestep 1000; ask for"):
+        draw(sampled, steps=1000)
 
 
 def test_a_helper_without_a_pipeline() -> None:
