@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.engines.passing import bytes_in_setting
+from deepcache_trt.engines.upkeep import bytes_in_setting
 from deepcache_trt.runtime.session import Session
 
 if TYPE_CHECKING:

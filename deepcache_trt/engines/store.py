@@ -29,8 +29,7 @@ from filelock import FileLock, Timeout
 
 from deepcache_trt.engines.disk import as_store_errors
 from deepcache_trt.engines.manifest import MANIFEST, Manifest, is_unchanged, read, record
-from deepcache_trt.engines.passing import PASSING, make_room, note_use
-from deepcache_trt.engines.upkeep import KINDS, keep_to_setting
+from deepcache_trt.engines.upkeep import KINDS, PASSING, keep_to_setting, make_room
 from deepcache_trt.errors import DamagedError
 
 _log = logging.getLogger(__name__)
@@ -85,7 +84,8 @@ class Store:
         """The artefact if it is there and whole, which is used from now on; see `_whole` for one that is damaged."""
         found = self._whole(kind, key)
         if found is not None:
-            note_use(found.folder)
+            with suppress(OSError):  # in a store that others may only read
+                os.utime(found.folder)
         return found
 
     def _whole(self, kind: str, key: str, *, thoroughly: bool = False) -> Artefact | None:
@@ -143,7 +143,7 @@ class Store:
             kind: one of `KINDS`.
             ingredients: what it depends on.
             build: see above.
-            passing: whether it gives way to others of its sort, see `engines.passing`.
+            passing: whether it gives way to others of its sort, see `engines.upkeep`.
 
         Raises:
             StoreError: the store cannot be written, or the disk is full.

@@ -2,9 +2,15 @@
 
 Whatever goes is renamed first, so that nobody finds a half of it; what is open somewhere stays readable there until it
 is let go. `$DEEPCACHE_TRT_STORE_GB` is a size that a store keeps to by itself, after each build.
+
+Each strength of a LoRA makes other weights, and with them other engines: these pass. They are kept for the next time,
+and together take no more than `$DEEPCACHE_TRT_ADAPTERS_GB` of the disk, 20 GB if it says nothing.
 """
 
+import os
+import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,12 +21,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deepcache_trt.engines.manifest import MANIFEST, read
-from deepcache_trt.engines.passing import BEING_OPENED_SECONDS, PASSING, bytes_in_setting, compiled_of, remove
-from deepcache_trt.errors import DamagedError
+from deepcache_trt.errors import DamagedError, StoreError
 
 KINDS = ("graphs", "weights", "calibrations", "engines")
 
-_SETTING = "DEEPCACHE_TRT_STORE_GB"
+# Marks in its manifest what passes.
+PASSING = "passing"
+
+# Another process may have found an artefact and be about to open it.
+BEING_OPENED_SECONDS = 60.0
+
+_SETTING, _PASSING_SETTING = "DEEPCACHE_TRT_STORE_GB", "DEEPCACHE_TRT_ADAPTERS_GB"
+_PASSING_GB = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +84,7 @@ def held(root: Path) -> list[Held]:
 def _held(kind: str, folder: Path, root: Path) -> Held:
     files: dict[tuple[int, int], int] = {}
     links: dict[tuple[int, int], int] = {}
-    for file in (*(folder.iterdir() if folder.is_dir() else ()), *compiled_of(root, folder.name)):
+    for file in (*(folder.iterdir() if folder.is_dir() else ()), *_compiled_of(root, folder.name)):
         with suppress(OSError):
             state = file.lstat()
             files[state.st_dev, state.st_ino], links[state.st_dev, state.st_ino] = state.st_size, state.st_nlink
@@ -84,6 +96,11 @@ def _held(kind: str, folder: Path, root: Path) -> Held:
         return replace(entry, about=manifest.about, created=manifest.created, used=folder.stat().st_mtime)
     except (OSError, DamagedError) as error:
         return replace(entry, damage=str(error))
+
+
+def _compiled_of(root: Path, key: str) -> Iterator[Path]:
+    """What backends have compiled of an engine."""
+    return (file for folder in root.glob(f"caches/*/*/{key}*") for file in folder.rglob("*") if file.is_file())
 
 
 def bytes_of(everything: Sequence[Held]) -> int:
@@ -152,10 +169,24 @@ def drop(root: Path, each: Held) -> bool:
     try:
         (root / "locks").mkdir(exist_ok=True)
         with FileLock(root / "locks" / f"{each.kind}-{each.key}.lock", timeout=0):
-            remove(each.folder, root)
+            _remove(each.folder, root)
     except (Timeout, OSError):
         return False
     return not each.folder.exists()
+
+
+def _remove(folder: Path, root: Path) -> None:
+    """An artefact, all at once for whoever looks for it, and with what backends have compiled of it."""
+    gone = root / "tmp" / uuid.uuid4().hex
+    with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            gone.parent.mkdir(exist_ok=True)
+            folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+    for compiled in root.glob(f"caches/*/*/{folder.name}*"):
+        shutil.rmtree(compiled, ignore_errors=True)
 
 
 def keep_to_setting(root: Path) -> None:
@@ -167,3 +198,42 @@ def keep_to_setting(root: Path) -> None:
     said = bytes_in_setting(_SETTING, example=50)
     if said is not None:
         list(collect(root, max_bytes=said))
+
+
+def make_room(root: Path, *, weights: str) -> None:
+    """Remove the passing artefacts that were used longest ago until the rest fits in its room.
+
+    Args:
+        root: of the store.
+        weights: the key of those that are built of now, which stay with all that is made of them.
+
+    Raises:
+        StoreError: the setting is no number.
+    """
+    said, now = bytes_in_setting(_PASSING_SETTING, example=20), time.time()
+    room = int(_PASSING_GB * 1e9) if said is None else said
+    left = sorted((each for each in held(root) if each.about.get(PASSING)), key=lambda each: each.used)
+    for each in [*left]:
+        if sum(_sizes(left).values()) <= room:
+            return
+        is_old = each.about.get("weights", each.key) != weights and now - each.used > BEING_OPENED_SECONDS
+        if is_old and drop(root, each):
+            left.remove(each)
+
+
+def bytes_in_setting(setting: str, *, example: int) -> int | None:
+    """A number of gigabytes in the environment, in bytes; None where it says nothing.
+
+    Raises:
+        StoreError: the setting is no number, or none that a disk or a memory could have.
+    """
+    said = os.environ.get(setting)
+    if said is None:
+        return None
+    try:
+        size = int(float(said) * 1e9)
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise StoreError(f"{setting}={said!r} is no number of gigabytes; write for example {setting}={example}")
+    return size

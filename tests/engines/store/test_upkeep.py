@@ -9,9 +9,8 @@ import pytest
 from filelock import FileLock
 
 from deepcache_trt.engines.manifest import MANIFEST
-from deepcache_trt.engines.passing import PASSING
 from deepcache_trt.engines.store import Store
-from deepcache_trt.engines.upkeep import bytes_of, collect, held
+from deepcache_trt.engines.upkeep import PASSING, bytes_of, collect, held
 from tests.engines.store.builds import DESCRIPTION
 
 HOUR, MB = 3600, 1 << 20

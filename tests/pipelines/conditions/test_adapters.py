@@ -12,7 +12,7 @@ from deepcache_trt import DeepCachePipeline
 from deepcache_trt.builder.component import Component, from_model
 from deepcache_trt.builder.open_session import open_session
 from deepcache_trt.builder.target import Target
-from deepcache_trt.engines import passing
+from deepcache_trt.engines import upkeep
 from deepcache_trt.engines.backend import ENGINE_GRAPH, BuildOptions
 from deepcache_trt.engines.onnxruntime import CPU
 from deepcache_trt.engines.onnxruntime.engine import OnnxRuntimeEngine
@@ -78,7 +78,7 @@ def test_many_strengths_leave_the_weights_of_a_few_and_no_engines(
     drawn: dict[float, torch.Tensor] = {}
     one = sum(weight.nbytes for weight in tiny.denoiser("sd15").state_dict().values())
     monkeypatch.setenv("DEEPCACHE_TRT_ADAPTERS_GB", str(2.5 * one / 1e9))
-    monkeypatch.setattr(passing, "BEING_OPENED_SECONDS", 0.0)
+    monkeypatch.setattr(upkeep, "BEING_OPENED_SECONDS", 0.0)
     for strength in (0.1, 0.2, 0.3, 0.4, 0.1):
         plain.set_adapters("a", strength)
         image = draw(cached, steps=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepcache_trt.engines import passing
+from deepcache_trt.engines import upkeep
 from deepcache_trt.engines.store import Artefact, Store
 from deepcache_trt.errors import StoreError
 
@@ -18,7 +18,7 @@ KB = 1000
 @pytest.fixture(autouse=True)
 def _a_room_of_ten_kilobytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPCACHE_TRT_ADAPTERS_GB", "0.00001")
-    monkeypatch.setattr(passing, "BEING_OPENED_SECONDS", 0.0)
+    monkeypatch.setattr(upkeep, "BEING_OPENED_SECONDS", 0.0)
 
 
 def weights(store: Store, name: str, *, size: int = 4 * KB, is_passing: bool = True) -> Artefact:
@@ -91,7 +91,7 @@ def test_what_is_being_built_stays_however_small_the_room(tmp_path: Path, monkey
 
 
 def test_what_was_just_used_stays_for_who_may_be_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing, "BEING_OPENED_SECONDS", 60.0)
+    monkeypatch.setattr(upkeep, "BEING_OPENED_SECONDS", 60.0)
     store = Store(tmp_path)
     for name in "abcd":
         weights(store, name)
