@@ -89,6 +89,11 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
         raise ValueError(f"line {line} is not UTF-8") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text that say something, without the space around them; raises as `read_text`."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def parsed(text: str, parse: Callable[[str], Any] = json.loads) -> Any:
     """What a text says; raises ValueError where it says nothing, or is nested deeper than can be read."""
     try:

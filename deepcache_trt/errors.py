@@ -75,6 +75,11 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, for a message that names it: what the system says, or else the first line."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+
+
 def in_one_line(message: str) -> str:
     """A message as one line that a terminal only shows: without letters that command it, and with long words cut."""
     words = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in word) for word in message.split())

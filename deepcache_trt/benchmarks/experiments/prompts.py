@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.documents import parsed, read_text
-from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.errors import DeepCacheError, reason_of
 
 # The names of the column or key that holds a prompt, in PartiPrompts and in COCO.
 _NAMES = ("Prompt", "prompt", "caption")
@@ -28,7 +28,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         text = read_text(path, most=_MOST_BYTES)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = reason_of(error)
         raise DeepCacheError(f"cannot read {path}: {reason}; give a file of prompts in UTF-8, one a line") from error
     read = {".tsv": _of_table, ".json": _of_json}.get(path.suffix.lower(), _of_lines)
     prompts = tuple(prompt.strip() for prompt in read(text, path) if prompt.strip())

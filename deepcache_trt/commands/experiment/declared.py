@@ -14,7 +14,7 @@ from deepcache_trt.benchmarks.experiments.declared import experiments
 from deepcache_trt.benchmarks.experiments.experiment import Experiment, Workers
 from deepcache_trt.commands.typed.options import StoreFolder
 from deepcache_trt.documents import MOST_BYTES_BY_HAND, parsed, read_text
-from deepcache_trt.errors import DeepCacheError, did_you_mean, first_line
+from deepcache_trt.errors import DeepCacheError, did_you_mean, reason_of
 
 # How the scripts beside the paper of DeepCache and others call the same.
 _ALSO = {
@@ -107,8 +107,9 @@ def _read(path: Path, experiment: str, known: Mapping[str, "Field[Any]"]) -> dic
         text = read_text(path, most=MOST_BYTES_BY_HAND)
         found: Any = parsed(text, tomllib.loads if path.suffix.lower() == ".toml" else json.loads)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise DeepCacheError(f"cannot read --config {path}: {reason}; give the config.json of an experiment") from error
+        raise DeepCacheError(
+            f"cannot read --config {path}: {reason_of(error)}; give the config.json of an experiment"
+        ) from error
     if not isinstance(found, dict) or not isinstance(found.get("experiment"), str):
         raise DeepCacheError(f"--config {path} names no experiment; give the config.json of one")
     if found["experiment"] != experiment:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from deepcache_trt.documents import read_text
-from deepcache_trt.errors import DeepCacheError, first_line
+from deepcache_trt.documents import read_lines
+from deepcache_trt.errors import DeepCacheError, reason_of
 from deepcache_trt.models.catalogue import check_name
 
 
@@ -42,13 +42,14 @@ def _patterns(given: list[str] | None) -> list[str] | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = read_lines(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise DeepCacheError(f"--quantize @{path} cannot be read: {reason}; give a file of patterns") from error
-    if not any(lines):
+        raise DeepCacheError(
+            f"--quantize @{path} cannot be read: {reason_of(error)}; give a file of patterns"
+        ) from error
+    if not lines:
         raise DeepCacheError(f"--quantize @{path} has no pattern; give a file of one a line, as 'mid_block.*'")
-    return [line for line in lines if line]
+    return lines
 
 
 Model = Annotated[

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcache_trt.documents import MOST_BYTES, read_bytes, read_json
-from deepcache_trt.errors import CheckpointError, first_line
+from deepcache_trt.errors import CheckpointError, reason_of
 from deepcache_trt.models.checkpoint.numbers import check_numbers
 from deepcache_trt.models.checkpoint.weight_files import INDEX_OF_SHARDS, check_safetensors, shards
 from deepcache_trt.models.single_file import SAFE
@@ -126,8 +126,7 @@ def fault(folder: Path) -> str:
             elif file.suffix == ".txt" and file.is_file():
                 read_bytes(file).decode()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            return f"{file}: {reason}; {_CURE}"
+            return f"{file}: {reason_of(error)}; {_CURE}"
     return ""
 
 
@@ -135,8 +134,7 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         said = read_json(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise CheckpointError(f"{path} is no config of a model: {reason}; {_CURE}") from error
+        raise CheckpointError(f"{path} is no config of a model: {reason_of(error)}; {_CURE}") from error
     if not isinstance(said, dict):
         raise CheckpointError(f"{path} is no config of a model, but a {type(said).__name__}; {_CURE}")
     return said

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepcache_trt.documents import read_text
-from deepcache_trt.errors import DeepCacheError, first_line
+from deepcache_trt.documents import read_lines
+from deepcache_trt.errors import DeepCacheError, reason_of
 from deepcache_trt.models.catalogue import CATALOGUE
 
 # A person, a place, a thing and a style: few, since each of them is drawn in full.
@@ -39,13 +39,13 @@ def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) ->
     cure = "give a text file of one prompt a line (--calibration-prompts FILE), or leave it out"
     if isinstance(given, Path | str):
         try:
-            lines = read_text(Path(given)).splitlines()
+            prompts = tuple(read_lines(Path(given)))
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise DeepCacheError(f"cannot read the calibration prompts in {given}: {reason}; {cure}") from error
+            raise DeepCacheError(
+                f"cannot read the calibration prompts in {given}: {reason_of(error)}; {cure}"
+            ) from error
     else:
-        lines = [*given]
-    prompts = tuple(line.strip() for line in lines if line.strip())
+        prompts = tuple(prompt.strip() for prompt in given if prompt.strip())
     if not prompts:
         raise DeepCacheError(f"there are no calibration prompts in {given}; {cure}")
     return prompts
