@@ -6,7 +6,6 @@ from itertools import product
 
 from deepcache_trt.benchmarks.bench.grid import DEEPCACHE, DIFFUSERS, OURS, SYSTEMS, Settings, check_name
 from deepcache_trt.benchmarks.timing.published_table import COLUMNS, interval_params
-from deepcache_trt.errors import DeepCacheError
 from deepcache_trt.runtime.policies import DeepCache, Policy
 
 
@@ -104,6 +103,7 @@ def settings_of(
     """
     from deepcache_trt.engines import backends as known
     from deepcache_trt.export.precision import precision_of
+    from deepcache_trt.pipelines.engine_options import EngineOptions
 
     caching: tuple[Policy, ...] = preset.caching
     if intervals or branches:
@@ -116,8 +116,7 @@ def settings_of(
     device = preset.device or known.best_device(wanted[0])
     chosen = known.dtype_or_default(dtype or preset.dtype, device)
     quantized = precision_of(precision)
-    if quantize and quantized is None:
-        raise DeepCacheError(f"--quantize {quantize[0]} has no meaning without a precision; give --precision int8 too")
+    EngineOptions(precision=precision, quantize=tuple(quantize or ()) or None)  # refuses what has no meaning together
     settings = Settings(
         model=model or preset.model,
         random_weights=preset.random_weights if random_weights is None else random_weights,

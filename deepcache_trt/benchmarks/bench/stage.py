@@ -21,7 +21,6 @@ from deepcache_trt.benchmarks.bench.grid import (
 from deepcache_trt.benchmarks.timing import our_system, systems
 from deepcache_trt.benchmarks.timing.systems import Picture
 from deepcache_trt.benchmarks.timing.turns import System
-from deepcache_trt.documents import read_json
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import CheckpointError, first_line
 from deepcache_trt.pipelines.calibrating.prompts import NOISE
@@ -160,16 +159,20 @@ def pipeline_folder(settings: Settings, store: Path) -> str:
     """The folder that every system loads; what has to be drawn or downloaded is, before anything is timed.
 
     Raises:
-        UnknownNameError: no such model.
+        UnknownNameError: no such model, or a component of it that layers are to be quantized of.
         CheckpointError: it cannot be downloaded, or draws nothing from a prompt.
     """
     from deepcache_trt.benchmarks.timing.seeded import random_pipeline
+    from deepcache_trt.builder.quantized.quantizing import check_owners
     from deepcache_trt.engines.store import Store
     from deepcache_trt.models.catalogue import CATALOGUE, resolve
+    from deepcache_trt.models.checkpoint.folder import read_index
+    from deepcache_trt.models.registry import COVERED
 
     if settings.random_weights and (settings.model not in CATALOGUE or CATALOGUE[settings.model].parts):
-        return random_pipeline(settings.model, settings.dtype, Store(store), prompts=True)
-    folder = str(resolve(settings.model))
+        folder = random_pipeline(settings.model, settings.dtype, Store(store), prompts=True)
+    else:
+        folder = str(resolve(settings.model))
     if not Path(folder).is_dir():
         from diffusers import DiffusionPipeline
 
@@ -180,7 +183,8 @@ def pipeline_folder(settings: Settings, store: Path) -> str:
                 f"cannot get {folder!r}: {first_line(error)}; check the name, the network and your access, "
                 f"give a local folder, or use --random-weights"
             ) from error
-    parts = read_json(Path(folder) / "model_index.json")
+    parts = read_index(Path(folder))
     if not {"unet", "vae", "text_encoder", "tokenizer"} <= set(parts):
         raise CheckpointError(f"{settings.model} draws no images from a prompt with a U-Net, which is what is compared")
+    check_owners(settings.quantize, [part for part, (_, kind) in parts.items() if kind in COVERED])
     return folder

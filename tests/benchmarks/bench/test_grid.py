@@ -131,7 +131,7 @@ def test_with_a_precision_ours_is_measured_without_it_and_with_it() -> None:
     assert [ours_on(*ours) for ours in settings.ours] == ["ours (onnxruntime)", "ours (onnxruntime, int8)"]
     chosen = settings_of(preset("smoke"), backends=["onnxruntime"], precision="int8", quantize=["all"])
     assert [settings_from(json.loads(json.dumps(each.record()))) for each in (settings, chosen)] == [settings, chosen]
-    with pytest.raises(DeepCacheError, match="give --precision int8 too"):
+    with pytest.raises(DeepCacheError, match="give precision='int8' too"):
         settings_of(preset("smoke"), backends=["onnxruntime"], quantize=["all"])
     without = {name: value for name, value in settings.record().items() if name != "precision"}
     assert settings_from(without).ours == (("onnxruntime", None),)

@@ -19,7 +19,7 @@ from deepcache_trt.benchmarks.bench.grid import SYSTEMS, Settings, cell_from
 from deepcache_trt.benchmarks.bench.stage import Stage, pipeline_folder
 from deepcache_trt.benchmarks.timing.published_table import interval_params
 from deepcache_trt.benchmarks.timing.turns import Outcome
-from deepcache_trt.errors import CheckpointError, DeepCacheError
+from deepcache_trt.errors import CheckpointError, DeepCacheError, UnknownNameError
 from deepcache_trt.runtime.policies.deepcache import DeepCache
 from deepcache_trt.runtime.policies.policy import policy_from_json
 from tests.benchmarks.bench.fake_stage import install
@@ -249,7 +249,13 @@ def test_a_model_that_cannot_be_drawn_is_refused(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "model_index.json").write_text('{"unet": []}')
+    (tmp_path / "unet" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     found = str(tmp_path / model) if model == "unet" else model
     with pytest.raises(CheckpointError, match=message):
         pipeline_folder(replace(SETTINGS, model=found), tmp_path)
+
+
+def test_layers_of_a_component_that_the_model_lacks_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, model="digits", precision="int8", quantize=("vae:all", "vea:all"))
+    with pytest.raises(UnknownNameError, match=r"no component 'vea' \(did you mean 'vae'\?\) to quantize layers of"):
+        pipeline_folder(settings, tmp_path)
