@@ -14,6 +14,7 @@ from PIL import Image
 from deepcache_trt.builder.model_source import ModelSource
 from deepcache_trt.engines import backends
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
+from deepcache_trt.models.definitions.pipelines import IMAGE, TEXT, class_for_task
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline, cached_class
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies import Policy, Uncached
@@ -138,7 +139,7 @@ class Painter:
 
     def _ready(self, wanted: Wanted, plain: bool) -> Any:
         """The pipeline of the task, with the scheduler, policy and adapters of a picture."""
-        pipe = self._pipe(wanted.model, "text2img" if wanted.image is None else "img2img", plain)
+        pipe = self._pipe(wanted.model, TEXT if wanted.image is None else IMAGE, plain)
         own = self._pipe(wanted.model).own_scheduler
         pipe.scheduler = parse_sampler(wanted.scheduler, own).scheduler(own) if wanted.scheduler else own
         pipe.set_cache_params(policy=wanted.policy)
@@ -146,14 +147,14 @@ class Painter:
             _adapt(pipe, wanted.adapters)
         return pipe
 
-    def _pipe(self, model: str, task: str = "text2img", plain: bool = False) -> Any:
+    def _pipe(self, model: str, task: str = TEXT, plain: bool = False) -> Any:
         """A pipeline; all of a model share its components, and one that is plain never runs an engine."""
         if (model, task, plain) not in self._pipes:
             if plain:
                 pipe = DeepCachePipeline.from_pipe(self._pipe(model, task))
                 pipe.disable_cache()
             else:
-                pipe = self._load(model) if task == "text2img" else self._of_images(model)
+                pipe = self._load(model) if task == TEXT else self._of_images(model)
             self._pipes[model, task, plain] = pipe
         return self._pipes[model, task, plain]
 
@@ -177,13 +178,11 @@ class Painter:
         return pipe
 
     def _of_images(self, model: str) -> Any:
-        from diffusers.pipelines import auto_pipeline
-
         pipe = self._pipe(model)
-        for name, each in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items():
-            if each is pipe._plain_class and name in auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING:
-                return cached_class(auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING[name]).from_pipe(pipe)
-        raise UnsupportedError(f"{model} draws from prompts alone; leave the image out")
+        found = class_for_task(IMAGE, pipe._plain_class)
+        if found is None:
+            raise UnsupportedError(f"{model} draws from prompts alone; leave the image out")
+        return cached_class(found).from_pipe(pipe)
 
     def _arguments(self, pipe: Any, wanted: Sequence[Wanted]) -> dict[str, Any]:
         first = wanted[0]

@@ -90,7 +90,7 @@ def test_their_scales_are_those_of_uncached_draws_and_serve_every_schedule(store
     assert len(found) == 4  # the denoiser's are of each schedule
     prompts = ["a handwritten seven"]
     assert drawn["vae"] == {"inputs": "drawn", "steps": 10, "prompts": prompts}
-    assert drawn["text_encoder"] == {"inputs": "drawn", "steps": 1, "prompts": prompts}
+    assert drawn["text_encoder"] == {"inputs": "encoded", "prompts": prompts}
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder"])

@@ -9,8 +9,7 @@ from typing import Any
 from deepcache_trt.benchmarks.experiments.comparison.samples import Samples
 from deepcache_trt.benchmarks.fidelity.scores import images_in
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
-
-TEXT, IMAGE, INPAINT = TASKS = ("text2img", "img2img", "inpaint")
+from deepcache_trt.models.definitions.pipelines import IMAGE, INPAINT, TASKS, TEXT, class_for_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +52,12 @@ class Start:
         Raises:
             UnsupportedError: there is none.
         """
-        from diffusers.pipelines import auto_pipeline
-
-        of_task = {
-            IMAGE: auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-            INPAINT: auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
-        }
-        for model, each in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items():
-            if each is plain and model in of_task[self.task]:
-                return of_task[self.task][model]
-        raise UnsupportedError(f"diffusers has no {self.task} for a {plain.__name__}; choose another --task or model")
+        found = class_for_task(self.task, plain)
+        if found is None:
+            raise UnsupportedError(
+                f"diffusers has no {self.task} for a {plain.__name__}; choose another --task or model"
+            )
+        return found
 
     def arguments(self, samples: Samples, indices: range) -> Mapping[str, Any]:
         """Of the pipeline's call, for a batch of samples."""
