@@ -6,10 +6,9 @@
 
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -22,6 +21,9 @@ from deepcache_trt.runtime.policies import DeepCache
 from deepcache_trt.runtime.policies.policy import policy_from_json
 from deepcache_trt.serving.batches import Batches, FullError
 from deepcache_trt.serving.wanted import Limits, Wanted
+
+if TYPE_CHECKING:
+    from deepcache_trt.pipelines.engine_options import EngineOptions
 
 # How often a picture is drawn anew because the replica that drew it is gone.
 _TRIES = 3
@@ -38,6 +40,9 @@ class Settings:
         backend: of the engines.
         dtype: of the pipelines; "": float16 on a GPU, float32 without one.
         store: where engines are kept; "": the user's cache.
+        precision: as in `EngineOptions`; "": everything is in the pipelines' dtype.
+        quantize: likewise.
+        calibration_prompts: likewise; prompts, or a file that every replica can read.
         replicas: at most; as many as there are GPUs where it is 0, and one where there are none.
         cores: threads of a replica; 0: those of its machine, shared among as many replicas as there may be, but for
             one that answers.
@@ -59,6 +64,9 @@ class Settings:
     backend: str = "auto"
     dtype: str = ""
     store: str = ""
+    precision: str = ""
+    quantize: Sequence[str] = ()
+    calibration_prompts: str | Sequence[str] = ()
     replicas: int = 0
     cores: int = 0
     batch: int = 8
@@ -86,6 +94,20 @@ class Settings:
             if getattr(self, name) < least:
                 raise DeepCacheError(f"{name} {getattr(self, name)} is below {least}; give at least that")
         policy_from_json(dict(self.policy))
+        _ = self.engine_options  # refuses what has no meaning together
+
+    @property
+    def engine_options(self) -> "EngineOptions":
+        """Of the pipelines."""
+        from deepcache_trt.pipelines.engine_options import EngineOptions
+
+        return EngineOptions(
+            backend=self.backend,
+            store=self.store or None,
+            precision=self.precision or None,
+            quantize=tuple(self.quantize) or None,
+            calibration_prompts=self.calibration_prompts or None,
+        )
 
     @property
     def limits(self) -> Limits:
@@ -110,9 +132,8 @@ class Replica:
         served = Served(
             models=dict(settings.models),
             adapters=dict(settings.adapters),
-            backend=settings.backend,
+            options=settings.engine_options,
             dtype=settings.dtype or None,
-            store=Path(settings.store) if settings.store else None,
             is_plain=settings.plain,
         )
         painter = Painter(served)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from deepcache_trt.engines import backends
 from deepcache_trt.errors import DeepCacheError, UnknownNameError, UnsupportedError, did_you_mean
 from deepcache_trt.models.definitions.pipelines import IMAGE, TEXT, class_for_task
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline, cached_class
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.plan import FULL, SKIP
 from deepcache_trt.runtime.policies import Policy, Uncached
 from deepcache_trt.samplers import parse_sampler
@@ -32,17 +32,15 @@ class Served:
     Attributes:
         models: as `DeepCachePipeline.from_pretrained` takes them, by the names that requests use.
         adapters: files or hub ids of LoRAs, by the names that requests use.
-        backend: of the engines.
+        options: which engines.
         dtype: of the pipelines; None: float16 on a GPU, float32 without one.
-        store: where engines are kept; None: the user's cache.
         is_plain: whether plain diffusers draws, which is there to be compared with.
     """
 
     models: Mapping[str, str]
     adapters: Mapping[str, str]
-    backend: str = "auto"
+    options: EngineOptions
     dtype: str | None = None
-    store: Path | None = None
     is_plain: bool = False
 
 
@@ -160,13 +158,12 @@ class Painter:
 
     def _load(self, model: str) -> Any:
         served = self._served
-        device = backends.best_device(served.backend)
+        device = backends.best_device(served.options.backend)
         pipe = DeepCachePipeline.from_pretrained(
             served.models[model],
             policy=Uncached(),
             dtype=getattr(torch, backends.dtype_or_default(served.dtype, device)),
-            backend=served.backend,
-            store=served.store,
+            **vars(served.options),
             **ModelSource(model=served.models[model]).pretrained_arguments(),
         ).to(device)
         if "prompt" not in signature(type(pipe).__call__).parameters:

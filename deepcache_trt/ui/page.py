@@ -9,6 +9,7 @@ import gradio as gr
 
 from deepcache_trt.errors import DeepCacheError, first_line
 from deepcache_trt.models.catalogue import check_name
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import DeepCache
 from deepcache_trt.serving.painter import Painter, Served
 from deepcache_trt.ui.comparison import FORECASTS, POLICIES, Asked, Shown, compare
@@ -148,9 +149,8 @@ def start(models: list[str], *, backend: str, store: Path | None, host: str, por
     Raises:
         DeepCacheError: a model that cannot be drawn, or somebody listens there already.
     """
-    painter = Painter(
-        Served(models=_Anything({name: name for name in models}), adapters={}, backend=backend, store=store)
-    )
+    options = EngineOptions(backend=backend, store=store)
+    painter = Painter(Served(models=_Anything({name: name for name in models}), adapters={}, options=options))
     painter.warm(models[0], DeepCache(cache_interval=3), 1)
     blocks = page(models, painter)
     try:

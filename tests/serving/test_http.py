@@ -22,7 +22,8 @@ openai = pytest.importorskip("openai")
 requests = pytest.importorskip("requests")
 uvicorn = pytest.importorskip("uvicorn")
 
-from deepcache_trt.runtime.policies import DeepCache  # noqa: E402 - after what may not be there
+from deepcache_trt.pipelines.engine_options import EngineOptions  # noqa: E402 - after what may not be there
+from deepcache_trt.runtime.policies import DeepCache  # noqa: E402
 from deepcache_trt.serving.batches import Batches  # noqa: E402
 from deepcache_trt.serving.bodies import Defaults  # noqa: E402
 from deepcache_trt.serving.http import Door, create_app  # noqa: E402
@@ -34,7 +35,8 @@ KEY = "a key"
 
 @pytest.fixture(scope="module")
 def painter(store_root: Path) -> Painter:
-    painter = Painter(Served(models={"digits": "digits"}, adapters={}, backend="onnxruntime", store=store_root))
+    options = EngineOptions(backend="onnxruntime", store=store_root)
+    painter = Painter(Served(models={"digits": "digits"}, adapters={}, options=options))
     painter.warm("digits", DeepCache(cache_interval=2), 1)  # nobody waits for what is built
     return painter
 

@@ -10,6 +10,7 @@ import torch
 
 from deepcache_trt.errors import DeepCacheError, UnknownNameError
 from deepcache_trt.pipelines.cached_pipeline import DeepCachePipeline
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import DeepCache, Uncached
 from deepcache_trt.serving.painter import SIZES, Painter, Served, check_served
 from deepcache_trt.serving.wanted import Limits, Wanted
@@ -22,7 +23,8 @@ SEVEN = Wanted(model="digits", prompt="a handwritten seven", seed=3, steps=5, po
 
 @pytest.fixture(scope="module")
 def painter(store_root: Path) -> Painter:
-    return Painter(Served(models={"digits": "digits"}, adapters={}, backend="onnxruntime", store=store_root))
+    options = EngineOptions(backend="onnxruntime", store=store_root)
+    return Painter(Served(models={"digits": "digits"}, adapters={}, options=options))
 
 
 def pixels(painted: Any) -> np.ndarray:
@@ -51,6 +53,19 @@ def test_a_picture_is_that_of_the_pipeline(painter: Painter, store_root: Path) -
     (found,) = painter.paint([replace(SEVEN, guidance=2.0, negative_prompt="a handwritten one")])
     assert np.array_equal(np.asarray(expected), np.asarray(found.image))
     assert dict(found.calls) == {"full": 3, "cached": 2, "skipped": 0}
+
+
+def test_what_is_served_may_be_in_8_bits(store_root: Path) -> None:
+    given: dict[str, Any] = {"backend": "onnxruntime", "store": store_root, "precision": "int8"}
+    given |= {"quantize": ("vae:all",), "calibration_prompts": (SEVEN.prompt,)}
+    pipe = DeepCachePipeline.from_pretrained("digits", policy=SEVEN.policy, **given)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(SEVEN.prompt, num_inference_steps=5, generator=torch.Generator().manual_seed(3)).images[0]
+    painter = Painter(Served(models={"digits": "digits"}, adapters={}, options=EngineOptions(**given)))
+    (found,) = painter.paint([SEVEN])
+    assert np.array_equal(np.asarray(expected), np.asarray(found.image))
+    (again,) = painter.paint([replace(SEVEN, image=found.image, strength=0.5)])
+    assert again.calls["cached"] > 0
 
 
 def test_settings_of_one_picture_do_not_stay(painter: Painter) -> None:
@@ -100,7 +115,8 @@ def test_adapters_are_those_of_the_request(tmp_path: Path, store_root: Path) -> 
     """One after the other, and none: each the same as when nothing else was asked for before."""
     fresh().save_pretrained(tmp_path / "tiny")
     save_two(tmp_path / "loras")
-    served: dict[str, Any] = {"models": {"tiny": str(tmp_path / "tiny")}, "backend": "onnxruntime", "store": store_root}
+    options = EngineOptions(backend="onnxruntime", store=store_root)
+    served: dict[str, Any] = {"models": {"tiny": str(tmp_path / "tiny")}, "options": options}
     adapters = {name: str(tmp_path / "loras" / name) for name in ("a", "b")}
     painter = Painter(Served(adapters=adapters, **served))
     one = Wanted(model="tiny", prompt="x", seed=0, steps=2, policy=Uncached())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deepcache_trt.errors import DeepCacheError
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import Adaptive, DeepCache, Policy, Uncached
 from deepcache_trt.serving.painter import Painter, Served
 from deepcache_trt.ui.comparison import POLICIES, Asked, Shown, compare, strip
@@ -20,7 +21,8 @@ SEVEN = Asked(model="digits", prompt="a handwritten seven", steps=4, guidance=2.
 
 @pytest.fixture(scope="module")
 def painter(store_root: Path) -> Painter:
-    return Painter(Served(models={"digits": "digits"}, adapters={}, backend="onnxruntime", store=store_root))
+    options = EngineOptions(backend="onnxruntime", store=store_root)
+    return Painter(Served(models={"digits": "digits"}, adapters={}, options=options))
 
 
 @pytest.fixture(scope="module")

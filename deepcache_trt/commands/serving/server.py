@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepcache_trt.commands.typed.options import Plan, StoreFolder
+from deepcache_trt.commands.typed.options import CalibrationPrompts, Plan, Precision, Quantize, StoreFolder
 from deepcache_trt.documents import MOST_BYTES_BY_HAND, parsed, read_text
 from deepcache_trt.errors import DeepCacheError, first_line
 
@@ -40,6 +40,9 @@ def serve(
     seconds: Annotated[float, typer.Option(help="That a request may take.")] = 300.0,
     backend: Annotated[str, typer.Option(help="auto, or a name that `deepcache-trt doctor` lists.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")] = "",
+    precision: Precision = None,
+    quantize: Quantize = None,
+    calibration_prompts: CalibrationPrompts = None,
     store: StoreFolder = None,
     config: Annotated[
         Path | None, typer.Option(help="Ray Serve's own .yaml of this application, in place of all but --address.")
@@ -51,6 +54,8 @@ def serve(
     Requests of one kind that come at the same time are drawn together. Where DEEPCACHE_TRT_API_KEY is in the
     environment, requests have to show it.
     """
+    from deepcache_trt.pipelines.calibrating.prompts import NOISE
+    from deepcache_trt.pipelines.calibrating.prompts import calibration_prompts as prompts_of
     from deepcache_trt.runtime.policies import DeepCache
     from deepcache_trt.runtime.policies.plan_file import read_plan
 
@@ -70,6 +75,10 @@ def serve(
             "backend": backend,
             "dtype": dtype,
             "store": str(store.resolve()) if store else "",
+            "precision": precision or "",
+            "quantize": quantize or (),
+            # A replica may run where the file is not.
+            "calibration_prompts": prompts_of("", calibration_prompts) or NOISE if calibration_prompts else (),
         }
     _serve({"key": os.environ.get(_KEY, ""), **settings}, host, port, address)
 

@@ -34,7 +34,7 @@ def calibration_prompts(model: str, given: Path | str | Sequence[str] | None) ->
     if given is None:
         entry = CATALOGUE.get(model)
         return (entry.prompts if entry is not None else ()) or DEFAULT
-    if given == NOISE:
+    if given in (NOISE, Path(NOISE)):
         return ()
     cure = "give a text file of one prompt a line (--calibration-prompts FILE), or leave it out"
     if isinstance(given, Path | str):

@@ -22,7 +22,7 @@ def test_lines_of_a_file_are_prompts_and_empty_ones_are_none(tmp_path: Path) -> 
 
 
 def test_noise_stands_for_no_prompts() -> None:
-    assert calibration_prompts("digits", NOISE) == ()
+    assert calibration_prompts("digits", NOISE) == calibration_prompts("digits", Path(NOISE)) == ()
 
 
 def test_a_file_without_prompts_is_refused_with_the_cure(tmp_path: Path) -> None:
