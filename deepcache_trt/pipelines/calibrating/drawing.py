@@ -77,9 +77,7 @@ def drawn_calibration(
             torch.no_grad(),
         ):
             for prompt in given if is_text else ():
-                plain.encode_prompt(
-                    prompt=prompt, device=plain.device, num_images_per_prompt=1, do_classifier_free_guidance=True
-                )
+                _encode(plain, prompt)
             for number, call in enumerate(calls):
                 plain(**call, generator=torch.Generator().manual_seed(number))
         assert seen, "the component's weights were met nowhere"
@@ -139,6 +137,11 @@ def plain_copy(pipe: Any) -> Any:
     plain.scheduler = copy.deepcopy(pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     return plain
+
+
+def _encode(plain: Any, prompt: str) -> None:
+    encode = getattr(plain, "encode_prompt", None) or plain._encode_prompt  # what InstructPix2Pix has alone
+    encode(prompt=prompt, device=plain.device, num_images_per_prompt=1, do_classifier_free_guidance=True)
 
 
 def _calls(plain: Any, component: Component, prompts: Sequence[str]) -> list[dict[str, Any]]:

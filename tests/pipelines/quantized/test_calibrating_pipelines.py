@@ -72,6 +72,13 @@ def test_a_denoiser_that_reads_a_picture_is_refused_with_the_cure(tmp_path: Path
         calibrated(micro.MICROS[name].new(), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sd inpaint", "instruct pix2pix", "sd upscale"])
+def test_its_text_encoder_is_calibrated_all_the_same(tmp_path: Path, name: str) -> None:
+    about, scales = calibrated(micro.MICROS[name].new(), tmp_path, "text_encoder")
+    assert about == {"inputs": "encoded", "prompts": ["a handwritten two"]}
+    assert len(scales) > 5
+
+
 @pytest.mark.parametrize("name", ["svd", "ddpm"])
 def test_noise_calibrates_what_takes_no_prompt_too(tmp_path: Path, name: str) -> None:
     pipe = micro.MICROS[name].new()
