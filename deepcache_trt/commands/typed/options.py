@@ -65,7 +65,8 @@ Plan = Annotated[
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [default: float32 without a GPU]")]
 Precision = Annotated[
-    str | None, typer.Option(help="int8: layers of the denoiser multiply whole numbers. [default: all as --dtype]")
+    str | None,
+    typer.Option(help="int8, or fp8 on GPUs from sm89 on: layers of the denoiser in 8 bits. [default: all as --dtype]"),
 ]
 Quantize = Annotated[
     list[str] | None,
