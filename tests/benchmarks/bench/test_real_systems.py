@@ -38,6 +38,7 @@ def test_each_image_of_a_batch_is_that_of_its_own_seed_and_parts_are_timed_apart
     assert np.abs(both[:1] - second).max() > 0.1
 
 
+@pytest.mark.slow
 def test_what_is_built_before_is_all_that_is_opened(tmp_path: Path, store_root: Path, built: list[str]) -> None:
     """The seconds of a first call are without those of building."""
     asked = picture(tmp_path, "ours")

@@ -47,7 +47,11 @@ def test_each_runs_to_its_end_on_the_digits(name: str, run: Run, tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("bk-sdm", "--model {models}/sd15 --smaller {models}/sd21 --steps 3 --limit 1 --backend onnxruntime"),
+        pytest.param(
+            "bk-sdm",
+            "--model {models}/sd15 --smaller {models}/sd21 --steps 3 --limit 1 --backend onnxruntime",
+            marks=pytest.mark.slow,
+        ),
         ("ddpm", "--steps 4 --interval 2 --limit 5 --batch 5"),
         pytest.param("dit", "--limit 5 --batch 5", marks=pytest.mark.slow),
         ("feature-similarity", "--model digits-dit --steps 4 --limit 1"),
