@@ -12,6 +12,7 @@ from deepcache_trt.arguments import check_arguments
 from deepcache_trt.builder.plain_pipeline import load_pipeline
 from deepcache_trt.errors import CheckpointError, UnsupportedError
 from deepcache_trt.foreign import Pipeline
+from deepcache_trt.models.definitions.pipelines import plain_class
 from deepcache_trt.models.families.family import Family
 from deepcache_trt.models.processors import kept_processors
 from deepcache_trt.models.single_file import is_single_file
@@ -96,7 +97,7 @@ class DeepCachePipeline:
                 The rest goes to `from_pipe` of diffusers.
         """
         plain = copy.copy(pipeline)
-        plain.__class__ = getattr(pipeline, "_plain_class", None) or type(pipeline)
+        plain.__class__ = plain_class(pipeline)
         before, options, name = vars(plain).pop("_cache_settings", None) or _default_settings()
         policy, options, rest = split_keywords(kwargs, before, options)
         for attribute in ("_copied_from", "_cache_enabled", "last_run"):

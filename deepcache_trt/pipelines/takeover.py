@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from deepcache_trt.foreign import Pipeline, Scheduler
+from deepcache_trt.models.definitions.pipelines import plain_class
 from deepcache_trt.models.registry import family_of
 from deepcache_trt.pipelines.cached_denoiser import part_of_denoiser
 from deepcache_trt.pipelines.inpainting import Inpainting
@@ -64,7 +65,7 @@ def why_per_step(pipe: Pipeline, arguments: Mapping[str, Any]) -> str:
     denoiser = getattr(pipe, part)
     if denoiser._forward_hooks or denoiser._forward_pre_hooks:
         return f"there are hooks on the {part}, which want each of its calls"
-    name = (getattr(pipe, "_plain_class", None) or type(pipe)).__name__
+    name = plain_class(pipe).__name__
     if name not in family_of(type(denoiser).__name__).straight:
         return f"{name} may do more between two steps than the loop knows"
     return ""

@@ -18,6 +18,11 @@ def pipeline_class(name: str) -> Any:
     return _find(name, (*_OURS, "diffusers"))
 
 
+def plain_class(pipe: Any) -> Any:
+    """The class of diffusers, or of ours beside it, that a pipeline is of, cached or not."""
+    return getattr(pipe, "_plain_class", None) or type(pipe)
+
+
 # What pipelines draw from, beside prompts: nothing, a picture, a picture and a mask.
 TEXT, IMAGE, INPAINT = TASKS = ("text2img", "img2img", "inpaint")
 

@@ -20,7 +20,7 @@ from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.errors import UnsupportedError
 from deepcache_trt.export.precision import Precision
 from deepcache_trt.foreign import Pipeline
-from deepcache_trt.models.definitions.pipelines import TEXT, class_for_task
+from deepcache_trt.models.definitions.pipelines import TEXT, class_for_task, plain_class
 from deepcache_trt.models.processors import image_projections
 from deepcache_trt.pipelines.calibrating.prompts import NOISE
 from deepcache_trt.pipelines.patched_forward import own_forwards
@@ -90,13 +90,9 @@ def drawn_calibration(
     return Calibration(about=about, observe=observe, in_words=f"{len(given)} prompts, {cached}")
 
 
-def _plain_class(pipe: Any) -> Any:
-    return getattr(pipe, "_plain_class", None) or type(pipe)
-
-
 def _drawing_class(pipe: Any) -> Any:
     """The class of the pipeline, or where that wants a picture of the one that draws from prompts with its models."""
-    own = _plain_class(pipe)
+    own = plain_class(pipe)
     of_text = class_for_task(TEXT, own, controlled=False)
     # What inpaints may have a denoiser that reads a mask and a picture beside the latents.
     reads_latents = getattr(pipe, "vae", None) and _denoiser(pipe).config.in_channels == pipe.vae.config.latent_channels
@@ -131,7 +127,7 @@ def _as_class(drawing: Any, plain: Any) -> Any:
 def plain_copy(pipe: Any) -> Any:
     """A pipeline of diffusers on the same models, that may draw while `pipe` is in the middle of an image."""
     plain = copy.copy(pipe)
-    plain.__class__ = _plain_class(pipe)
+    plain.__class__ = plain_class(pipe)
     for name in _OF_CALLS:
         vars(plain).pop(name, None)
     plain.scheduler = copy.deepcopy(pipe.scheduler)
