@@ -142,9 +142,7 @@ class WholeLoop:
     ) -> Any:
         try:
             return self._real_step(model_output, timestep, sample, **arguments)
-        except (
-            IndexError
-        ) as error:  # as of DDIM, in as many steps as there are timesteps, of which it begins past the last
+        except IndexError as error:  # DDIM in as many steps as there are timesteps begins past the last of them
             raise ArgumentError(
                 f"num_inference_steps={len(self._pipe.scheduler.timesteps)} is too much for "
                 f"{type(self._pipe.scheduler).__name__}, which ends before timestep {float(timestep):g}; ask for fewer"

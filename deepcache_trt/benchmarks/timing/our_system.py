@@ -75,7 +75,6 @@ def build(
     from deepcache_trt.builder.engines import build_pieces
     from deepcache_trt.builder.model_source import ModelSource, find_components
     from deepcache_trt.builder.pieces import is_cached, variants_of
-    from deepcache_trt.builder.quantized.quantizing import check_owners
     from deepcache_trt.builder.shapes import shapes_from_text
     from deepcache_trt.builder.target import Target
     from deepcache_trt.engines import backends
@@ -91,9 +90,7 @@ def build(
     built = []
     source = ModelSource(model=chosen.folder)
     options = EngineOptions(store=store, **(quantizing or {}))
-    components = find_components(source, dtype=chosen.dtype)
-    check_owners(options.quantize or (), [each.part for each in components])
-    for component in components:
+    for component in find_components(source, dtype=chosen.dtype):
         wanted = {
             # The scales of a quantized denoiser are those of a schedule; other engines serve each of their variants.
             (

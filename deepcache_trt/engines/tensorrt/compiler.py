@@ -90,7 +90,8 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
     builder = trt.Builder(versions.logger(trt))
     network, parser = _parse(trt, builder, graph)
     config = _configure(trt, builder, network, job, send)
-    if quantized_layers.is_quantized(trt, network):
+    is_quantized = quantized_layers.is_quantized(trt, network)
+    if is_quantized:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or it tells no more than names
     build = EngineBytesFromNetwork((builder, network, parser), lambda *_: config, save_timing_cache=job["timing_cache"])
     with versions.errors_of(trt) as errors:
@@ -112,7 +113,7 @@ def _build(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
         "refittable": job["options"]["refittable"],
         "plan_bytes": serialized.nbytes,
         "seconds": round(time.perf_counter() - started, 2),
-        **quantized_layers.facts(graph, versions.logger(trt).layers),
+        **(quantized_layers.facts(graph, versions.logger(trt).layers) if is_quantized else {}),
     }
 
 

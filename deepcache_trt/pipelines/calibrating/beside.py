@@ -9,13 +9,9 @@ from typing import Any
 import torch
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.quantized.quantized_component import quantized
-from deepcache_trt.export.precision import precision_of
 from deepcache_trt.foreign import Pipeline
-from deepcache_trt.pipelines.calibrating.drawing import drawn_calibration
-from deepcache_trt.pipelines.calibrating.prompts import calibration_prompts
+from deepcache_trt.pipelines.calibrating.drawing import quantized_as_drawn
 from deepcache_trt.pipelines.engine_options import EngineOptions
-from deepcache_trt.runtime.policies import Uncached
 
 
 def as_asked(pipe: Pipeline, component: Component, options: EngineOptions) -> Component:
@@ -32,17 +28,7 @@ def as_asked(pipe: Pipeline, component: Component, options: EngineOptions) -> Co
     Raises:
         DeepCacheError: there are no prompts to draw.
     """
-    precision, patterns = precision_of(options.precision), options.patterns(component.part)
-    if precision is None or patterns is None:
-        return component
-    calibration = drawn_calibration(
-        pipe,
-        component,
-        calibration_prompts(component.name, options.calibration_prompts),
-        policy=None,
-        within=partial(_with, component=component),
-    )
-    return quantized(component, Uncached(), precision, patterns, calibration)
+    return quantized_as_drawn(pipe, component, options, policy=None, within=partial(_with, component=component))
 
 
 @contextmanager

@@ -15,17 +15,19 @@ import torch
 
 from deepcache_trt.builder.component import DENOISERS, Component
 from deepcache_trt.builder.quantized.observing import observed, scales
+from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.quantized.quantizing import Calibration
 from deepcache_trt.builder.quantized.seeded import seeded_calibration
 from deepcache_trt.errors import UnsupportedError
-from deepcache_trt.export.precision import Precision
+from deepcache_trt.export.precision import Precision, precision_of
 from deepcache_trt.foreign import Pipeline
 from deepcache_trt.models.definitions.pipelines import TEXT, class_for_task, plain_class
 from deepcache_trt.models.processors import image_projections
-from deepcache_trt.pipelines.calibrating.prompts import NOISE
+from deepcache_trt.pipelines.calibrating.prompts import NOISE, calibration_prompts
+from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.pipelines.patched_forward import own_forwards
 from deepcache_trt.progress import Progress
-from deepcache_trt.runtime.policies import Policy
+from deepcache_trt.runtime.policies import Policy, Uncached
 
 _log = logging.getLogger(__name__)
 
@@ -35,15 +37,16 @@ _STEPS = 10
 _OF_CALLS = ("progress_bar", "backward_loop", "last_run", "_cache_settings", "_copied_from", "_cache_enabled")
 
 
-def drawn_calibration(
-    pipe: Pipeline,
-    component: Component,
-    prompts: Sequence[str],
-    *,
-    policy: Policy | None,
-    within: Callable[[Pipeline], AbstractContextManager[Mapping[str, torch.Tensor]]],
-) -> Calibration:
-    """Scales of what a component of a pipeline is given as it draws; nothing is drawn before they are asked for.
+# A block in which a copy of a pipeline runs one of its components in PyTorch, on the state dict that it gives.
+Within = Callable[[Pipeline], AbstractContextManager[Mapping[str, torch.Tensor]]]
+
+
+def quantized_as_drawn(
+    pipe: Pipeline, component: Component, options: EngineOptions, *, policy: Policy | None, within: Within
+) -> Component:
+    """A component of a pipeline, quantized if the options say so, with scales of what it is given as that draws.
+
+    Nothing is drawn before they are asked for.
 
     The noise is seeded and the sampler is DDIM, or LCM's for pipelines of LCM, with the scheduler's betas, whatever the
     pipeline samples with, so the same checkpoint has the same scales wherever it is calibrated. A pipeline that lacks
@@ -53,10 +56,26 @@ def drawn_calibration(
     Args:
         pipe: that the component is of; it stays as it is.
         component: with adapters merged.
-        prompts: one a picture; none: seeded inputs in their place.
+        options: which layers, and what is drawn for them.
         policy: how the denoiser is cached; None: not at all, and no key depends on it.
-        within: a block in which a copy of the pipeline runs the component in PyTorch, on the state dict that it gives.
+        within: see `Within`; the component is run in it.
+
+    Raises:
+        DeepCacheError: there are no prompts to draw.
+        UnknownNameError: the policy wants a tap that the denoiser lacks.
     """
+    precision, patterns = precision_of(options.precision), options.patterns(component.part)
+    if precision is None or patterns is None:
+        return component
+    prompts = calibration_prompts(component.name, options.calibration_prompts)
+    calibration = _calibration(pipe, component, prompts, policy=policy, within=within)
+    return quantized(component, policy or Uncached(), precision, patterns, calibration)
+
+
+def _calibration(
+    pipe: Pipeline, component: Component, prompts: Sequence[str], *, policy: Policy | None, within: Within
+) -> Calibration:
+    """See `quantized_as_drawn`; without prompts on seeded inputs."""
     drawing = _drawing_class(pipe)
     takes = signature(drawing.__call__).parameters
     if not prompts or ("prompt" in takes and getattr(pipe, "text_encoder", None) is None):
@@ -93,10 +112,11 @@ def drawn_calibration(
 def _drawing_class(pipe: Any) -> Any:
     """The class of the pipeline, or where that wants a picture of the one that draws from prompts with its models."""
     own = plain_class(pipe)
-    of_text = class_for_task(TEXT, own, controlled=False)
+    if not _wanted_pictures(own) or getattr(pipe, "vae", None) is None:
+        return own
     # What inpaints may have a denoiser that reads a mask and a picture beside the latents.
-    reads_latents = getattr(pipe, "vae", None) and _denoiser(pipe).config.in_channels == pipe.vae.config.latent_channels
-    return of_text if _wanted_pictures(own) and of_text is not None and reads_latents else own
+    reads_latents = _denoiser(pipe).config.in_channels == pipe.vae.config.latent_channels
+    return (class_for_task(TEXT, own, controlled=False) if reads_latents else None) or own
 
 
 def _denoiser(pipe: Any) -> Any:

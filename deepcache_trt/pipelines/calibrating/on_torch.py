@@ -8,14 +8,11 @@ from pathlib import Path
 import torch
 
 from deepcache_trt.builder.component import Component
-from deepcache_trt.builder.quantized.quantized_component import quantized
 from deepcache_trt.builder.shared_session import SharedSession
 from deepcache_trt.engines import backends
-from deepcache_trt.export.precision import precision_of
 from deepcache_trt.foreign import Model, Pipeline
 from deepcache_trt.pipelines.cached_denoiser import CachedDenoiser, denoiser_of
-from deepcache_trt.pipelines.calibrating.drawing import drawn_calibration
-from deepcache_trt.pipelines.calibrating.prompts import calibration_prompts
+from deepcache_trt.pipelines.calibrating.drawing import quantized_as_drawn
 from deepcache_trt.pipelines.engine_options import EngineOptions
 from deepcache_trt.runtime.policies import Policy
 from deepcache_trt.runtime.session import Session
@@ -34,17 +31,8 @@ def quantized_component(pipe: Pipeline, component: Component, policy: Policy, op
         DeepCacheError: there are no prompts to draw.
         UnknownNameError: the policy wants a tap that the denoiser lacks.
     """
-    precision, patterns = precision_of(options.precision), options.patterns(component.part)
-    assert precision is not None
-    assert patterns is not None
-    calibration = drawn_calibration(
-        pipe,
-        component,
-        calibration_prompts(component.name, options.calibration_prompts),
-        policy=policy,
-        within=partial(on_torch, component=component, policy=policy, store=options.store),
-    )
-    return quantized(component, policy, precision, patterns, calibration)
+    within = partial(on_torch, component=component, policy=policy, store=options.store)
+    return quantized_as_drawn(pipe, component, options, policy=policy, within=within)
 
 
 @contextmanager
